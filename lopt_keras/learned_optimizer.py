@@ -1,0 +1,308 @@
+"""A Keras optimizer that runs a learned update rule."""
+
+import contextlib
+import os
+
+import keras
+import numpy as np
+from keras import ops
+
+from lopt_keras import features, pretrained, rules, saved_model
+from lopt_keras.rules import base
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+
+@keras.saving.register_keras_serializable("lopt_keras")
+class LearnedOptimizer(keras.optimizers.Optimizer):
+    """Optimizer whose step is computed by a small, meta-trained network.
+
+    It needs no hyperparameter:
+
+    >>> model.compile(optimizer=LearnedOptimizer(), loss="mse")
+
+    Parameters of any rank and float dtype are trained; state and network
+    arithmetic are float32. A step in which a gradient is not finite, or too
+    large for its square to be summed in float32 (about 1e19), changes nothing
+    but `skipped_steps`.
+
+    Args:
+        weights: The meta-parameters theta. One of:
+            - String: a name in `lopt_keras.list_pretrained()`. Defaults to
+              `"default"`.
+            - Path of an exported SavedModel; its variables and JSON metadata
+              are read, its graph is not.
+            - Dict from name to array; needs `rule`.
+            - `None`: random, as meta-training starts from, from `seed`.
+        rule: `lopt_keras.rules.UpdateRule` or its name. Defaults to the rule
+            that the weights carry, and to `FactoredMLP` for random ones.
+        learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`
+            or a callable without arguments. Multiplies the learned step.
+            Defaults to `1.0`, what the weights were meta-trained with.
+        total_steps: Planned number of steps, for rules that can use the horizon,
+            or `None` if it is not known. Defaults to `None`.
+        weight_decay: Share of each parameter taken away per step, times
+            `learning_rate` (mind that it is 1 here, not 0.001). Defaults to `None`.
+        clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
+        ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps:
+            As for every Keras optimizer. A gradient accumulation that meets a
+            gradient that is not finite leaves that micro-batch out.
+        seed: Integer, for `weights=None`. Defaults to `0`.
+        name: Name of the optimizer. Defaults to `"learned_optimizer"`.
+
+    Raises:
+        TypeError, ValueError: naming the argument, its value and what is expected.
+
+    Reference:
+        Metz et al., arXiv 1810.10180 and 2203.11860; see the rule for its formulas.
+    """
+
+    def __init__(
+        self,
+        weights="default",
+        rule=None,
+        learning_rate=1.0,
+        total_steps=None,
+        weight_decay=None,
+        clipnorm=None,
+        clipvalue=None,
+        global_clipnorm=None,
+        use_ema=False,
+        ema_momentum=0.99,
+        ema_overwrite_frequency=None,
+        loss_scale_factor=None,
+        gradient_accumulation_steps=None,
+        seed=0,
+        name="learned_optimizer",
+        **kwargs,
+    ):
+        if isinstance(learning_rate, int | float | np.number):
+            base.check_number("learning_rate", learning_rate)
+            learning_rate = float(learning_rate)
+        for argument, value in (
+            ("weight_decay", weight_decay),
+            ("clipnorm", clipnorm),
+            ("clipvalue", clipvalue),
+            ("global_clipnorm", global_clipnorm),
+        ):
+            if value is not None:
+                base.check_number(argument, value)
+        if total_steps is not None:
+            base.check_integer("total_steps", total_steps, low=1)
+        base.check_integer("seed", seed, low=0)
+        rule, theta = _resolve(weights, rule, seed)
+        super().__init__(
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            clipnorm=clipnorm,
+            clipvalue=clipvalue,
+            global_clipnorm=global_clipnorm,
+            use_ema=use_ema,
+            ema_momentum=ema_momentum,
+            ema_overwrite_frequency=ema_overwrite_frequency,
+            loss_scale_factor=loss_scale_factor,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            name=name,
+            **kwargs,
+        )
+        self.rule = rule
+        self.total_steps = total_steps
+        self.seed = seed
+        self._theta = theta
+        self._skipped_steps = self.add_variable(
+            shape=(), dtype="int", name="skipped_steps", aggregation="only_first_replica"
+        )
+
+    @property
+    def theta(self):
+        """The meta-parameters: a dict of NumPy arrays (copies)."""
+        return {name: value.copy() for name, value in self._theta.items()}
+
+    @property
+    def skipped_steps(self):
+        """Number of steps left out because a gradient was not finite, an int."""
+        return int(ops.convert_to_numpy(self._skipped_steps))
+
+    def build(self, variables):
+        """Creates the state of the rule for each variable, in float32."""
+        if self.built:
+            return
+        super().build(variables)
+        with _outside_of_graphs():
+            theta = self._theta_tensors()
+            params = [ops.zeros((1, *v.shape), "float32") for v in variables]
+            state = self.rule.init_state(theta, params)
+        self._state = [
+            self._add_state(variable, tensor_state)
+            for variable, tensor_state in zip(variables, state, strict=True)
+        ]
+
+    def _add_state(self, variable, tensor_state):
+        path = getattr(variable, "path", variable.name).replace("/", "_").replace(":", "_")
+        return {
+            name: self.add_variable(
+                shape=value.shape[1:],
+                initializer=lambda shape, dtype, value=value: ops.cast(value[0], dtype),
+                dtype="float32",
+                name=f"{path}_{name}",
+            )
+            for name, value in tensor_state.items()
+        }
+
+    def _backend_apply_gradients(self, grads, trainable_variables):
+        """Replaces Keras's loop over variables by one step for the whole list."""
+        grads = self._sum_over_replicas(grads, trainable_variables)
+        grads = [ops.cast(_densify(grad), "float32") for grad in grads]
+        usable = features.gradients_are_usable([grad[None] for grad in grads])[0]
+        apply, grads = self._accumulate_gradients(usable, grads, trainable_variables)
+        self._update(apply, self._clip_gradients(grads), trainable_variables)
+        if self.use_ema:
+            self._update_averages(usable)
+        # The caller advances `iterations` by one, which a step left out must not do.
+        skipped = ops.cast(ops.logical_not(usable), self._skipped_steps.dtype)
+        self._skipped_steps.assign_add(skipped)
+        self._iterations.assign_sub(ops.cast(skipped, self._iterations.dtype))
+
+    def _update(self, apply, grads, variables):
+        learning_rate = ops.cast(self.learning_rate, "float32")
+        state_variables = [self._state[self._get_variable_index(v)] for v in variables]
+        params = [self._decayed(v, learning_rate) for v in variables]
+        updates, state = self.rule.update(
+            self._theta_tensors(),
+            [{k: ops.expand_dims(v, 0) for k, v in state.items()} for state in state_variables],
+            [grad[None] for grad in grads],
+            [ops.cast(param, "float32")[None] for param in params],
+            base.Signals(ops.reshape(self.iterations, (1,)), self.total_steps),
+        )
+        targets, values = list(variables), []
+        for param, update in zip(params, updates, strict=True):
+            values.append(param + ops.cast(learning_rate * update[0], param.dtype))
+        for old, new in zip(state_variables, state, strict=True):
+            targets += old.values()
+            values += [new[name][0] for name in old]
+        self._assign_where(apply, targets, values)
+
+    def _decayed(self, variable, learning_rate):
+        """The variable after weight decay, in float32 or its own, wider dtype."""
+        dtype = keras.backend.standardize_dtype(variable.dtype)
+        value = ops.cast(variable, dtype if dtype == "float64" else "float32")
+        if self.weight_decay is None or not self._use_weight_decay(variable):
+            return value
+        return value - value * ops.cast(self.weight_decay * learning_rate, value.dtype)
+
+    def _accumulate_gradients(self, usable, grads, variables):
+        """Whether to step now, and with which gradients."""
+        steps = self.gradient_accumulation_steps
+        if not steps:
+            return usable, grads
+        complete = ops.equal((self._iterations + 1) % steps, 0)
+        accumulators = [self._accumulated_gradients[self._get_variable_index(v)] for v in variables]
+        totals = [
+            ops.cast(accumulator, "float32") + grad
+            for accumulator, grad in zip(accumulators, grads, strict=True)
+        ]
+        kept = [ops.where(complete, 0.0, total) for total in totals]
+        self._assign_where(usable, accumulators, kept)
+        return ops.logical_and(usable, complete), [total / steps for total in totals]
+
+    def _update_averages(self, usable):
+        averaged = [
+            (variable, average)
+            for variable, average in zip(
+                self._trainable_variables, self._model_variables_moving_average, strict=True
+            )
+            if average is not None
+        ]
+        variables, averages = (list(column) for column in zip(*averaged, strict=True))
+        momentum = ops.where(ops.equal(self.iterations, 0), 0.0, self.ema_momentum)
+        values = []
+        for variable, average in averaged:
+            weight = ops.cast(momentum, average.dtype)
+            values.append(weight * average + (1 - weight) * ops.cast(variable, average.dtype))
+        self._assign_where(usable, averages, values)
+        if self.ema_overwrite_frequency:
+            due = ops.equal((self.iterations + 1) % self.ema_overwrite_frequency, 0)
+            self._assign_where(ops.logical_and(usable, due), variables, averages)
+
+    def _assign_where(self, condition, variables, values):
+        """Assigns each value to its variable, or the variable to itself."""
+        values = [
+            ops.where(condition, ops.cast(value, variable.dtype), variable)
+            for variable, value in zip(variables, values, strict=True)
+        ]
+        if keras.backend.backend() != "tensorflow":
+            for variable, value in zip(variables, values, strict=True):
+                self.assign(variable, value)
+            return
+
+        def assign(strategy, values):
+            for variable, value in zip(variables, values, strict=True):
+                native = variable.value if isinstance(variable, keras.Variable) else variable
+                strategy.extended.update(native, self.assign, args=(value,), group=False)
+
+        tf.__internal__.distribute.interim.maybe_merge_call(
+            assign, self._distribution_strategy, values
+        )
+
+    def _sum_over_replicas(self, grads, variables):
+        if keras.backend.backend() != "tensorflow":
+            return grads
+        return [grad for grad, _ in self._all_reduce_sum_gradients(zip(grads, variables))]
+
+    def _theta_tensors(self):
+        return {name: ops.convert_to_tensor(value[None]) for name, value in self._theta.items()}
+
+    def get_config(self):
+        """The constructor's arguments, with theta itself in place of its origin."""
+        return {
+            **super().get_config(),
+            "weights": {name: value.tolist() for name, value in self._theta.items()},
+            "rule": rules.serialize(self.rule),
+            "total_steps": self.total_steps,
+            "seed": self.seed,
+        }
+
+
+def _resolve(weights, rule, seed):
+    """`(rule, theta)` from the constructor's `weights`, `rule` and `seed`."""
+    rule = None if rule is None else rules.get(rule)
+    if weights is None:
+        rule = rule or rules.FactoredMLP()
+        return rule, rule.check_theta(rule.init_theta(seed))
+    if isinstance(weights, dict):
+        if rule is None:
+            raise ValueError(
+                "`rule` must be given with `weights` as a dict of arrays: "
+                f"an UpdateRule or one of {rules.NAMES}. Received: rule=None"
+            )
+        return rule, rule.check_theta(weights)
+    if not isinstance(weights, str | os.PathLike):
+        raise TypeError(
+            "`weights` must be the name of shipped weights, the path of an exported SavedModel, "
+            f"a dict of arrays or None. Received: weights={weights!r} of type {type(weights)}"
+        )
+    known = pretrained.list_pretrained()
+    if weights not in known and not os.path.isdir(weights):
+        raise ValueError(
+            f"`weights` must be one of the shipped {known} or the path of an exported SavedModel. "
+            f"Received: weights={os.fspath(weights)!r}, which is neither"
+        )
+    path = pretrained.path(weights) if weights in known else weights
+    carried, theta, _ = saved_model.read(path)
+    rule = rule or carried
+    return rule, rule.check_theta(theta)
+
+
+def _densify(gradient):
+    """The sum of the slices of a sparse gradient (embeddings), others as they are."""
+    if keras.backend.backend() == "tensorflow":
+        return tf.convert_to_tensor(gradient)
+    return gradient
+
+
+def _outside_of_graphs():
+    """A scope in which values are concrete, also while a tf.function is traced."""
+    if keras.backend.backend() == "tensorflow":
+        return tf.init_scope()
+    return contextlib.nullcontext()

@@ -1,0 +1,130 @@
+"""Reading exported weights without executing anything they contain.
+
+An export (`export.saved_model.save`) is a SavedModel directory. Of its content
+only the variables and one JSON file are read here; the graph is left alone.
+"""
+
+import hashlib
+import json
+import os
+
+import numpy as np
+
+from lopt_keras import rules
+
+FORMAT_VERSION = 1
+METADATA_FILE = os.path.join("assets", "metadata.json")
+
+_VARIABLES = os.path.join("variables", "variables")
+_PREFIX, _SUFFIX = "theta/", "/.ATTRIBUTES/VARIABLE_VALUE"
+
+
+def read(path):
+    """The rule, theta and metadata of an export, checked.
+
+    Args:
+        path: directory of the SavedModel.
+
+    Returns:
+        `(rule, theta, metadata)`: an `UpdateRule`, a dict from name to float32
+        array, and the content of the metadata asset.
+
+    Raises:
+        ValueError: if this is no export, or one that is truncated, altered, of
+            another format version, or does not fit its rule; the message says
+            which file or entry is wrong.
+    """
+    path = os.fspath(path)
+    metadata = read_metadata(path)
+    try:
+        rule = rules.get(metadata["rule"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The export {path!r} names an unusable rule: {error}") from error
+    _check_digests(path, metadata)
+    theta = _read_variables(path)
+    try:
+        return rule, rule.check_theta(theta), metadata
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The variables of the export {path!r} are unusable: {error}") from error
+
+
+def read_metadata(path):
+    """The metadata of an export: a dict, see `export.saved_model.save`.
+
+    Raises:
+        ValueError: if the file is missing, no JSON, altered or of another version.
+    """
+    file = os.path.join(path, METADATA_FILE)
+    if not os.path.isdir(path):
+        raise ValueError(f"`weights` must name an export directory. There is none at {path!r}.")
+    try:
+        with open(file, encoding="utf-8") as f:
+            metadata = json.load(f)
+    except OSError as error:
+        raise ValueError(f"{path!r} is not an export of lopt_keras: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"The metadata {file!r} is not valid JSON: {error}") from error
+    if not isinstance(metadata, dict):
+        raise ValueError(f"The metadata {file!r} must be a JSON object. Received: {metadata!r:.80}")
+    version = metadata.get("format_version")
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"The export {path!r} has format version {version!r}; "
+            f"this version of lopt_keras reads {FORMAT_VERSION}."
+        )
+    missing = {"rule", "files", "sha256"} - set(metadata)
+    if missing:
+        raise ValueError(f"The metadata {file!r} lacks {sorted(missing)}.")
+    if metadata["sha256"] != metadata_digest(metadata):
+        raise ValueError(f"The metadata {file!r} has been altered: its sha256 does not match.")
+    return metadata
+
+
+def metadata_digest(metadata):
+    """sha256 of the metadata without its own `sha256` entry, as hexadecimal text."""
+    content = {name: value for name, value in metadata.items() if name != "sha256"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def file_digests(path):
+    """sha256 of each file of an export except the metadata: dict from relative path."""
+    digests = {}
+    for folder, _, names in os.walk(path):
+        for name in names:
+            file = os.path.join(folder, name)
+            relative = os.path.relpath(file, path)
+            if relative != METADATA_FILE:
+                digests[relative.replace(os.sep, "/")] = _digest(file)
+    return digests
+
+
+def _digest(file):
+    with open(file, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _check_digests(path, metadata):
+    found = file_digests(path)
+    for name, expected in metadata["files"].items():
+        if name not in found:
+            raise ValueError(f"The export {path!r} is incomplete: {name!r} is missing.")
+        if found[name] != expected:
+            raise ValueError(
+                f"The export {path!r} is damaged: {name!r} is truncated or altered "
+                f"(sha256 {found[name][:12]}..., expected {expected[:12]}...)."
+            )
+
+
+def _read_variables(path):
+    # Only this needs TensorFlow: with another Keras backend, weights can be a dict.
+    import tensorflow as tf
+
+    try:
+        reader = tf.train.load_checkpoint(os.path.join(path, _VARIABLES))
+        names = [name for name in reader.get_variable_to_shape_map() if name.startswith(_PREFIX)]
+        return {
+            name.removeprefix(_PREFIX).removesuffix(_SUFFIX): np.asarray(reader.get_tensor(name))
+            for name in names
+        }
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise ValueError(f"The variables of the export {path!r} cannot be read: {error}") from error
