@@ -48,6 +48,10 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps:
             As for every Keras optimizer. A gradient accumulation that meets a
             gradient that is not finite leaves that micro-batch out.
+        jit_compile: Whether XLA compiles the optimizer's step, whatever
+            `model.compile` says of the model's (Keras leaves XLA off on machines
+            without an accelerator). Only with TensorFlow, outside of
+            `tf.distribute`. Defaults to `True`.
         seed: Integer, for `weights=None`. Defaults to `0`.
         name: Name of the optimizer. Defaults to `"learned_optimizer"`.
 
@@ -73,6 +77,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         ema_overwrite_frequency=None,
         loss_scale_factor=None,
         gradient_accumulation_steps=None,
+        jit_compile=True,
         seed=0,
         name="learned_optimizer",
         **kwargs,
@@ -90,6 +95,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
                 base.check_number(argument, value)
         if total_steps is not None:
             base.check_integer("total_steps", total_steps, low=1)
+        if not isinstance(jit_compile, bool):
+            raise TypeError(f"`jit_compile` must be a bool. Received: jit_compile={jit_compile!r}")
         base.check_integer("seed", seed, low=0)
         rule, theta = _resolve(weights, rule, seed)
         super().__init__(
@@ -109,7 +116,9 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         self.rule = rule
         self.total_steps = total_steps
         self.seed = seed
+        self.jit_compile = jit_compile
         self._theta = theta
+        self._compiled_steps = {}
         self._skipped_steps = self.add_variable(
             shape=(), dtype="int", name="skipped_steps", aggregation="only_first_replica"
         )
@@ -152,8 +161,30 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
     def _backend_apply_gradients(self, grads, trainable_variables):
         """Replaces Keras's loop over variables by one step for the whole list."""
-        grads = self._sum_over_replicas(grads, trainable_variables)
-        grads = [ops.cast(_densify(grad), "float32") for grad in grads]
+        if keras.backend.backend() != "tensorflow":
+            self._step(grads, trainable_variables)
+            return
+        pairs = self._all_reduce_sum_gradients(zip(grads, trainable_variables, strict=True))
+        # Makes the gradients of embeddings dense.
+        grads = [tf.ensure_shape(grad, variable.shape) for grad, variable in pairs]
+        if self.jit_compile and not tf.distribute.has_strategy():
+            self._compiled_step(trainable_variables)(grads)
+        else:
+            self._step(grads, trainable_variables)
+
+    def _compiled_step(self, variables):
+        """The XLA program for these variables; made once."""
+        key = tuple(self._get_variable_index(v) for v in variables)
+        if key not in self._compiled_steps:
+
+            def step(grads):
+                self._step(grads, variables)
+
+            self._compiled_steps[key] = tf.function(step, jit_compile=True)
+        return self._compiled_steps[key]
+
+    def _step(self, grads, trainable_variables):
+        grads = [ops.cast(grad, "float32") for grad in grads]
         usable = features.gradients_are_usable([grad[None] for grad in grads])[0]
         apply, grads = self._accumulate_gradients(usable, grads, trainable_variables)
         self._update(apply, self._clip_gradients(grads), trainable_variables)
@@ -245,11 +276,6 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             assign, self._distribution_strategy, values
         )
 
-    def _sum_over_replicas(self, grads, variables):
-        if keras.backend.backend() != "tensorflow":
-            return grads
-        return [grad for grad, _ in self._all_reduce_sum_gradients(zip(grads, variables))]
-
     def _theta_tensors(self):
         return {name: ops.convert_to_tensor(value[None]) for name, value in self._theta.items()}
 
@@ -260,6 +286,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             "weights": {name: value.tolist() for name, value in self._theta.items()},
             "rule": rules.serialize(self.rule),
             "total_steps": self.total_steps,
+            "jit_compile": self.jit_compile,
             "seed": self.seed,
         }
 
@@ -292,13 +319,6 @@ def _resolve(weights, rule, seed):
     carried, theta, _ = saved_model.read(path)
     rule = rule or carried
     return rule, rule.check_theta(theta)
-
-
-def _densify(gradient):
-    """The sum of the slices of a sparse gradient (embeddings), others as they are."""
-    if keras.backend.backend() == "tensorflow":
-        return tf.convert_to_tensor(gradient)
-    return gradient
 
 
 def _outside_of_graphs():
