@@ -1,0 +1,26 @@
+"""Tasks: the inner problems of meta-training, one family a file."""
+
+from meta.tasks.base import Task
+from meta.tasks.image_mlp import ImageMLP
+
+_TASKS = {"digits_mlp": ImageMLP}
+NAMES = tuple(_TASKS)
+"""The names that `get` knows."""
+
+
+def get(name, **config):
+    """The task of that name.
+
+    Args:
+        name: one of `NAMES`.
+        **config: its constructor's arguments.
+
+    Raises:
+        ValueError: if no task bears the name, or its arguments do not fit it.
+    """
+    if name not in _TASKS:
+        raise ValueError(f"`task` must be one of {NAMES}. Received: task={name!r}")
+    try:
+        return _TASKS[name](**config)
+    except TypeError as error:
+        raise ValueError(f"The task {name!r} cannot be made from {config}: {error}") from error
