@@ -41,7 +41,7 @@ def read(path):
     except (TypeError, ValueError) as error:
         raise ValueError(f"The export {path!r} names an unusable rule: {error}") from error
     _check_digests(path, metadata)
-    theta = _read_variables(path)
+    theta = read_theta(os.path.join(path, _VARIABLES))
     try:
         return rule, rule.check_theta(theta), metadata
     except (TypeError, ValueError) as error:
@@ -115,16 +115,27 @@ def _check_digests(path, metadata):
             )
 
 
-def _read_variables(path):
+def read_theta(prefix):
+    """Theta from a TensorFlow checkpoint that tracks it as `theta`; nothing else is read.
+
+    Args:
+        prefix: path of the checkpoint, without the suffixes of its files.
+
+    Returns:
+        Dict from name to array, unchecked: see `UpdateRule.check_theta`.
+
+    Raises:
+        ValueError: if the checkpoint cannot be read.
+    """
     # Only this needs TensorFlow: with another Keras backend, weights can be a dict.
     import tensorflow as tf
 
     try:
-        reader = tf.train.load_checkpoint(os.path.join(path, _VARIABLES))
+        reader = tf.train.load_checkpoint(prefix)
         names = [name for name in reader.get_variable_to_shape_map() if name.startswith(_PREFIX)]
         return {
             name.removeprefix(_PREFIX).removesuffix(_SUFFIX): np.asarray(reader.get_tensor(name))
             for name in names
         }
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise ValueError(f"The variables of the export {path!r} cannot be read: {error}") from error
+        raise ValueError(f"The variables {prefix!r} cannot be read: {error}") from error

@@ -1,0 +1,6 @@
+"""Writing learned optimizers as SavedModels."""
+
+from export.checkpoint import export_checkpoint
+from export.saved_model import save
+
+__all__ = ["export_checkpoint", "save"]

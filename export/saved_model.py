@@ -1,0 +1,189 @@
+"""Writing a learned optimizer as a SavedModel, all or nothing."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import tempfile
+
+import tensorflow as tf
+
+import lopt_keras
+from lopt_keras import rules, saved_model
+from lopt_keras.rules.base import Signals
+
+RANKS = range(6)
+"""The ranks of tensors for which an export has signatures."""
+
+_STATE = "state_"
+
+
+def save(path, rule, theta, metadata=None, overwrite=False):
+    """Writes a SavedModel directory that `LearnedOptimizer(weights=path)` reads.
+
+    Its variables are theta. Its signatures run the rule without any Python of
+    ours, on one tensor of rank r and any shape, for each r in `RANKS`:
+
+    - `init_state_rank_r(parameter)` gives `state_*`, before the first step;
+    - `update_rank_r(parameter, gradient, state_*, step)` gives the new
+      `parameter` and `state_*`; `step` counts from 0, an int32 scalar.
+
+    The asset `metadata.json` holds the given metadata and:
+
+    - `format_version`, `rule` (class name and config), `versions` (packages);
+    - `files`: sha256 of every other file; `sha256`: of the metadata itself.
+
+    Args:
+        path: directory to write.
+        rule: `UpdateRule`.
+        theta: dict from name to array.
+        metadata: dict that JSON can hold: where the weights come from.
+        overwrite: whether an existing export is replaced.
+
+    Raises:
+        FileExistsError: if `path` exists and is not to be overwritten, or is no export.
+        TypeError, ValueError: if theta does not fit the rule, or the metadata is no JSON.
+    """
+    path = os.path.abspath(os.fspath(path))
+    theta = rule.check_theta(theta)
+    metadata = {
+        **(metadata or {}),
+        "format_version": saved_model.FORMAT_VERSION,
+        "rule": rules.serialize(rule),
+        "versions": _versions(),
+    }
+    json.dumps(metadata, allow_nan=False)
+    _check_destination(path, overwrite)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    temporary = tempfile.mkdtemp(prefix=os.path.basename(path) + ".tmp-", dir=os.path.dirname(path))
+    try:
+        _write(temporary, rule, theta, metadata)
+        # mkdtemp's directory is private; the export gets the usual permissions.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o777 & ~umask)
+        if os.path.isdir(path):
+            shutil.rmtree(path)
+        os.rename(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_destination(path, overwrite):
+    if not os.path.lexists(path):
+        return
+    if not overwrite:
+        raise FileExistsError(f"The export {path!r} exists. Choose another path, or overwrite it.")
+    if not os.path.isfile(os.path.join(path, saved_model.METADATA_FILE)) and (
+        not os.path.isdir(path) or os.listdir(path)
+    ):
+        raise FileExistsError(f"{path!r} is not an export, and is left alone.")
+
+
+def _versions():
+    packages = ("tensorflow", "keras", "numpy")
+    return {
+        "python": platform.python_version(),
+        "lopt_keras": lopt_keras.__version__,
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def _write(directory, rule, theta, metadata):
+    module = tf.Module()
+    module.theta = {name: tf.Variable(value, name=name) for name, value in theta.items()}
+    signatures = {}
+    for rank in RANKS:
+        signatures |= _signatures(rule, module.theta, rank)
+    with tempfile.TemporaryDirectory() as scratch:
+        # Saved as an asset, so that the SavedModel itself knows of the file.
+        file = os.path.join(scratch, os.path.basename(saved_model.METADATA_FILE))
+        _write_json(file, metadata)
+        module.metadata = tf.saved_model.Asset(file)
+        tf.saved_model.save(module, directory, signatures=signatures)
+    metadata["files"] = saved_model.file_digests(directory)
+    metadata["sha256"] = saved_model.metadata_digest(metadata)
+    _write_json(os.path.join(directory, saved_model.METADATA_FILE), metadata)
+
+
+def _write_json(file, content):
+    with open(file, "w", encoding="utf-8") as f:
+        json.dump(content, f, indent=1, sort_keys=True)
+        f.write("\n")
+
+
+def _signatures(rule, theta, rank):
+    """The two concrete functions for tensors of one rank."""
+    tensor = tf.TensorSpec([None] * rank, tf.float32)
+    sorted_shapes = _state_shapes(rule, theta, rank)
+    # Which axes of a state are of size 1 depends on sizes not known here.
+    state_specs = {
+        _STATE + name: tf.TensorSpec([*shape[: len(shape) - rank], *[None] * rank], tf.float32)
+        for name, shape in sorted_shapes.items()
+    }
+
+    @tf.function
+    def init_state(parameter):
+        order, inverse = _orders(parameter)
+        params = [_permute(parameter, order)[None]]
+        (state,) = rule.init_state(_single(theta), params)
+        return {_STATE + name: _permute(value[0], inverse) for name, value in state.items()}
+
+    @tf.function
+    def update(parameter, gradient, step, **state):
+        order, inverse = _orders(parameter)
+        old = {
+            name: tf.ensure_shape(_permute(state[_STATE + name], order), shape)[None]
+            for name, shape in sorted_shapes.items()
+        }
+        (change,), (new,) = rule.update(
+            _single(theta),
+            [old],
+            [_permute(gradient, order)[None]],
+            [_permute(parameter, order)[None]],
+            Signals(step[None]),
+        )
+        outputs = {_STATE + name: _permute(value[0], inverse) for name, value in new.items()}
+        return {"parameter": parameter + _permute(change[0], inverse), **outputs}
+
+    return {
+        f"init_state_rank_{rank}": init_state.get_concrete_function(parameter=tensor),
+        f"update_rank_{rank}": update.get_concrete_function(
+            parameter=tensor, gradient=tensor, step=tf.TensorSpec([], tf.int32), **state_specs
+        ),
+    }
+
+
+def _single(theta):
+    """Theta as one particle."""
+    return {name: value[None] for name, value in theta.items()}
+
+
+def _state_shapes(rule, theta, rank):
+    """The static shape of each state of a tensor with sorted dimensions of open size."""
+    sizes = range(2, rank + 2)
+    (example,) = rule.init_state(_single(theta), [tf.zeros([1, *sizes])])
+    return {
+        name: [
+            size if i < len(value.shape) - 1 - rank or size == 1 else None
+            for i, size in enumerate(value.shape[1:])
+        ]
+        for name, value in example.items()
+    }
+
+
+def _orders(parameter):
+    """The permutation that sorts the dimensions by size, and its inverse.
+
+    A rule chooses axes by size when it is traced, and the sizes of a signature are
+    not known then. It is therefore given tensors with sorted dimensions.
+    """
+    order = tf.argsort(tf.shape(parameter), stable=True)
+    return order, tf.argsort(order)
+
+
+def _permute(x, order):
+    """`x [*features, *shape]` with the dimensions of `shape` permuted."""
+    leading = x.shape.rank - order.shape[0]
+    return tf.transpose(x, tf.concat([tf.range(leading), order + leading], axis=0))

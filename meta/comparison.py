@@ -1,0 +1,144 @@
+"""A learned optimizer against tuned hand-designed ones, on one task."""
+
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+import tensorflow as tf
+
+from lopt_keras import rules
+from meta import unroll
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt  # noqa: E402
+
+_HALF_DECADES = 10.0 ** np.arange(-2.0, 2.5, 0.5)
+BASELINES = {
+    "SGD": (rules.SGD, 0.1 * _HALF_DECADES),
+    "Adam": (rules.Adam, 0.01 * _HALF_DECADES),
+    "AdamW": (rules.AdamW, 0.01 * _HALF_DECADES),
+}
+"""The hand-designed rules and the 9 learning rates that each is tuned over."""
+
+_TUNING_SEEDS, _FRESH_SEEDS = 4, 8
+_TAIL = 0.1
+
+
+class Curves(NamedTuple):
+    """Learning curves of one optimizer.
+
+    Attributes:
+        name: for the legend.
+        train, test: losses, `[steps, seeds]`.
+    """
+
+    name: str
+    train: np.ndarray
+    test: np.ndarray
+
+
+def compare(task, rule, theta, num_steps, seed):
+    """Runs a learned rule and each tuned baseline on fresh problems.
+
+    A baseline's learning rate is the one with the lowest mean validation loss over
+    the last tenth of the steps, on problems of its own. All optimizers then get
+    the same fresh problems: initial parameters and order of the batches.
+
+    Args:
+        task, rule: `Task`, `UpdateRule`.
+        theta: the learned meta-parameters, dict of arrays.
+        num_steps: inner steps.
+        seed: integer.
+
+    Returns:
+        List of `Curves`, the learned rule's first.
+    """
+    tuning_seed, fresh_seed = tf.constant([seed, 1]), tf.constant([seed, 2])
+
+    def run(rule, thetas, seed, split, seeds):
+        return _run(rule, task, thetas, num_steps, seed, split, seeds)
+
+    def fresh(name, rule, theta):
+        trajectory = run(rule, [theta], fresh_seed, "test", _FRESH_SEEDS)
+        return Curves(name, trajectory.train_loss[:, 0], trajectory.outer_loss[:, 0])
+
+    curves = [fresh("learned", rule, theta)]
+    for name, (baseline, grid) in BASELINES.items():
+        candidates = [baseline(learning_rate=float(rate)) for rate in grid]
+        thetas = [candidate.init_theta() for candidate in candidates]
+        tuning = run(candidates[0], thetas, tuning_seed, "validation", _TUNING_SEEDS)
+        best = int(np.argmin(_final_loss(tuning.outer_loss).mean(axis=-1)))
+        label = f"{name}, learning rate {grid[best]:.2g}"
+        curves.append(fresh(label, candidates[best], thetas[best]))
+    return curves
+
+
+def summarise(curves):
+    """The figures of each optimizer: dict that JSON can hold.
+
+    For each: mean train loss over the run, and train and test loss at the end
+    (the last tenth of the steps), each as mean and standard deviation over seeds.
+    """
+    summary = {}
+    for curve in curves:
+        figures = {
+            "mean_train_loss": curve.train.mean(axis=0),
+            "final_train_loss": _final_loss(curve.train),
+            "final_test_loss": _final_loss(curve.test),
+        }
+        summary[curve.name] = {
+            name: {"mean": float(values.mean()), "std": float(values.std(ddof=1))}
+            for name, values in figures.items()
+        }
+    return summary
+
+
+def plot(curves, title, file):
+    """Draws train and test loss against steps: median and quartiles over seeds."""
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
+    for axis, split in zip(axes, ("train", "test"), strict=True):
+        for i, curve in enumerate(curves):
+            losses = _smooth(getattr(curve, split))
+            low, middle, high = np.nanquantile(losses, [0.25, 0.5, 0.75], axis=1)
+            steps = np.arange(len(losses))
+            axis.plot(steps, middle, label=curve.name, color=f"C{i}", lw=2.5 if i == 0 else 1.2)
+            axis.fill_between(steps, low, high, color=f"C{i}", alpha=0.2, lw=0)
+        axis.set(xlabel="step", yscale="log", title=f"{split} loss")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("loss (median and quartiles over seeds)")
+    axes[1].legend()
+    figure.suptitle(title)
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def _run(rule, task, thetas, num_steps, seed, split, seeds):
+    """`Trajectory` of arrays `[steps, len(thetas), seeds]`."""
+
+    @tf.function(jit_compile=True)
+    def run(particles):
+        inner = unroll.begin(rule, task, particles, tf.random.fold_in(seed, 0), seeds)
+        batches = tf.random.fold_in(seed, 1)
+        return unroll.run(rule, task, particles, inner, batches, num_steps, seeds, split)[0]
+
+    particles = {
+        name: tf.constant(np.repeat([theta[name] for theta in thetas], seeds, axis=0))
+        for name in thetas[0]
+    }
+    shape = (num_steps, len(thetas), seeds)
+    return unroll.Trajectory(*[x.numpy().reshape(shape) for x in run(particles)])
+
+
+def _final_loss(losses):
+    """Mean over the last tenth of the steps; infinite where a loss is not finite."""
+    tail = losses[-max(1, int(_TAIL * len(losses))) :]
+    return np.where(np.isfinite(tail), tail, np.inf).mean(axis=0)
+
+
+def _smooth(losses):
+    """Running mean over about a fiftieth of the steps, `[steps, seeds]`."""
+    width = max(1, len(losses) // 50)
+    kernel = np.ones(width)
+    weight = np.convolve(np.ones(len(losses)), kernel, "same")
+    columns = [np.convolve(column, kernel, "same") / weight for column in losses.T]
+    return np.stack(columns, axis=1)

@@ -1,0 +1,144 @@
+"""The outer loop: meta-gradients into theta, checkpoints, summaries, progress."""
+
+import os
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+_SMOOTHING = 0.98
+_SUMMARY_EVERY = 10
+_KEPT_CHECKPOINTS = 3
+
+
+class OuterLoop:
+    """Meta-trains theta, and can be killed and resumed at any moment.
+
+    All randomness of outer step k comes from (seed, k), and all else that a step
+    depends on is in the checkpoint: a resumed run ends with the same theta, bit
+    for bit, as one that was never interrupted.
+
+    Args:
+        estimator: `Estimator`.
+        outer_optimizer: any Keras optimizer.
+        seed: integer.
+        out_dir: where checkpoints and TensorBoard summaries go.
+        checkpoint_every: outer steps between checkpoints.
+        gradient_clip: bound on the magnitude of each entry of the meta-gradient.
+    """
+
+    def __init__(
+        self, estimator, outer_optimizer, seed, out_dir, checkpoint_every=100, gradient_clip=1.0
+    ):
+        self._estimator = estimator
+        self._optimizer = outer_optimizer
+        self._checkpoint_every = checkpoint_every
+        self._gradient_clip = gradient_clip
+        self._out_dir = out_dir
+        self._seed = tf.constant([seed, 0], tf.int32)
+        self._theta = {
+            name: keras.Variable(value, name=name)
+            for name, value in estimator.rule.init_theta(seed).items()
+        }
+        outer_optimizer.build(list(self._theta.values()))
+        worker = self._init_worker(self._theta_tensors())
+        self._worker = tf.nest.map_structure(tf.Variable, worker)
+        self._step = tf.Variable(0, dtype=tf.int64)
+        self._smoothed_loss = tf.Variable(np.nan)
+        self._seconds = tf.Variable(0.0)
+        checkpoint = tf.train.Checkpoint(
+            theta={name: variable.value for name, variable in self._theta.items()},
+            optimizer=[variable.value for variable in outer_optimizer.variables],
+            worker=tf.nest.flatten(self._worker),
+            step=self._step,
+            smoothed_loss=self._smoothed_loss,
+            seconds=self._seconds,
+        )
+        self._checkpoints = tf.train.CheckpointManager(
+            checkpoint, os.path.join(out_dir, "checkpoints"), max_to_keep=_KEPT_CHECKPOINTS
+        )
+
+    @property
+    def theta(self):
+        """The meta-parameters: dict of NumPy arrays."""
+        return {name: variable.numpy() for name, variable in self._theta.items()}
+
+    @property
+    def step(self):
+        """Outer steps taken so far."""
+        return int(self._step)
+
+    @property
+    def smoothed_loss(self):
+        """Running mean of the meta-loss over about 50 outer steps, bias-corrected."""
+        return float(self._smoothed_loss)
+
+    def restore(self):
+        """Continues from the latest checkpoint in `out_dir`, if there is one.
+
+        Returns:
+            The outer step at which it stands.
+        """
+        self._checkpoints.restore_or_initialize()
+        return self.step
+
+    def run(self, num_steps):
+        """Takes outer steps until `num_steps` have been taken in all."""
+        writer = tf.summary.create_file_writer(os.path.join(self._out_dir, "summaries"))
+        bar = tqdm.tqdm(total=num_steps, initial=self.step, unit="step", dynamic_ncols=True)
+        with writer.as_default(), bar:
+            while self.step < num_steps:
+                start = time.perf_counter()
+                self._record(self._outer_step(), bar)
+                self._seconds.assign_add(time.perf_counter() - start)
+                if self.step % self._checkpoint_every == 0 or self.step == num_steps:
+                    self._checkpoints.save(checkpoint_number=self.step)
+
+    def _record(self, metrics, bar):
+        loss = float(metrics["meta_loss"])
+        previous = self.smoothed_loss if self.step > 1 else loss
+        # A short memory at first, so that the first losses do not linger.
+        weight = max(1 - _SMOOTHING, 1 / self.step)
+        self._smoothed_loss.assign((1 - weight) * previous + weight * loss)
+        bar.update()
+        if self.step % _SUMMARY_EVERY == 0:
+            bar.set_postfix(meta_loss=f"{self.smoothed_loss:.4f}", refresh=False)
+            for name, value in metrics.items():
+                tf.summary.scalar(name, value, step=self._step)
+            tf.summary.scalar("meta_loss_smoothed", self._smoothed_loss, step=self._step)
+
+    @tf.function(jit_compile=True)
+    def _init_worker(self, theta):
+        return self._estimator.init_worker(theta, tf.random.fold_in(self._seed, -1))
+
+    @tf.function(jit_compile=True)
+    def _outer_step(self):
+        theta = self._theta_tensors()
+        seed = tf.random.fold_in(self._seed, self._step)
+        worker = tf.nest.map_structure(tf.convert_to_tensor, self._worker)
+        estimate = self._estimator.estimate(theta, worker, seed)
+        gradient = {
+            name: tf.where(tf.math.is_finite(g), g, 0.0) for name, g in estimate.gradient.items()
+        }
+        norm = tf.linalg.global_norm(list(gradient.values()))
+        clip = self._gradient_clip
+        gradient = {name: tf.clip_by_value(g, -clip, clip) for name, g in gradient.items()}
+        self._optimizer.apply(
+            [gradient[name] for name in self._theta], list(self._theta.values())
+        )
+        for variable, value in zip(
+            tf.nest.flatten(self._worker), tf.nest.flatten(estimate.worker), strict=True
+        ):
+            variable.assign(value)
+        self._step.assign_add(1)
+        moved = [self._theta[name] - theta[name] for name in theta]
+        return {
+            **estimate.metrics,
+            "gradient_norm": norm,
+            "outer_step_size": tf.linalg.global_norm(moved),
+        }
+
+    def _theta_tensors(self):
+        return {name: tf.convert_to_tensor(value) for name, value in self._theta.items()}

@@ -1,0 +1,179 @@
+"""Meta-trains a learned optimizer, and exports it.
+
+python -m meta.train --task=digits_mlp --rule=factored_mlp --out_dir=out/run
+
+Run again with the same flags, it resumes.
+"""
+
+import json
+import os
+import shlex
+import sys
+
+import keras
+from absl import app, flags
+
+import export
+from lopt_keras import rules
+from meta import comparison, estimators, run_directory, tasks
+from meta.outer_loop import OuterLoop
+
+_TASK = flags.DEFINE_enum("task", "digits_mlp", tasks.NAMES, "Inner problem.")
+_TASK_CONFIG = flags.DEFINE_string("task_config", "{}", "The task's arguments, as JSON.")
+_DATASET = flags.DEFINE_string("dataset", "digits", "tensorflow-datasets name.")
+_RULE = flags.DEFINE_string("rule", "factored_mlp", f"Update rule, one of {rules.NAMES}.")
+_RULE_CONFIG = flags.DEFINE_string("rule_config", "{}", "The rule's arguments, as JSON.")
+_ESTIMATOR = flags.DEFINE_enum(
+    "estimator", "pes", estimators.NAMES, "Estimator of the meta-gradient."
+)
+_NUM_OUTER_STEPS = flags.DEFINE_integer("num_outer_steps", 1000, "Outer steps.", lower_bound=1)
+_UNROLL_LENGTH = flags.DEFINE_integer(
+    "unroll_length", 20, "Inner steps in each outer step.", lower_bound=1
+)
+_HORIZON = flags.DEFINE_integer(
+    "horizon", None, "Inner steps of a whole problem, for pes. Default: unroll_length."
+)
+_NUM_PARTICLES = flags.DEFINE_integer(
+    "num_particles", 32, "Perturbed copies of theta: antithetic pairs.", lower_bound=2
+)
+_ES_STDDEV = flags.DEFINE_float("es_stddev", 0.01, "Standard deviation of the perturbations.")
+_OUTER_OPTIMIZER = flags.DEFINE_string("outer_optimizer", "adam", "Any Keras optimizer, by name.")
+_OUTER_LEARNING_RATE = flags.DEFINE_float("outer_learning_rate", 1e-3, "Its learning rate.")
+_OUTER_GRADIENT_CLIP = flags.DEFINE_float(
+    "outer_gradient_clip", 1.0, "Bound on each entry of the meta-gradient."
+)
+_OUTER_OBJECTIVE = flags.DEFINE_enum(
+    "outer_objective", "validation", estimators.OUTER_SPLITS, "Split of the outer loss."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0)
+_CHECKPOINT_EVERY = flags.DEFINE_integer(
+    "checkpoint_every", 100, "Outer steps between checkpoints.", lower_bound=1
+)
+_LEARNING_CURVE = flags.DEFINE_bool(
+    "learning_curve", True, "Whether to compare with tuned baselines at the end."
+)
+_OUT_DIR = flags.DEFINE_string(
+    "out_dir", None, "Directory of the run: checkpoints, summaries, picture.", required=True
+)
+_EXPORT_DIR = flags.DEFINE_string("export_dir", None, "SavedModel. Default: OUT_DIR/export.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
+
+_PATHS = ("out_dir", "export_dir", "data_dir")
+
+
+def _horizon(values):
+    return values["horizon"] or values["unroll_length"]
+
+
+flags.register_validator("num_particles", lambda n: n % 2 == 0, "must be even (antithetic pairs).")
+flags.register_validator("es_stddev", lambda x: x > 0, "must be positive.")
+flags.register_validator("outer_learning_rate", lambda x: x > 0, "must be positive.")
+flags.register_validator("outer_gradient_clip", lambda x: x > 0, "must be positive.")
+flags.register_multi_flags_validator(
+    ["horizon", "unroll_length"],
+    lambda values: _horizon(values) > 0 and _horizon(values) % values["unroll_length"] == 0,
+    "--horizon must be a multiple of --unroll_length.",
+)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    try:
+        rule, task, loop = _build()
+    except ValueError as error:
+        raise app.UsageError(str(error)) from error
+    if step := loop.restore():
+        print(f"Resuming at outer step {step}.")
+    loop.run(_NUM_OUTER_STEPS.value)
+    export_dir = _EXPORT_DIR.value or os.path.join(_OUT_DIR.value, "export")
+    export.export_checkpoint(_OUT_DIR.value, export_dir, overwrite=True)
+    print(f"SavedModel: {export_dir}")
+    if _LEARNING_CURVE.value:
+        _compare(task, rule, loop.theta)
+
+
+def _build():
+    """The objects that the flags name, and the run's directory claimed for them."""
+    rule = rules.get(_RULE.value, **_parse("rule_config", _RULE_CONFIG.value))
+    optimizer = _outer_optimizer()
+    task_config = {"dataset": _DATASET.value, **_parse("task_config", _TASK_CONFIG.value)}
+    task = tasks.get(_TASK.value, data_dir=_DATA_DIR.value, **task_config)
+    horizon = _horizon({"horizon": _HORIZON.value, "unroll_length": _UNROLL_LENGTH.value})
+    estimator = estimators.get(
+        _ESTIMATOR.value,
+        rule,
+        task,
+        horizon,
+        num_particles=_NUM_PARTICLES.value,
+        stddev=_ES_STDDEV.value,
+        unroll_length=_UNROLL_LENGTH.value,
+        outer_split=_OUTER_OBJECTIVE.value,
+    )
+    run = {
+        "command": shlex.join(["python", "-m", "meta.train", *sys.argv[1:]]),
+        "flags": _flags(),
+        "rule": rules.serialize(rule),
+        "seed": _SEED.value,
+        "task": {"name": _TASK.value, "config": task.get_config()},
+    }
+    run_directory.claim(_OUT_DIR.value, run)
+    loop = OuterLoop(
+        estimator,
+        optimizer,
+        _SEED.value,
+        _OUT_DIR.value,
+        _CHECKPOINT_EVERY.value,
+        _OUTER_GRADIENT_CLIP.value,
+    )
+    return rule, task, loop
+
+
+def _outer_optimizer():
+    config = {"learning_rate": _OUTER_LEARNING_RATE.value}
+    try:
+        return keras.optimizers.get({"class_name": _OUTER_OPTIMIZER.value, "config": config})
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            "`--outer_optimizer` must be the name of a Keras optimizer. "
+            f"Received: --outer_optimizer={_OUTER_OPTIMIZER.value}. {error}"
+        ) from error
+
+
+def _parse(name, text):
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"`--{name}` must be JSON. Received: --{name}={text}: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"`--{name}` must be a JSON object. Received: --{name}={text}")
+    return value
+
+
+def _flags():
+    """What decides the result: every flag of this file except its paths."""
+    own = flags.FLAGS.flags_by_module_dict()[sys.argv[0]]
+    return {flag.name: flag.value for flag in own if flag.name not in _PATHS}
+
+
+def _compare(task, rule, theta):
+    num_steps = _horizon({"horizon": _HORIZON.value, "unroll_length": _UNROLL_LENGTH.value})
+    print(f"Comparing with tuned baselines on {num_steps} steps of {_TASK.value}...")
+    curves = comparison.compare(task, rule, theta, num_steps, _SEED.value)
+    picture = os.path.join(_OUT_DIR.value, "learning_curve.png")
+    comparison.plot(curves, f"{_TASK.value}, fresh seeds", picture)
+    summary = comparison.summarise(curves)
+    run_directory.write_json(os.path.join(_OUT_DIR.value, "learning_curve.json"), summary)
+    for name, figures in summary.items():
+        print(f"{name:>30}: ", end="")
+        print(", ".join(f"{k} {v['mean']:.4f} ± {v['std']:.4f}" for k, v in figures.items()))
+    print(f"Picture: {picture}")
+
+
+def run():
+    """The console command `lopt-meta-train`."""
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()
