@@ -133,7 +133,8 @@ def _check_entry(name, value, shape):
         raise TypeError(f"theta[{name!r}] must hold real numbers. Received dtype: {array.dtype}")
     if array.shape != tuple(shape):
         raise ValueError(f"theta[{name!r}] must have shape {shape}. Received shape: {array.shape}")
-    array = array.astype("float32")
+    with np.errstate(over="ignore"):  # Becomes an infinity, which is refused below.
+        array = array.astype("float32")
     if not np.isfinite(array).all():
         raise ValueError(f"theta[{name!r}] must be finite in float32. Received a NaN or infinity.")
     return array

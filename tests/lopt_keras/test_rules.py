@@ -1,0 +1,207 @@
+import json
+import pathlib
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lopt_keras import LearnedOptimizer, rules
+
+VECTORS = pathlib.Path(__file__).parent.parent / "vectors"
+REFERENCES = {
+    "mlp": rules.MLP(step_mult=0.1, exp_mult=0.1),
+    "factored_mlp_h4": rules.FactoredMLP(hidden_size=4, step_mult=0.1, exp_mult=0.1),
+    "factored_mlp_h32": rules.FactoredMLP(hidden_size=32, step_mult=0.1, exp_mult=0.1),
+}
+HANDCRAFTED = [
+    rules.SGD(learning_rate=0.1, momentum=0.9),
+    rules.SGD(learning_rate=0.1, momentum=0.8, nesterov=True),
+    rules.Adam(learning_rate=0.01, beta_1=0.8, beta_2=0.99, epsilon=1e-5),
+    rules.AdamW(learning_rate=0.01, weight_decay=0.1),
+]
+ALL_RULES = [rules.MLP(hidden_size=4), rules.FactoredMLP(hidden_size=4), *HANDCRAFTED]
+
+
+def load_vectors(name):
+    with np.load(VECTORS / f"{name}.npz") as file:
+        arrays = dict(file)
+    theta = {k.removeprefix("theta/"): v for k, v in arrays.items() if k.startswith("theta/")}
+    names = [k.removeprefix("params/0/") for k in arrays if k.startswith("params/0/")]
+    return arrays, theta, names
+
+
+def apply(rule, theta, params, gradients):
+    """Parameters after each step of a rule with particle axis."""
+    theta = {name: tf.constant(value) for name, value in theta.items()}
+    state = rule.init_state(theta, params)
+    particles = params[0].shape[0]
+
+    @tf.function(jit_compile=True)
+    def step(params, state, grads, i):
+        signals = rules.Signals(tf.fill([particles], i))
+        updates, state = rule.update(theta, state, grads, params, signals)
+        return [p + u for p, u in zip(params, updates, strict=True)], state
+
+    history = []
+    for i, grads in enumerate(gradients):
+        params, state = step(params, state, grads, tf.constant(i))
+        history.append([p.numpy() for p in params])
+    return history
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_reproduces_the_published_implementation(name):
+    arrays, published_theta, names = load_vectors(name)
+    rule = REFERENCES[name]
+    theta = {k: v[None] for k, v in rule.from_reference(published_theta).items()}
+    params = [tf.constant(arrays[f"params/0/{n}"][None]) for n in names]
+    gradients = [[tf.constant(arrays[f"grads/{i}/{n}"][None]) for n in names] for i in range(8)]
+    for i, params in enumerate(apply(rule, theta, params, gradients)):
+        for n, value in zip(names, params, strict=True):
+            expected = arrays[f"params/{i + 1}/{n}"]
+            # Relative to each entry, except next to zero, where parameters cancel.
+            np.testing.assert_allclose(value[0], expected, rtol=1e-5, atol=1e-6, err_msg=n)
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_the_keras_optimizer_reproduces_the_published_implementation(name):
+    arrays, published_theta, names = load_vectors(name)
+    rule = REFERENCES[name]
+    optimizer = LearnedOptimizer(weights=rule.from_reference(published_theta), rule=rule)
+    variables = [keras.Variable(arrays[f"params/0/{n}"]) for n in names]
+    for i in range(8):
+        optimizer.apply([tf.constant(arrays[f"grads/{i}/{n}"]) for n in names], variables)
+        for n, variable in zip(names, variables, strict=True):
+            expected = arrays[f"params/{i + 1}/{n}"]
+            np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5, atol=1e-6, err_msg=n)
+
+
+@pytest.mark.parametrize("rule", HANDCRAFTED, ids=repr)
+def test_handcrafted_rules_reproduce_keras(rule):
+    rng = np.random.RandomState(0)
+    shapes = [(), (5,), (4, 6), (3, 3, 2, 4)]
+    start = [rng.standard_normal(shape).astype("float32") for shape in shapes]
+    reference = getattr(keras.optimizers, type(rule).__name__)(**rule.get_config())
+    variables = [keras.Variable(value) for value in start]
+    gradients = [
+        [tf.constant(rng.standard_normal(shape).astype("float32")) for shape in shapes]
+        for _ in range(20)
+    ]
+    theta = {name: value[None] for name, value in rule.init_theta().items()}
+    params = [tf.constant(value[None]) for value in start]
+    history = apply(rule, theta, params, [[g[None] for g in grads] for grads in gradients])
+    for grads, params in zip(gradients, history, strict=True):
+        reference.apply(grads, variables)
+        for variable, param in zip(variables, params, strict=True):
+            np.testing.assert_allclose(param[0], variable.numpy(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: type(rule).__name__)
+def test_particles_do_not_interact(rule):
+    rng = np.random.RandomState(1)
+    thetas = [rule.check_theta(rule.init_theta(seed)) for seed in range(3)]
+    for i, theta in enumerate(thetas):
+        for name in theta:
+            theta[name] = theta[name] + np.float32(0.01 * i)
+    shapes = [(5,), (4, 6)]
+    params = [rng.standard_normal((3, *shape)).astype("float32") for shape in shapes]
+    grads = [rng.standard_normal((3, *shape)).astype("float32") for shape in shapes]
+
+    def final(particles):
+        theta = {k: np.stack([thetas[i][k] for i in particles]) for k in thetas[0]}
+        start = [tf.constant(p[particles]) for p in params]
+        return apply(rule, theta, start, [[tf.constant(g[particles]) for g in grads]] * 3)[-1]
+
+    together = final([0, 1, 2])
+    for i in range(3):
+        for alone, joint in zip(final([i]), together, strict=True):
+            np.testing.assert_allclose(alone[0], joint[i], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, ids=repr)
+def test_serialization_through_json(rule):
+    assert rules.get(json.loads(json.dumps(rules.serialize(rule)))) == rule
+
+
+def test_get_by_name():
+    assert rules.get("FactoredMLP") == rules.get("factored_mlp") == rules.FactoredMLP()
+    assert rules.get("mlp", hidden_size=4) == rules.MLP(hidden_size=4)
+    rule = rules.SGD()
+    assert rules.get(rule) is rule
+
+
+def test_a_registered_rule_of_the_users_own():
+    @keras.saving.register_keras_serializable("test_rules")
+    class HalfSGD(rules.SGD):
+        def update_tensor(self, *args):
+            update, state = super().update_tensor(*args)
+            return 0.5 * update, state
+
+    rule = HalfSGD(learning_rate=0.5)
+    copy = rules.get(json.loads(json.dumps(rules.serialize(rule))))
+    assert type(copy) is HalfSGD and copy == rule
+
+
+def test_init_theta_is_reproducible_and_scaled():
+    rule = rules.FactoredMLP(hidden_size=32)
+    theta = rule.init_theta(3)
+    again, other = rule.init_theta(3), rule.init_theta(4)
+    assert all((theta[name] == again[name]).all() for name in theta)
+    assert (theta["w0"] != other["w0"]).any()
+    np.testing.assert_allclose(theta["w1"].std(), 32**-0.5, rtol=0.1)
+    assert not theta["momentum_decays"].any() and not theta["b0"].any()
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "text"),
+    [
+        (lambda: rules.MLP(hidden_size=0), ValueError, "`hidden_size`.*hidden_size=0"),
+        (lambda: rules.MLP(hidden_size=2.5), TypeError, "`hidden_size`.*2.5"),
+        (lambda: rules.MLP(hidden_layers=10**9), ValueError, "`hidden_layers`"),
+        (lambda: rules.MLP(step_mult=float("nan")), ValueError, "`step_mult`.*nan"),
+        (lambda: rules.MLP(exp_mult="x"), TypeError, "`exp_mult`.*'x'"),
+        (lambda: rules.MLP(momentum_decays=(0.9, 1.0)), ValueError, "`momentum_decays`.*1.0"),
+        (lambda: rules.MLP(momentum_decays=()), ValueError, "`momentum_decays`"),
+        (lambda: rules.FactoredMLP(rms_decays=(0.9, 0.99)), ValueError, "`rms_decays`"),
+        (lambda: rules.FactoredMLP(factored_decays=(0.9,)), ValueError, "`factored_decays`"),
+        (lambda: rules.SGD(momentum=1.0), ValueError, "`momentum`.*1.0"),
+        (lambda: rules.SGD(nesterov=1), TypeError, "`nesterov`"),
+        (lambda: rules.Adam(learning_rate=-1.0), ValueError, "`learning_rate`.*-1.0"),
+        (lambda: rules.AdamW(weight_decay=0.0), ValueError, "`weight_decay`"),
+        (lambda: rules.get("nope"), ValueError, "'nope'"),
+        (lambda: rules.get("mlp", size=3), ValueError, "size"),
+        (lambda: rules.get(3), TypeError, "3"),
+        (lambda: rules.get({"class_name": "MLP"}), ValueError, "'config'"),
+    ],
+)
+def test_wrong_arguments_are_named(make, error, text):
+    with pytest.raises(error, match=text):
+        make()
+
+
+def test_check_theta_names_what_is_wrong():
+    rule = rules.MLP(hidden_size=4, hidden_layers=1)
+    good = rule.init_theta(0)
+    nan = {**good, "b0": np.full(4, np.nan)}
+    for theta, error, text in [
+        ([1], TypeError, "dict"),
+        ({**good, "extra": 1.0}, ValueError, "extra"),
+        ({k: v for k, v in good.items() if k != "b1"}, ValueError, "missing.*b1"),
+        ({**good, "b0": np.zeros(5)}, ValueError, r"'b0'.*\(4,\).*\(5,\)"),
+        ({**good, "b0": np.array(["a"] * 4)}, TypeError, "'b0'.*numbers"),
+        (nan, ValueError, "'b0'.*finite"),
+        ({**good, "b0": np.full(4, 1e300)}, ValueError, "'b0'.*finite"),
+    ]:
+        with pytest.raises(error, match=text):
+            rule.check_theta(theta)
+
+
+def test_from_reference_checks_what_it_is_given():
+    _, published, _ = load_vectors("factored_mlp_h4")
+    with pytest.raises(ValueError, match=r"'w0'.*\(39, 8\).*\(39, 4\)"):
+        rules.FactoredMLP(hidden_size=8).from_reference(published)
+    with pytest.raises(ValueError, match="missing"):
+        rules.MLP().from_reference(published)
+    with pytest.raises(ValueError, match="no published implementation"):
+        rules.SGD().from_reference(published)
