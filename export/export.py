@@ -3,7 +3,7 @@
 python -m export.export --checkpoint_dir=out/run --out=out/learned_optimizer
 """
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from export.checkpoint import export_checkpoint
 
@@ -26,6 +26,7 @@ def main(argv):
 
 def run():
     """The console command `lopt-export`."""
+    logging.set_verbosity(logging.WARNING)  # TensorFlow tells much; --verbosity still counts.
     app.run(main)
 
 

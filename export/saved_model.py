@@ -63,11 +63,23 @@ def save(path, rule, theta, metadata=None, overwrite=False):
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o777 & ~umask)
-        if os.path.isdir(path):
-            shutil.rmtree(path)
-        os.rename(temporary, path)
+        _put_in_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put_in_place(temporary, path):
+    if not os.path.isdir(path):
+        os.rename(temporary, path)
+        return
+    replaced = f"{temporary}.replaced"
+    os.rename(path, replaced)
+    try:
+        os.rename(temporary, path)
+    except OSError:
+        os.rename(replaced, path)
+        raise
+    shutil.rmtree(replaced)
 
 
 def _check_destination(path, overwrite):
@@ -123,14 +135,14 @@ def _signatures(rule, theta, rank):
         for name, shape in sorted_shapes.items()
     }
 
-    @tf.function
+    @tf.function(autograph=False)
     def init_state(parameter):
         order, inverse = _orders(parameter)
         params = [_permute(parameter, order)[None]]
         (state,) = rule.init_state(_single(theta), params)
         return {_STATE + name: _permute(value[0], inverse) for name, value in state.items()}
 
-    @tf.function
+    @tf.function(autograph=False)
     def update(parameter, gradient, step, **state):
         order, inverse = _orders(parameter)
         old = {

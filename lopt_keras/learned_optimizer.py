@@ -180,7 +180,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             def step(grads):
                 self._step(grads, variables)
 
-            self._compiled_steps[key] = tf.function(step, jit_compile=True)
+            self._compiled_steps[key] = tf.function(step, jit_compile=True, autograph=False)
         return self._compiled_steps[key]
 
     def _step(self, grads, trainable_variables):

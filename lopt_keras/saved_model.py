@@ -75,6 +75,8 @@ def read_metadata(path):
     missing = {"rule", "files", "sha256"} - set(metadata)
     if missing:
         raise ValueError(f"The metadata {file!r} lacks {sorted(missing)}.")
+    if not isinstance(metadata["files"], dict):
+        raise ValueError(f"The metadata {file!r} must have an object as 'files'.")
     if metadata["sha256"] != metadata_digest(metadata):
         raise ValueError(f"The metadata {file!r} has been altered: its sha256 does not match.")
     return metadata
@@ -111,7 +113,7 @@ def _check_digests(path, metadata):
         if found[name] != expected:
             raise ValueError(
                 f"The export {path!r} is damaged: {name!r} is truncated or altered "
-                f"(sha256 {found[name][:12]}..., expected {expected[:12]}...)."
+                f"(sha256 {found[name]}, expected {expected})."
             )
 
 

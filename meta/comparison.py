@@ -115,7 +115,7 @@ def plot(curves, title, file):
 def _run(rule, task, thetas, num_steps, seed, split, seeds):
     """`Trajectory` of arrays `[steps, len(thetas), seeds]`."""
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def run(particles):
         inner = unroll.begin(rule, task, particles, tf.random.fold_in(seed, 0), seeds)
         batches = tf.random.fold_in(seed, 1)
@@ -126,7 +126,9 @@ def _run(rule, task, thetas, num_steps, seed, split, seeds):
         for name in thetas[0]
     }
     shape = (num_steps, len(thetas), seeds)
-    return unroll.Trajectory(*[x.numpy().reshape(shape) for x in run(particles)])
+    # As a concrete function: each rule and split is a program of its own, made once.
+    trajectory = run.get_concrete_function(particles)(particles)
+    return unroll.Trajectory(*[x.numpy().reshape(shape) for x in trajectory])
 
 
 def _final_loss(losses):
@@ -136,9 +138,8 @@ def _final_loss(losses):
 
 
 def _smooth(losses):
-    """Running mean over about a fiftieth of the steps, `[steps, seeds]`."""
+    """Mean over the last fiftieth of the steps up to each, `[steps, seeds]`."""
     width = max(1, len(losses) // 50)
-    kernel = np.ones(width)
-    weight = np.convolve(np.ones(len(losses)), kernel, "same")
-    columns = [np.convolve(column, kernel, "same") / weight for column in losses.T]
-    return np.stack(columns, axis=1)
+    total = np.cumsum(np.pad(losses, ((width, 0), (0, 0))), axis=0)
+    count = np.minimum(np.arange(1, len(losses) + 1), width)
+    return (total[width:] - total[:-width]) / count[:, None]

@@ -109,11 +109,11 @@ class OuterLoop:
                 tf.summary.scalar(name, value, step=self._step)
             tf.summary.scalar("meta_loss_smoothed", self._smoothed_loss, step=self._step)
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def _init_worker(self, theta):
         return self._estimator.init_worker(theta, tf.random.fold_in(self._seed, -1))
 
-    @tf.function(jit_compile=True)
+    @tf.function(jit_compile=True, autograph=False)
     def _outer_step(self):
         theta = self._theta_tensors()
         seed = tf.random.fold_in(self._seed, self._step)

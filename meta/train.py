@@ -11,7 +11,7 @@ import shlex
 import sys
 
 import keras
-from absl import app, flags
+from absl import app, flags, logging
 
 import export
 from lopt_keras import rules
@@ -172,6 +172,7 @@ def _compare(task, rule, theta):
 
 def run():
     """The console command `lopt-meta-train`."""
+    logging.set_verbosity(logging.WARNING)  # TensorFlow tells much; --verbosity still counts.
     app.run(main)
 
 

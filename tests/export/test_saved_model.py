@@ -1,0 +1,169 @@
+import json
+import os
+import stat
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import export
+from export import saved_model as writer
+from lopt_keras import LearnedOptimizer, rules, saved_model
+
+RULE = rules.FactoredMLP(hidden_size=4, step_mult=0.1, exp_mult=0.1)
+SHAPES = [(), (5,), (4, 6), (6, 4), (5, 5), (7, 1), (2, 5, 3), (3, 3, 2, 4), (2, 1, 3, 2, 4)]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("export") / "learned"
+    export.save(path, RULE, RULE.init_theta(2))
+    return path
+
+
+@pytest.fixture(scope="module")
+def signatures(path):
+    return tf.saved_model.load(str(path)).signatures
+
+
+def random(rng, shape):
+    return np.asarray(rng.standard_normal(shape), "float32")
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_signatures_do_what_the_optimizer_does(path, signatures, shape):
+    rng = np.random.RandomState(0)
+    rank = len(shape)
+    variable = keras.Variable(random(rng, shape))
+    optimizer = LearnedOptimizer(weights=path, jit_compile=False)
+    optimizer.build([variable])
+    parameter = tf.constant(variable.numpy())
+    state = signatures[f"init_state_rank_{rank}"](parameter=parameter)
+    assert {k.removeprefix("state_"): tuple(v.shape) for k, v in state.items()} == {
+        k: tuple(v.shape) for k, v in optimizer._state[0].items()
+    }
+    for i in range(3):
+        gradient = tf.constant(random(rng, shape))
+        optimizer.apply([gradient], [variable])
+        outputs = signatures[f"update_rank_{rank}"](
+            parameter=parameter, gradient=gradient, step=tf.constant(i), **state
+        )
+        parameter = outputs["parameter"]
+        state = {name: value for name, value in outputs.items() if name != "parameter"}
+        np.testing.assert_allclose(parameter, variable.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def saved_model_cli(*arguments):
+    script = os.path.join(os.path.dirname(sys.executable), "saved_model_cli")
+    result = subprocess.run([script, *arguments], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def test_saved_model_cli_shows_the_names(path):
+    shown = saved_model_cli("show", "--dir", str(path), "--all")
+    for rank in writer.RANKS:
+        assert f"init_state_rank_{rank}" in shown
+        assert f"update_rank_{rank}" in shown
+    for name in ("parameter", "gradient", "step", "state_m", "state_rms", "state_row", "state_v"):
+        assert f"['{name}']" in shown
+
+
+def test_saved_model_cli_runs_an_update(path, tmp_path):
+    rng = np.random.RandomState(0)
+    parameter, gradient = random(rng, (4, 6)), random(rng, (4, 6))
+    variable = keras.Variable(parameter)
+    LearnedOptimizer(weights=path).apply([tf.constant(gradient)], [variable])
+
+    def run(signature, **inputs):
+        for name, value in inputs.items():
+            np.save(tmp_path / f"{name}.npy", value)
+        pairs = ";".join(f"{name}={tmp_path / name}.npy" for name in inputs)
+        common = ["run", "--dir", str(path), "--tag_set", "serve", "--signature_def", signature]
+        saved_model_cli(*common, "--inputs", pairs, "--outdir", str(tmp_path), "--overwrite")
+        return {file.stem: np.load(file) for file in tmp_path.glob("*.npy")}
+
+    state = run("init_state_rank_2", parameter=parameter)
+    state = {name: value for name, value in state.items() if name.startswith("state_")}
+    assert set(state) == {"state_m", "state_rms", "state_row", "state_col"}
+    step = np.int32(0)
+    outputs = run("update_rank_2", parameter=parameter, gradient=gradient, step=step, **state)
+    np.testing.assert_allclose(outputs["parameter"], variable.numpy(), rtol=1e-5, atol=1e-6)
+    assert np.abs(outputs["parameter"] - parameter).max() > 0
+
+
+def test_loads_without_the_research_code(path):
+    code = (
+        "import sys, keras\n"
+        "from lopt_keras import LearnedOptimizer\n"
+        f"optimizer = LearnedOptimizer(weights={str(path)!r})\n"
+        "model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])\n"
+        "model.compile(optimizer, 'mse')\n"
+        "model.fit(keras.ops.ones((4, 2)), keras.ops.ones((4, 1)), verbose=0)\n"
+        "print([m for m in ('meta', 'export', 'tensorflow_datasets') if m in sys.modules])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip().endswith("[]"), result.stderr
+
+
+def test_the_metadata_names_no_path_of_this_machine(path):
+    content = b"".join(p.read_bytes() for p in path.rglob("*") if p.is_file())
+    for trace in (os.getcwd(), str(path), os.path.expanduser("~") + os.sep):
+        assert trace.encode() not in content
+
+
+def test_an_existing_export_is_replaced_only_on_demand(tmp_path):
+    rule = rules.SGD()
+    export.save(tmp_path / "x", rule, rule.init_theta(), {"try": 1})
+    with pytest.raises(FileExistsError, match="exists"):
+        export.save(tmp_path / "x", rule, rule.init_theta(), {"try": 2})
+    assert saved_model.read_metadata(tmp_path / "x")["try"] == 1
+    export.save(tmp_path / "x", rule, rule.init_theta(), {"try": 2}, overwrite=True)
+    assert saved_model.read_metadata(tmp_path / "x")["try"] == 2
+    assert stat.S_IMODE(os.stat(tmp_path / "x").st_mode) & 0o500 == 0o500
+
+
+def test_something_else_is_never_replaced(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "thesis.tex").write_text("precious")
+    rule = rules.SGD()
+    with pytest.raises(FileExistsError, match="not an export"):
+        export.save(tmp_path / "x", rule, rule.init_theta(), overwrite=True)
+    assert os.listdir(tmp_path / "x") == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("victim", ["save", "metadata_digest", "rename"])
+def test_a_failed_export_leaves_what_was_there(tmp_path, monkeypatch, victim):
+    rule = rules.SGD()
+    export.save(tmp_path / "x", rule, rule.init_theta(), {"try": 1})
+
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    module = {"save": tf.saved_model, "metadata_digest": saved_model, "rename": os}[victim]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, victim, fail)
+        with pytest.raises(OSError, match="disk full"):
+            export.save(tmp_path / "x", rule, rule.init_theta(), {"try": 2}, overwrite=True)
+    assert os.listdir(tmp_path) == ["x"]
+    assert saved_model.read_metadata(tmp_path / "x")["try"] == 1
+
+
+def test_wrong_arguments_are_refused_before_anything_is_written(tmp_path):
+    rule = rules.SGD()
+    with pytest.raises(ValueError, match="missing"):
+        export.save(tmp_path / "x", rule, {})
+    with pytest.raises(TypeError, match="JSON"):
+        export.save(tmp_path / "x", rule, rule.init_theta(), {"a": object()})
+    with pytest.raises(ValueError, match="JSON"):
+        export.save(tmp_path / "x", rule, rule.init_theta(), {"a": float("nan")})
+    assert not os.listdir(tmp_path)
+
+
+def test_the_metadata_is_an_asset_of_the_saved_model(path):
+    loaded = tf.saved_model.load(str(path))
+    with open(loaded.metadata.asset_path.numpy(), encoding="utf-8") as f:
+        assert json.load(f)["rule"] == rules.serialize(RULE)
