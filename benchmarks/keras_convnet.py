@@ -18,7 +18,7 @@ from lopt_keras import LearnedOptimizer
 from meta import datasets
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 _WEIGHTS = flags.DEFINE_string("weights", "default", "Shipped weights, or a SavedModel.")
 _EPOCHS = flags.DEFINE_integer("epochs", 15, "Epochs of each training.", lower_bound=1)
@@ -101,7 +101,9 @@ def main(argv):
         runs[name] = [train(make(), dataset, seed) for seed in range(_SEEDS.value)]
         final = {k: [np.ravel(run[k])[-1] for run in runs[name]] for k in runs[name][0]}
         print(f"{name:>22}: final loss, mean ± standard deviation over seeds: ", end="")
-        print(", ".join(f"{k} {np.mean(v):.4f} ± {np.std(v, ddof=1):.4f}" for k, v in final.items()))
+        print(
+            ", ".join(f"{k} {np.mean(v):.4f} ± {np.std(v, ddof=1):.4f}" for k, v in final.items())
+        )
     os.makedirs(_OUT_DIR.value, exist_ok=True)
     with open(os.path.join(_OUT_DIR.value, "keras_convnet.json"), "w", encoding="utf-8") as f:
         json.dump(runs, f, indent=1)

@@ -7,10 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from lopt_keras import rules
-from meta import unroll
+from meta import random, unroll
 
 matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 _HALF_DECADES = 10.0 ** np.arange(-2.0, 2.5, 0.5)
 BASELINES = {
@@ -53,7 +53,7 @@ def compare(task, rule, theta, num_steps, seed):
     Returns:
         List of `Curves`, the learned rule's first.
     """
-    tuning_seed, fresh_seed = tf.constant([seed, 1]), tf.constant([seed, 2])
+    tuning_seed, fresh_seed = (random.fold_in(random.seed(seed), i) for i in (2, 3))
 
     def run(rule, thetas, seed, split, seeds):
         return _run(rule, task, thetas, num_steps, seed, split, seeds)
@@ -117,8 +117,8 @@ def _run(rule, task, thetas, num_steps, seed, split, seeds):
 
     @tf.function(jit_compile=True, autograph=False)
     def run(particles):
-        inner = unroll.begin(rule, task, particles, tf.random.fold_in(seed, 0), seeds)
-        batches = tf.random.fold_in(seed, 1)
+        inner = unroll.begin(rule, task, particles, random.fold_in(seed, 0), seeds)
+        batches = random.fold_in(seed, 1)
         return unroll.run(rule, task, particles, inner, batches, num_steps, seeds, split)[0]
 
     particles = {

@@ -120,20 +120,24 @@ def load(name, data_dir=None):
     except Exception as error:  # Whatever the dataset's own download code raises.
         raise ValueError(f"The dataset {name!r} cannot be prepared: {error!r}") from error
     ranges = _split_ranges(builder.info.splits)
-    raw = {
-        split: builder.as_dataset(split=ranges[split], batch_size=-1, shuffle_files=False)
-        for split in SPLITS
-    }
-    pixels = raw["train"]["image"].numpy().astype("float32")
+    raw = {split: _read(builder, ranges[split]) for split in SPLITS}
+    pixels = raw["train"][0].astype("float32")
     mean, std = pixels.mean(), pixels.std() + 1e-6
     splits = {
         split: ImageSplit(
-            images=((data["image"].numpy().astype("float32") - mean) / std).astype("float32"),
-            labels=data["label"].numpy().astype("int32"),
+            images=((images.astype("float32") - mean) / std).astype("float32"),
+            labels=labels.astype("int32"),
         )
-        for split, data in raw.items()
+        for split, (images, labels) in raw.items()
     }
     return ImageDataset(name, builder.info.features["label"].num_classes, **splits)
+
+
+def _read(builder, split):
+    """All images and labels of a split, in the order in which they were prepared."""
+    batches = builder.as_dataset(split=split, batch_size=1024, shuffle_files=False)
+    images, labels = zip(*((b["image"], b["label"]) for b in tfds.as_numpy(batches)), strict=True)
+    return np.concatenate(images), np.concatenate(labels)
 
 
 def _check_features(name, features):

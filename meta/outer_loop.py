@@ -8,6 +8,8 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
+from meta import random
+
 _SMOOTHING = 0.98
 _SUMMARY_EVERY = 10
 _KEPT_CHECKPOINTS = 3
@@ -37,7 +39,7 @@ class OuterLoop:
         self._checkpoint_every = checkpoint_every
         self._gradient_clip = gradient_clip
         self._out_dir = out_dir
-        self._seed = tf.constant([seed, 0], tf.int32)
+        self._seed = random.seed(seed)
         self._theta = {
             name: keras.Variable(value, name=name)
             for name, value in estimator.rule.init_theta(seed).items()
@@ -111,12 +113,12 @@ class OuterLoop:
 
     @tf.function(jit_compile=True, autograph=False)
     def _init_worker(self, theta):
-        return self._estimator.init_worker(theta, tf.random.fold_in(self._seed, -1))
+        return self._estimator.init_worker(theta, random.fold_in(self._seed, 0))
 
     @tf.function(jit_compile=True, autograph=False)
     def _outer_step(self):
         theta = self._theta_tensors()
-        seed = tf.random.fold_in(self._seed, self._step)
+        seed = random.fold_in(random.fold_in(self._seed, 1), self._step)
         worker = tf.nest.map_structure(tf.convert_to_tensor, self._worker)
         estimate = self._estimator.estimate(theta, worker, seed)
         gradient = {
@@ -125,9 +127,7 @@ class OuterLoop:
         norm = tf.linalg.global_norm(list(gradient.values()))
         clip = self._gradient_clip
         gradient = {name: tf.clip_by_value(g, -clip, clip) for name, g in gradient.items()}
-        self._optimizer.apply(
-            [gradient[name] for name in self._theta], list(self._theta.values())
-        )
+        self._optimizer.apply([gradient[name] for name in self._theta], list(self._theta.values()))
         for variable, value in zip(
             tf.nest.flatten(self._worker), tf.nest.flatten(estimate.worker), strict=True
         ):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from lopt_keras import features, rules
+from meta import random
 
 
 class InnerState(NamedTuple):
@@ -76,7 +77,7 @@ def run(rule, task, theta, inner, seed, length, num_problems, outer_split="train
 
     def body(i, inner, trajectory):
         inner, measured = _step(
-            rule, task, theta, inner, tf.random.fold_in(seed, i), num_problems, outer_split
+            rule, task, theta, inner, random.fold_in(seed, i), num_problems, outer_split
         )
         written = [array.write(i, x) for array, x in zip(trajectory, measured, strict=True)]
         return i + 1, inner, Trajectory(*written)
@@ -97,7 +98,7 @@ def run(rule, task, theta, inner, seed, length, num_problems, outer_split="train
 def _step(rule, task, theta, inner, seed, num_problems, outer_split):
     copies = _num_particles(theta) // num_problems
     params, state, step = inner
-    data = _repeat(task.batch("train", tf.random.fold_in(seed, 0), num_problems), copies)
+    data = _repeat(task.batch("train", random.fold_in(seed, 0), num_problems), copies)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(params)
         train_loss = task.loss(params, data)
@@ -105,7 +106,7 @@ def _step(rule, task, theta, inner, seed, num_problems, outer_split):
     grads = tape.gradient(train_loss, params, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     outer_loss = train_loss
     if outer_split != "train":
-        held_out = task.batch(outer_split, tf.random.fold_in(seed, 1), num_problems)
+        held_out = task.batch(outer_split, random.fold_in(seed, 1), num_problems)
         outer_loss = task.loss(params, _repeat(held_out, copies))
 
     updates, new_state = rule.update(theta, state, grads, params, rules.Signals(step))

@@ -5,7 +5,7 @@ import dataclasses
 from keras import ops
 
 from lopt_keras import features
-from lopt_keras.rules import base, mlp
+from lopt_keras.rules import mlp
 
 _DECAYS = ("momentum_decays", "rms_decays", "factored_decays")
 _REFERENCE_NAMES = {

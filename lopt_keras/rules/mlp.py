@@ -70,7 +70,9 @@ class MLP(base.UpdateRule):
         theta = {}
         for name, shape in self.theta_shapes().items():
             is_weight = len(shape) == 2
-            values = rng.standard_normal(shape) / np.sqrt(shape[0]) if is_weight else np.zeros(shape)
+            values = (
+                rng.standard_normal(shape) / np.sqrt(shape[0]) if is_weight else np.zeros(shape)
+            )
             theta[name] = values.astype("float32")
         return theta
 

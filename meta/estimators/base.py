@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from lopt_keras.rules.base import check_integer, check_number
+from meta import random
 
 OUTER_SPLITS = ("train", "validation")
 
@@ -77,7 +78,7 @@ class Estimator(abc.ABC):
         """Normal perturbations of theta, one for each pair: dict of `[num_pairs, ...]`."""
         return {
             name: self.stddev
-            * tf.random.stateless_normal((self.num_pairs, *value.shape), tf.random.fold_in(seed, i))
+            * random.normal((self.num_pairs, *value.shape), random.fold_in(seed, i))
             for i, (name, value) in enumerate(sorted(theta.items()))
         }
 

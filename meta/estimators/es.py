@@ -1,8 +1,6 @@
 """Antithetic evolution strategies over whole unrolls."""
 
-import tensorflow as tf
-
-from meta import unroll
+from meta import random, unroll
 from meta.estimators import base
 
 
@@ -19,14 +17,14 @@ class ES(base.Estimator):
         return ()
 
     def estimate(self, theta, worker, seed):
-        e = self.perturbations(theta, tf.random.fold_in(seed, 0))
+        e = self.perturbations(theta, random.fold_in(seed, 0))
         particles = base.antithetic(theta, e)
         args = (self.rule, self.task, particles)
-        inner = unroll.begin(*args, tf.random.fold_in(seed, 1), self.num_pairs)
+        inner = unroll.begin(*args, random.fold_in(seed, 1), self.num_pairs)
         trajectory, _ = unroll.run(
             *args,
             inner,
-            tf.random.fold_in(seed, 2),
+            random.fold_in(seed, 2),
             self.unroll_length,
             self.num_pairs,
             self.outer_split,

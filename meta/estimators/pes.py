@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from lopt_keras import features
 from lopt_keras.rules.base import check_integer
-from meta import unroll
+from meta import random, unroll
 from meta.estimators import base
 
 
@@ -62,14 +62,14 @@ class PES(base.Estimator):
         return Worker(inner, xi, age)
 
     def estimate(self, theta, worker, seed):
-        e = self.perturbations(theta, tf.random.fold_in(seed, 0))
+        e = self.perturbations(theta, random.fold_in(seed, 0))
         particles = base.antithetic(theta, e)
         args = (self.rule, self.task, particles)
         xi = {name: worker.xi[name] + e[name] for name in theta}
         trajectory, inner = unroll.run(
             *args,
             worker.inner,
-            tf.random.fold_in(seed, 1),
+            random.fold_in(seed, 1),
             self.unroll_length,
             self.num_pairs,
             self.outer_split,
@@ -80,7 +80,7 @@ class PES(base.Estimator):
         age = worker.age + self.unroll_length
         pair_diverged = diverged[: self.num_pairs] | diverged[self.num_pairs :]
         ended = (age >= self.horizon) | pair_diverged
-        fresh = unroll.begin(*args, tf.random.fold_in(seed, 2), self.num_pairs)
+        fresh = unroll.begin(*args, random.fold_in(seed, 2), self.num_pairs)
         renew = functools.partial(features.select, tf.concat([ended, ended], axis=0))
         worker = Worker(
             inner=tf.nest.map_structure(renew, fresh, inner),

@@ -7,9 +7,8 @@ class Task(abc.ABC):
     """An inner problem, with an explicit particle axis and stateless randomness.
 
     Every method is pure, compiles under XLA, and works on many independent
-    copies of the problem at once. A seed is an int32 tensor of shape `[2]`, as
-    the `tf.random.stateless_*` functions take it: the same seed gives the same
-    values on every machine.
+    copies of the problem at once. A seed is one of `meta.random`: the same seed
+    gives the same values on every machine.
 
     Attributes:
         loss_clip: outer losses are clipped at this value, so that a diverged

@@ -5,7 +5,7 @@ import numpy as np
 import tensorflow as tf
 
 from lopt_keras.rules.base import check_integer
-from meta import datasets
+from meta import datasets, random
 from meta.tasks import base
 
 
@@ -55,16 +55,14 @@ class ImageMLP(base.Task):
         params = []
         for layer, (fan_in, fan_out) in enumerate(self._shapes):
             limit = np.sqrt(6.0 / (fan_in + fan_out))
-            layer_seed = tf.random.fold_in(seed, layer)
-            shape = (num, fan_in, fan_out)
-            params.append(tf.random.stateless_uniform(shape, layer_seed, -limit, limit))
+            layer_seed = random.fold_in(seed, layer)
+            params.append(random.uniform((num, fan_in, fan_out), layer_seed, -limit, limit))
             params.append(tf.zeros((num, fan_out)))
         return params
 
     def batch(self, split, seed, num):
         images, labels = self._splits[split]
-        shape = (num, self._batch_size)
-        indices = tf.random.stateless_uniform(shape, seed, 0, len(labels), dtype="int32")
+        indices = random.integers((num, self._batch_size), seed, len(labels))
         return tf.gather(images, indices), tf.gather(labels, indices)
 
     def loss(self, params, data):

@@ -50,7 +50,9 @@ def assert_equal(first, second):
 def by_gradient_tape(model):
     for i in range(0, 64, 16):
         with tf.GradientTape() as tape:
-            loss = keras.ops.mean(keras.losses.mean_squared_error(Y[i : i + 16], model(X[i : i + 16])))
+            loss = keras.ops.mean(
+                keras.losses.mean_squared_error(Y[i : i + 16], model(X[i : i + 16]))
+            )
         gradients = tape.gradient(loss, model.trainable_variables)
         model.optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
 
@@ -294,9 +296,7 @@ def test_clipping_and_weight_decay_as_in_keras(options):
 
 
 def test_exclude_from_weight_decay():
-    optimizer = LearnedOptimizer(
-        weights=None, rule=rules.SGD(learning_rate=1e-9), weight_decay=0.1
-    )
+    optimizer = LearnedOptimizer(weights=None, rule=rules.SGD(learning_rate=1e-9), weight_decay=0.1)
     kernel, bias = keras.Variable([1.0], name="kernel"), keras.Variable([1.0], name="bias")
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     optimizer.apply([tf.constant([1.0])] * 2, [kernel, bias])

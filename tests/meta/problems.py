@@ -1,0 +1,58 @@
+"""Small inner problems for the tests."""
+
+import numpy as np
+import tensorflow as tf
+
+from meta import datasets, random
+from meta.tasks import ImageMLP, Task
+
+
+class Quadratic(Task):
+    """`0.5 curvature x^2` from x = 1: with SGD, the losses have a closed form."""
+
+    curvature = 2.0
+
+    def init(self, seed, num):
+        return [tf.ones((num, 1))]
+
+    def batch(self, split, seed, num):
+        return tf.zeros(num)
+
+    def loss(self, params, data):
+        return 0.5 * self.curvature * tf.reduce_sum(tf.square(params[0]), axis=1)
+
+    def get_config(self):
+        return {}
+
+
+class Noise(Task):
+    """A loss that nothing can lower: the sum of start value and batch."""
+
+    def init(self, seed, num):
+        return [random.normal((num, 3), seed)]
+
+    def batch(self, split, seed, num):
+        shift = {"train": 0.0, "validation": 1.0, "test": 2.0}[split]
+        return random.normal((num,), seed) + shift
+
+    def loss(self, params, data):
+        return tf.reduce_sum(tf.stop_gradient(params[0]), axis=1) + data + 0.0 * params[0][:, 0]
+
+    def get_config(self):
+        return {}
+
+
+def random_images(seed=0):
+    """A dataset of random 3x3 images in two classes."""
+    rng = np.random.RandomState(seed)
+
+    def split(size):
+        labels = rng.randint(0, 2, size).astype("int32")
+        images = rng.standard_normal((size, 3, 3, 1)) + labels[:, None, None, None]
+        return datasets.ImageSplit(images.astype("float32"), labels)
+
+    return datasets.ImageDataset("random", 2, split(60), split(30), split(30))
+
+
+def small_mlp(**kwargs):
+    return ImageMLP(random_images(), hidden_units=(4,), batch_size=8, **kwargs)

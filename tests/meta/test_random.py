@@ -1,0 +1,44 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from meta import random
+
+SAMPLERS = {
+    "integers": lambda seed: random.integers((64,), seed, 1197),
+    "uniform": lambda seed: random.uniform((64,), seed),
+    "normal": lambda seed: random.normal((64,), seed),
+    "fold_in": lambda seed: random.fold_in(seed, 3),
+    "sampled_from_folded": lambda seed: random.normal((8,), random.fold_in(seed, 3)),
+}
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_same_inside_and_outside_of_xla(name):
+    sampler = SAMPLERS[name]
+    compiled = tf.function(sampler, jit_compile=True)
+    seeds = np.random.RandomState(0).randint(0, 2**31 - 1, (30, 2)).astype("int32")
+    for seed in [*seeds, [0, 0], [2**31 - 1, 0]]:
+        seed = tf.constant(seed, tf.int32)
+        np.testing.assert_allclose(sampler(seed), compiled(seed), rtol=1e-4, atol=1e-6)
+    folded = tf.function(lambda: sampler(seed), jit_compile=True)
+    np.testing.assert_allclose(sampler(seed), folded(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_seeds_differ(name):
+    seeds = [random.fold_in(random.seed(1), i) for i in range(50)]
+    assert all((seed.numpy() >= 0).all() for seed in seeds)
+    assert len({SAMPLERS[name](seed).numpy().tobytes() for seed in seeds}) == 50
+
+
+def test_moments_and_bounds():
+    x = random.uniform((100_000,), random.seed(1), -2.0, 1.0).numpy()
+    assert -2.0 < x.min() < -1.999
+    assert 0.999 < x.max() < 1.0
+    np.testing.assert_allclose([x.mean(), x.std()], [-0.5, 3 / 12**0.5], atol=0.01)
+    x = random.normal((100_000,), random.seed(2)).numpy()
+    moments = [np.mean(x**k) for k in (1, 2, 3, 4)]
+    np.testing.assert_allclose(moments, [0, 1, 0, 3], atol=0.1)
+    x = random.integers((100_000,), random.seed(3), 4).numpy()
+    np.testing.assert_allclose(np.bincount(x, minlength=4) / len(x), 0.25, atol=0.01)

@@ -1,0 +1,94 @@
+import keras
+import numpy as np
+import tensorflow as tf
+from problems import Quadratic, small_mlp
+
+from lopt_keras import LearnedOptimizer, rules
+from meta import random, unroll
+
+RULE = rules.FactoredMLP(hidden_size=4, step_mult=0.05, exp_mult=0.1)
+SEED = random.seed(1)
+
+
+def stack(thetas):
+    return {name: tf.constant(np.stack([t[name] for t in thetas])) for name in thetas[0]}
+
+
+def run(rule, task, theta, length, num_problems, split="train"):
+    @tf.function(jit_compile=True)
+    def program():
+        inner = unroll.begin(rule, task, theta, SEED, num_problems)
+        return unroll.run(rule, task, theta, inner, SEED, length, num_problems, split)
+
+    return program()
+
+
+def test_an_unroll_does_what_the_keras_optimizer_does():
+    task, theta, length = small_mlp(), RULE.init_theta(0), 6
+    trajectory, inner = run(RULE, task, stack([theta]), length, 1, "validation")
+
+    optimizer = LearnedOptimizer(weights=theta, rule=RULE)
+    variables = [keras.Variable(p[0]) for p in task.init(SEED, 1)]
+    for i in range(length):
+        seed = random.fold_in(SEED, i)
+        batch = task.batch("train", random.fold_in(seed, 0), 1)
+        held_out = task.batch("validation", random.fold_in(seed, 1), 1)
+        before = [v.numpy() for v in variables]
+        with tf.GradientTape() as tape:
+            params = [v.value[None] for v in variables]
+            loss = task.loss(params, batch)
+        np.testing.assert_allclose(trajectory.train_loss[i], loss, rtol=1e-5)
+        np.testing.assert_allclose(trajectory.outer_loss[i], task.loss(params, held_out), rtol=1e-5)
+        optimizer.apply(tape.gradient(loss, [v.value for v in variables]), variables)
+        steps = np.concatenate([(v.numpy() - b).ravel() for v, b in zip(variables, before)])
+        np.testing.assert_allclose(trajectory.step_size[i], np.sqrt(np.mean(steps**2)), rtol=1e-3)
+    for variable, param in zip(variables, inner.params, strict=True):
+        np.testing.assert_allclose(variable.numpy(), param[0], rtol=1e-4, atol=1e-6)
+    assert inner.step.numpy().tolist() == [length]
+
+
+def test_particles_of_one_problem_see_the_same_problem():
+    task = small_mlp()
+    thetas = stack([RULE.init_theta(0), RULE.init_theta(1)] * 2)
+    trajectory, inner = run(RULE, task, thetas, 3, num_problems=2)
+    # Particles 0 and 2 share theta and problem; 1 and 3 share theta and the other problem.
+    losses = trajectory.train_loss.numpy()
+    np.testing.assert_array_equal(losses[:, :2], losses[:, 2:])
+    assert (losses[:, 0] != losses[:, 1]).all()
+    crossed = stack(
+        [RULE.init_theta(0), RULE.init_theta(0), RULE.init_theta(1), RULE.init_theta(1)]
+    )
+    losses = run(RULE, task, crossed, 3, num_problems=2)[0].train_loss.numpy()
+    np.testing.assert_array_equal(losses[0, :2], losses[0, 2:])
+    assert (losses[2, :2] != losses[2, 2:]).all()
+
+
+def test_an_unroll_can_be_continued():
+    rule = rules.SGD(learning_rate=0.1)
+    theta = stack([rule.init_theta()])
+    whole, _ = run(rule, Quadratic(), theta, 6, 1)
+    first, inner = run(rule, Quadratic(), theta, 4, 1)
+    second, end = unroll.run(rule, Quadratic(), theta, inner, SEED, 2, 1)
+    joined = np.concatenate([first.train_loss, second.train_loss])
+    np.testing.assert_allclose(joined, whole.train_loss, rtol=1e-6)
+    assert end.step.numpy().tolist() == [6]
+
+
+def test_a_particle_with_an_unusable_gradient_stays_where_it_is():
+    class Broken(Quadratic):
+        def loss(self, params, data):
+            return super().loss(params, data) * tf.constant([1.0, np.nan])
+
+    rule = rules.SGD(learning_rate=0.1)
+    _, inner = run(rule, Broken(), stack([rule.init_theta()] * 2), 3, 2)
+    assert inner.params[0][1].numpy() == 1.0
+    assert inner.params[0][0].numpy() < 1.0
+    assert inner.step.numpy().tolist() == [3, 0]
+    assert inner.rule_state[0]["m"][1].numpy() == 0.0
+
+
+def test_the_same_seed_gives_the_same_program_bit_for_bit():
+    task, theta = small_mlp(), stack([RULE.init_theta(0)])
+    first, second = run(RULE, task, theta, 5, 1)[0], run(RULE, task, theta, 5, 1)[0]
+    for a, b in zip(first, second, strict=True):
+        np.testing.assert_array_equal(a, b)
