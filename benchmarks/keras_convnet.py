@@ -99,11 +99,11 @@ def main(argv):
     runs = {}
     for name, make in optimizers.items():
         runs[name] = [train(make(), dataset, seed) for seed in range(_SEEDS.value)]
-        final = {k: [np.ravel(run[k])[-1] for run in runs[name]] for k in runs[name][0]}
-        print(f"{name:>22}: final loss, mean ± standard deviation over seeds: ", end="")
-        print(
-            ", ".join(f"{k} {np.mean(v):.4f} ± {np.std(v, ddof=1):.4f}" for k, v in final.items())
-        )
+        print(f"{name:>22}, final loss (mean ± standard deviation over seeds):", end="")
+        for split in ("train", "validation", "test"):
+            final = [np.ravel(run[split])[-1] for run in runs[name]]
+            print(f"  {split} {np.mean(final):.4f} ± {np.std(final, ddof=1):.4f}", end="")
+        print()
     os.makedirs(_OUT_DIR.value, exist_ok=True)
     with open(os.path.join(_OUT_DIR.value, "keras_convnet.json"), "w", encoding="utf-8") as f:
         json.dump(runs, f, indent=1)

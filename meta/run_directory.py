@@ -50,8 +50,9 @@ def _check_flags(out_dir, earlier, flags):
     for name in sorted(set(earlier) | set(flags)):
         if earlier.get(name) != flags.get(name):
             raise ValueError(
-                f"`--out_dir={out_dir}` holds a run with --{name}={earlier.get(name)!r}. Received: "
-                f"--{name}={flags.get(name)!r}. Give the same flags to resume it, or another --out_dir."
+                f"`--out_dir={out_dir}` holds a run with --{name}={earlier.get(name)!r}. "
+                f"Received: --{name}={flags.get(name)!r}. "
+                "Give the same flags to resume it, or another --out_dir."
             )
 
 

@@ -1,6 +1,7 @@
 """The per-parameter MLP of Metz et al. 2019."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 from keras import ops
@@ -59,7 +60,7 @@ class MLP(base.UpdateRule):
         inputs = self.num_tensor_features() + len(features.TIMESCALES)
         sizes = [inputs, *[self.hidden_size] * self.hidden_layers, 2]
         shapes = {}
-        for i, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
             shapes[f"w{i}"] = (fan_in, fan_out)
             shapes[f"b{i}"] = (fan_out,)
         return shapes
@@ -69,11 +70,8 @@ class MLP(base.UpdateRule):
         rng = np.random.default_rng(seed)
         theta = {}
         for name, shape in self.theta_shapes().items():
-            is_weight = len(shape) == 2
-            values = (
-                rng.standard_normal(shape) / np.sqrt(shape[0]) if is_weight else np.zeros(shape)
-            )
-            theta[name] = values.astype("float32")
+            scale = shape[0] ** -0.5 if len(shape) == 2 else 0.0
+            theta[name] = (scale * rng.standard_normal(shape)).astype("float32")
         return theta
 
     def from_reference(self, arrays):

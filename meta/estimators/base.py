@@ -57,7 +57,8 @@ class Estimator(abc.ABC):
         check_integer("unroll_length", unroll_length, low=1)
         if outer_split not in OUTER_SPLITS:
             raise ValueError(
-                f"`outer_split` must be one of {OUTER_SPLITS}. Received: outer_split={outer_split!r}"
+                f"`outer_split` must be one of {OUTER_SPLITS}. "
+                f"Received: outer_split={outer_split!r}"
             )
         self.rule = rule
         self.task = task

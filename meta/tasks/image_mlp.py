@@ -1,5 +1,7 @@
 """Image classification with a multilayer perceptron."""
 
+import itertools
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -48,7 +50,7 @@ class ImageMLP(base.Task):
             self._splits[name] = (tf.constant(images), tf.constant(labels))
         inputs = int(np.prod(dataset.train.images.shape[1:]))
         sizes = [inputs, *hidden_units, dataset.num_classes]
-        self._shapes = list(zip(sizes, sizes[1:], strict=False))
+        self._shapes = list(itertools.pairwise(sizes))
         self._batch_size = batch_size
 
     def init(self, seed, num):

@@ -31,6 +31,10 @@ def make_model(optimizer=None, seed=0, **compile_args):
     return model
 
 
+def mean_squared_error(y, prediction):
+    return keras.ops.mean(keras.losses.mean_squared_error(y, prediction))
+
+
 def fit(model, x=X, epochs=1):
     return model.fit(x, Y[: len(x)], batch_size=16, epochs=epochs, shuffle=False, verbose=0)
 
@@ -50,9 +54,7 @@ def assert_equal(first, second):
 def by_gradient_tape(model):
     for i in range(0, 64, 16):
         with tf.GradientTape() as tape:
-            loss = keras.ops.mean(
-                keras.losses.mean_squared_error(Y[i : i + 16], model(X[i : i + 16]))
-            )
+            loss = mean_squared_error(Y[i : i + 16], model(X[i : i + 16]))
         gradients = tape.gradient(loss, model.trainable_variables)
         model.optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
 
@@ -85,7 +87,7 @@ def test_built_inside_a_tf_function():
     @tf.function
     def step(x, y):
         with tf.GradientTape() as tape:
-            loss = keras.ops.mean(keras.losses.mean_squared_error(y, model(x)))
+            loss = mean_squared_error(y, model(x))
         gradients = tape.gradient(loss, model.trainable_variables)
         optimizer.apply(gradients, model.trainable_variables)
 
@@ -159,7 +161,7 @@ def test_sparse_gradients_of_embeddings():
         for i in range(0, 64, 16):
             with tf.GradientTape() as tape:
                 prediction = model(tokens[i : i + 16])
-                loss = keras.ops.mean(keras.losses.mean_squared_error(Y[i : i + 16], prediction))
+                loss = mean_squared_error(Y[i : i + 16], prediction)
             gradients = tape.gradient(loss, model.trainable_variables)
             assert isinstance(gradients[0], tf.IndexedSlices)
             gradients[0] = densify(gradients[0])

@@ -57,8 +57,8 @@ def test_reproduces_the_published_implementation(name):
     theta = {k: v[None] for k, v in rule.from_reference(published_theta).items()}
     params = [tf.constant(arrays[f"params/0/{n}"][None]) for n in names]
     gradients = [[tf.constant(arrays[f"grads/{i}/{n}"][None]) for n in names] for i in range(8)]
-    for i, params in enumerate(apply(rule, theta, params, gradients)):
-        for n, value in zip(names, params, strict=True):
+    for i, values in enumerate(apply(rule, theta, params, gradients)):
+        for n, value in zip(names, values, strict=True):
             expected = arrays[f"params/{i + 1}/{n}"]
             # Relative to each entry, except next to zero, where parameters cancel.
             np.testing.assert_allclose(value[0], expected, rtol=1e-5, atol=1e-6, err_msg=n)
@@ -140,7 +140,8 @@ def test_a_registered_rule_of_the_users_own():
 
     rule = HalfSGD(learning_rate=0.5)
     copy = rules.get(json.loads(json.dumps(rules.serialize(rule))))
-    assert type(copy) is HalfSGD and copy == rule
+    assert type(copy) is HalfSGD
+    assert copy == rule
 
 
 def test_init_theta_is_reproducible_and_scaled():
@@ -150,7 +151,8 @@ def test_init_theta_is_reproducible_and_scaled():
     assert all((theta[name] == again[name]).all() for name in theta)
     assert (theta["w0"] != other["w0"]).any()
     np.testing.assert_allclose(theta["w1"].std(), 32**-0.5, rtol=0.1)
-    assert not theta["momentum_decays"].any() and not theta["b0"].any()
+    assert not theta["momentum_decays"].any()
+    assert not theta["b0"].any()
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,9 @@ def test_an_unroll_does_what_the_keras_optimizer_does():
         np.testing.assert_allclose(trajectory.train_loss[i], loss, rtol=1e-5)
         np.testing.assert_allclose(trajectory.outer_loss[i], task.loss(params, held_out), rtol=1e-5)
         optimizer.apply(tape.gradient(loss, [v.value for v in variables]), variables)
-        steps = np.concatenate([(v.numpy() - b).ravel() for v, b in zip(variables, before)])
+        steps = np.concatenate(
+            [(v.numpy() - b).ravel() for v, b in zip(variables, before, strict=True)]
+        )
         np.testing.assert_allclose(trajectory.step_size[i], np.sqrt(np.mean(steps**2)), rtol=1e-3)
     for variable, param in zip(variables, inner.params, strict=True):
         np.testing.assert_allclose(variable.numpy(), param[0], rtol=1e-4, atol=1e-6)
@@ -50,7 +52,7 @@ def test_an_unroll_does_what_the_keras_optimizer_does():
 def test_particles_of_one_problem_see_the_same_problem():
     task = small_mlp()
     thetas = stack([RULE.init_theta(0), RULE.init_theta(1)] * 2)
-    trajectory, inner = run(RULE, task, thetas, 3, num_problems=2)
+    trajectory, _ = run(RULE, task, thetas, 3, num_problems=2)
     # Particles 0 and 2 share theta and problem; 1 and 3 share theta and the other problem.
     losses = trajectory.train_loss.numpy()
     np.testing.assert_array_equal(losses[:, :2], losses[:, 2:])
