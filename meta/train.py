@@ -58,7 +58,7 @@ _OUT_DIR = flags.DEFINE_string(
 _EXPORT_DIR = flags.DEFINE_string("export_dir", None, "SavedModel. Default: OUT_DIR/export.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
 
-_PATHS = ("out_dir", "export_dir", "data_dir")
+_WITHOUT_EFFECT_ON_THETA = ("out_dir", "export_dir", "data_dir", "learning_curve")
 
 
 def _horizon(values):
@@ -112,7 +112,7 @@ def _build():
     )
     run = {
         "command": shlex.join(["python", "-m", "meta.train", *sys.argv[1:]]),
-        "flags": _flags(),
+        "flags": _deciding_flags(),
         "rule": rules.serialize(rule),
         "seed": _SEED.value,
         "task": {"name": _TASK.value, "config": task.get_config()},
@@ -150,10 +150,10 @@ def _parse(name, text):
     return value
 
 
-def _flags():
-    """What decides the result: every flag of this file except its paths."""
-    own = flags.FLAGS.flags_by_module_dict()[sys.argv[0]]
-    return {flag.name: flag.value for flag in own if flag.name not in _PATHS}
+def _deciding_flags():
+    """The flags of this file that must be the same when a run is resumed."""
+    own = flags.FLAGS.get_flags_for_module(__name__)
+    return {flag.name: flag.value for flag in own if flag.name not in _WITHOUT_EFFECT_ON_THETA}
 
 
 def _compare(task, rule, theta):

@@ -1,0 +1,29 @@
+# Each target makes its own virtual environment; nothing else is needed but Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+RUN := out/demo
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/installed
+	$(VENV)/bin/python -m meta.train --flagfile=benchmarks/demo.flags --out_dir=$(RUN)
+	$(VENV)/bin/python benchmarks/keras_convnet.py --weights=$(RUN)/export --out_dir=$(RUN) \
+		--epochs=10 --seeds=2
+
+test: $(VENV)/installed lint
+	$(VENV)/bin/python -m pytest -n 2 --dist=worksteal
+
+lint: $(VENV)/installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+$(VENV)/installed: setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) out build *.egg-info

@@ -1,0 +1,193 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from lopt_keras import LearnedOptimizer, rules, saved_model
+
+RULE_CONFIG = {"hidden_size": 2, "hidden_layers": 1, "momentum_decays": [0.9], "step_mult": 0.01}
+FLAGS = [
+    "--task=digits_mlp",
+    '--task_config={"hidden_units": [4], "batch_size": 8}',
+    "--rule=mlp",
+    f"--rule_config={json.dumps(RULE_CONFIG)}",
+    "--estimator=pes",
+    "--num_outer_steps=400",
+    "--unroll_length=5",
+    "--horizon=20",
+    "--num_particles=8",
+    "--es_stddev=0.02",
+    "--outer_learning_rate=0.01",
+    "--outer_objective=validation",
+    "--seed=3",
+    "--checkpoint_every=20",
+]
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("data")
+
+
+def command(out_dir, data_dir, *flags):
+    paths = [f"--out_dir={out_dir}", f"--data_dir={data_dir}"]
+    return [sys.executable, "-m", "meta.train", *FLAGS, *paths, *flags]
+
+
+def train(out_dir, data_dir, *flags):
+    arguments = command(out_dir, data_dir, *flags)
+    return subprocess.run(arguments, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, data_dir):
+    out_dir = tmp_path_factory.mktemp("runs") / "whole"
+    result = train(out_dir, data_dir)
+    assert result.returncode == 0, result.stderr
+    return out_dir, result
+
+
+def last_checkpoint(out_dir):
+    steps = [int(f.stem.split("-")[1]) for f in (out_dir / "checkpoints").glob("ckpt-*.index")]
+    return max(steps, default=0)
+
+
+def kill_after(out_dir, data_dir, step, delay):
+    """Starts the run and kills it, `delay` seconds after it has written a checkpoint."""
+    process = subprocess.Popen(
+        command(out_dir, data_dir, "--nolearning_curve"),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while last_checkpoint(out_dir) < step:
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    return last_checkpoint(out_dir)
+
+
+def test_a_killed_run_ends_with_the_same_theta_bit_for_bit(whole, tmp_path, data_dir):
+    out_dir = tmp_path / "killed"
+    # First while it is still compiling, then twice in the middle of its steps.
+    killed_at = [kill_after(out_dir, data_dir, step, delay) for step, delay in ((0, 1), (20, 0.0))]
+    killed_at.append(kill_after(out_dir, data_dir, killed_at[-1] + 40, 0.05))
+    assert killed_at[0] == 0
+    assert 0 < killed_at[1] < killed_at[2] < 400
+    result = train(out_dir, data_dir, "--nolearning_curve")
+    assert result.returncode == 0, result.stderr
+    assert f"Resuming at outer step {killed_at[2]}" in result.stdout
+    _, expected, reference = saved_model.read(whole[0] / "export")
+    _, theta, metadata = saved_model.read(out_dir / "export")
+    for name in expected:
+        np.testing.assert_array_equal(theta[name], expected[name])
+    assert metadata["meta_loss"] == reference["meta_loss"]
+
+
+def test_the_run_leaves_an_export_a_picture_and_summaries(whole):
+    out_dir, result = whole
+    rule, _, metadata = saved_model.read(out_dir / "export")
+    assert rule == rules.get("mlp", **RULE_CONFIG)
+    assert metadata["command"].startswith("python -m meta.train --task=digits_mlp")
+    assert metadata["outer_steps"] == 400
+    assert metadata["seed"] == metadata["flags"]["seed"] == 3
+    assert metadata["task"]["config"]["hidden_units"] == [4]
+    assert np.isfinite(metadata["meta_loss"])
+    assert metadata["seconds"] > 0
+    assert LearnedOptimizer(weights=out_dir / "export").rule == rule
+    assert (out_dir / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+    summary = json.loads((out_dir / "learning_curve.json").read_text())
+    assert len(summary) == 4
+    assert list((out_dir / "summaries").iterdir())
+    assert "meta_loss=" in result.stderr
+    for text in ("SavedModel: ", "Picture: ", "learned"):
+        assert text in result.stdout
+
+
+def test_a_finished_run_is_not_trained_further(whole, data_dir):
+    out_dir, _ = whole
+    _, expected, _ = saved_model.read(out_dir / "export")
+    result = train(out_dir, data_dir, "--nolearning_curve")
+    assert result.returncode == 0, result.stderr
+    assert "Resuming at outer step 400" in result.stdout
+    _, theta, _ = saved_model.read(out_dir / "export")
+    for name in expected:
+        np.testing.assert_array_equal(theta[name], expected[name])
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [
+        ("--seed=4", "--seed=3. Received: --seed=4"),
+        ("--es_stddev=0.1", "--es_stddev=0.02. Received: --es_stddev=0.1"),
+    ],
+)
+def test_a_run_with_other_flags_is_refused(whole, data_dir, flag, text):
+    out_dir, _ = whole
+    before = {f: os.path.getmtime(f) for f in out_dir.rglob("*") if f.is_file()}
+    result = train(out_dir, data_dir, flag)
+    assert result.returncode != 0
+    assert text in result.stderr + result.stdout
+    assert {f: os.path.getmtime(f) for f in out_dir.rglob("*") if f.is_file()} == before
+
+
+def test_the_export_binary_writes_the_same(whole, tmp_path):
+    out_dir, _ = whole
+    _, expected, _ = saved_model.read(out_dir / "export")
+
+    def run(*flags):
+        arguments = [sys.executable, "-m", "export.export", *flags]
+        return subprocess.run(arguments, capture_output=True, text=True)
+
+    for i, checkpoint_dir in enumerate((out_dir, out_dir / "checkpoints")):
+        result = run(f"--checkpoint_dir={checkpoint_dir}", f"--out={tmp_path / str(i)}")
+        assert result.returncode == 0, result.stderr
+        _, theta, _ = saved_model.read(tmp_path / str(i))
+        for name in expected:
+            np.testing.assert_array_equal(theta[name], expected[name])
+    result = run(f"--checkpoint_dir={out_dir}", f"--out={tmp_path / '0'}")
+    assert result.returncode != 0
+    assert "exists" in result.stderr + result.stdout
+    result = run(f"--checkpoint_dir={tmp_path}", f"--out={tmp_path / 'y'}")
+    assert result.returncode != 0
+    assert "no meta-training run" in result.stderr + result.stdout
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [
+        ("--task=nope", "task"),
+        ("--rule=nope", "'nope'"),
+        ("--rule_config={", "rule_config"),
+        ('--rule_config={"hidden_size": 0}', "`hidden_size`"),
+        ('--task_config={"nope": 0}', "nope"),
+        ("--estimator=nope", "estimator"),
+        ("--num_outer_steps=0", "num_outer_steps"),
+        ("--num_particles=7", "num_particles"),
+        ("--horizon=12", "horizon"),
+        ("--es_stddev=0", "es_stddev"),
+        ("--outer_learning_rate=-1", "outer_learning_rate"),
+        ("--outer_optimizer=nope", "outer_optimizer"),
+        ("--outer_objective=test", "outer_objective"),
+        ("--dataset=no_such_dataset", "no_such_dataset"),
+    ],
+)
+def test_wrong_flags_are_named_before_any_work_starts(tmp_path, data_dir, flag, text, capsys):
+    from absl import app, flags
+
+    from meta import train as binary
+
+    arguments = command(tmp_path / "out", data_dir, flag)[2:]
+    with pytest.raises((app.UsageError, flags.Error), match=text):
+        flags.FLAGS(arguments)
+        binary.main(arguments[:1])
+    flags.FLAGS.unparse_flags()
+    assert not (tmp_path / "out").exists()

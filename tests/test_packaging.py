@@ -1,0 +1,60 @@
+import configparser
+import pathlib
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    # From a copy: setuptools leaves a build folder behind.
+    folder = tmp_path_factory.mktemp("wheel")
+    for name in ("lopt_keras", "meta", "export"):
+        shutil.copytree(ROOT / name, folder / name)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, folder)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", "dist", "."]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    (file,) = (folder / "dist").glob("lopt_keras-*.whl")
+    return zipfile.ZipFile(file)
+
+
+def read(wheel, name):
+    (member,) = (n for n in wheel.namelist() if n.endswith(f".dist-info/{name}"))
+    return wheel.read(member).decode()
+
+
+def test_the_wheel_has_the_three_packages_and_the_weights(wheel):
+    content = set(wheel.namelist())
+    for folder in ("lopt_keras", "meta", "export"):
+        for file in (ROOT / folder).rglob("*"):
+            if file.is_file() and "__pycache__" not in file.parts:
+                assert file.relative_to(ROOT).as_posix() in content
+    assert not any(name.startswith(("tests/", "benchmarks/")) for name in content)
+
+
+def test_console_commands_name_functions_that_exist(wheel):
+    parser = configparser.ConfigParser()
+    parser.read_string(read(wheel, "entry_points.txt"))
+    scripts = dict(parser["console_scripts"])
+    assert set(scripts) == {"lopt-meta-train", "lopt-export"}
+    for target in scripts.values():
+        module, function = target.split(":")
+        assert f"def {function}(" in (ROOT / f"{module.replace('.', '/')}.py").read_text()
+
+
+def test_production_needs_keras_numpy_and_tensorflow_only(wheel):
+    requirements = [
+        line.removeprefix("Requires-Dist: ")
+        for line in read(wheel, "METADATA").splitlines()
+        if line.startswith("Requires-Dist: ")
+    ]
+    production = {line.split(">")[0] for line in requirements if "extra ==" not in line}
+    assert production == {"keras", "numpy", "tensorflow"}
+    assert all(">=" in line for line in requirements if "wheel" not in line)
