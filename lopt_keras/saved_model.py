@@ -106,14 +106,14 @@ def _digest(file):
 
 
 def _check_digests(path, metadata):
-    found = file_digests(path)
     for name, expected in metadata["files"].items():
-        if name not in found:
+        file = os.path.join(path, name)
+        if not os.path.isfile(file):
             raise ValueError(f"The export {path!r} is incomplete: {name!r} is missing.")
-        if found[name] != expected:
+        if _digest(file) != expected:
             raise ValueError(
-                f"The export {path!r} is damaged: {name!r} is truncated or altered "
-                f"(sha256 {found[name]}, expected {expected})."
+                f"The export {path!r} is damaged: {name!r} is truncated or altered, "
+                "its sha256 does not match."
             )
 
 
