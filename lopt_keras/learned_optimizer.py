@@ -1,6 +1,7 @@
 """A Keras optimizer that runs a learned update rule."""
 
 import contextlib
+import functools
 import os
 
 import keras
@@ -118,7 +119,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         self.seed = seed
         self.jit_compile = jit_compile
         self._theta = theta
-        self._compiled_steps = {}
+        self._programs = {}
         self._skipped_steps = self.add_variable(
             shape=(), dtype="int", name="skipped_steps", aggregation="only_first_replica"
         )
@@ -139,7 +140,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             return
         super().build(variables)
         with _outside_of_graphs():
-            theta = self._theta_tensors()
+            theta = {name: ops.convert_to_tensor(v[None]) for name, v in self._theta.items()}
             params = [ops.zeros((1, *v.shape), "float32") for v in variables]
             state = self.rule.init_state(theta, params)
         self._state = [
@@ -161,31 +162,12 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
     def _backend_apply_gradients(self, grads, trainable_variables):
         """Replaces Keras's loop over variables by one step for the whole list."""
-        if keras.backend.backend() != "tensorflow":
-            self._step(grads, trainable_variables)
-            return
-        pairs = self._all_reduce_sum_gradients(zip(grads, trainable_variables, strict=True))
-        # Makes the gradients of embeddings dense.
-        grads = [tf.ensure_shape(grad, variable.shape) for grad, variable in pairs]
-        if self.jit_compile and not tf.distribute.has_strategy():
-            self._compiled_step(trainable_variables)(grads)
-        else:
-            self._step(grads, trainable_variables)
-
-    def _compiled_step(self, variables):
-        """The XLA program for these variables; made once."""
-        key = tuple(self._get_variable_index(v) for v in variables)
-        if key not in self._compiled_steps:
-
-            def step(grads):
-                self._step(grads, variables)
-
-            self._compiled_steps[key] = tf.function(step, jit_compile=True, autograph=False)
-        return self._compiled_steps[key]
-
-    def _step(self, grads, trainable_variables):
+        if keras.backend.backend() == "tensorflow":
+            pairs = self._all_reduce_sum_gradients(zip(grads, trainable_variables, strict=True))
+            # Makes the gradients of embeddings dense.
+            grads = [tf.ensure_shape(grad, variable.shape) for grad, variable in pairs]
         grads = [ops.cast(grad, "float32") for grad in grads]
-        usable = features.gradients_are_usable([grad[None] for grad in grads])[0]
+        usable = self._are_usable(grads)
         apply, grads = self._accumulate_gradients(usable, grads, trainable_variables)
         self._update(apply, self._clip_gradients(grads), trainable_variables)
         if self.use_ema:
@@ -195,32 +177,78 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         self._skipped_steps.assign_add(skipped)
         self._iterations.assign_sub(ops.cast(skipped, self._iterations.dtype))
 
-    def _update(self, apply, grads, variables):
-        learning_rate = ops.cast(self.learning_rate, "float32")
-        state_variables = [self._state[self._get_variable_index(v)] for v in variables]
-        params = [self._decayed(v, learning_rate) for v in variables]
-        updates, state = self.rule.update(
-            self._theta_tensors(),
-            [{k: ops.expand_dims(v, 0) for k, v in state.items()} for state in state_variables],
-            [grad[None] for grad in grads],
-            [ops.cast(param, "float32")[None] for param in params],
-            base.Signals(ops.reshape(self.iterations, (1,)), self.total_steps),
-        )
-        targets, values = list(variables), []
-        for param, update in zip(params, updates, strict=True):
-            values.append(param + ops.cast(learning_rate * update[0], param.dtype))
-        for old, new in zip(state_variables, state, strict=True):
-            targets += old.values()
-            values += [new[name][0] for name in old]
-        self._assign_where(apply, targets, values)
+    def _are_usable(self, grads):
+        def is_usable(grad):
+            return features.gradients_are_usable([grad[None]])[0]
 
-    def _decayed(self, variable, learning_rate):
-        """The variable after weight decay, in float32 or its own, wider dtype."""
-        dtype = keras.backend.standardize_dtype(variable.dtype)
-        value = ops.cast(variable, dtype if dtype == "float64" else "float32")
-        if self.weight_decay is None or not self._use_weight_decay(variable):
-            return value
-        return value - value * ops.cast(self.weight_decay * learning_rate, value.dtype)
+        return ops.all(
+            ops.stack([self._compiled(is_usable, tuple(grad.shape))(grad) for grad in grads])
+        )
+
+    def _update(self, apply, grads, variables):
+        """Steps with all variables, if `apply` holds."""
+        indices = range(len(variables))
+        groups = [indices] if self.rule.mixes_tensors else [[i] for i in indices]
+        for group in groups:
+            members = [variables[i] for i in group]
+            state = [self._state[self._get_variable_index(v)] for v in members]
+            decay = tuple(self._decays(v) for v in members)
+            kinds = tuple((tuple(v.shape), str(v.dtype)) for v in members)
+            program = self._compiled(functools.partial(self._new_values, decay), kinds, decay)
+            params, new_state = program(
+                apply,
+                ops.cast(self.learning_rate, "float32"),
+                _value(self.iterations),
+                [grads[i] for i in group],
+                [_value(v) for v in members],
+                [{name: _value(v) for name, v in s.items()} for s in state],
+            )
+            self._assign(members, params)
+            for old, new in zip(state, new_state, strict=True):
+                self._assign(old.values(), [new[name] for name in old])
+
+    def _new_values(self, decay, apply, learning_rate, step, grads, params, state):
+        """`(params, state)` after a step, or as they were unless `apply`; pure."""
+        wide = [_widened(param) for param in params]
+        if any(decay):
+            kept = 1.0 - self.weight_decay * learning_rate
+            wide = [
+                x * ops.cast(kept, x.dtype) if decays else x
+                for x, decays in zip(wide, decay, strict=True)
+            ]
+        updates, new_state = self.rule.update(
+            {name: ops.convert_to_tensor(value[None]) for name, value in self._theta.items()},
+            [{k: v[None] for k, v in s.items()} for s in state],
+            [grad[None] for grad in grads],
+            [ops.cast(x, "float32")[None] for x in wide],
+            base.Signals(ops.reshape(step, (1,)), self.total_steps),
+        )
+        new_params = [
+            ops.where(apply, ops.cast(x + ops.cast(learning_rate * u[0], x.dtype), old.dtype), old)
+            for x, u, old in zip(wide, updates, params, strict=True)
+        ]
+        new_state = [
+            {name: ops.where(apply, new[name][0], old[name]) for name in old}
+            for new, old in zip(new_state, state, strict=True)
+        ]
+        return new_params, new_state
+
+    def _compiled(self, function, *key):
+        """`function` as an XLA program, one for each key.
+
+        A program for each kind of tensor, not one for the whole step: a model has far
+        fewer shapes than tensors, and compilation takes long.
+        """
+        if not self.jit_compile or keras.backend.backend() != "tensorflow":
+            return function
+        if tf.distribute.has_strategy():
+            return function
+        if key not in self._programs:
+            self._programs[key] = tf.function(function, jit_compile=True, autograph=False)
+        return self._programs[key]
+
+    def _decays(self, variable):
+        return self.weight_decay is not None and self._use_weight_decay(variable)
 
     def _accumulate_gradients(self, usable, grads, variables):
         """Whether to step now, and with which gradients."""
@@ -262,6 +290,10 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             ops.where(condition, ops.cast(value, variable.dtype), variable)
             for variable, value in zip(variables, values, strict=True)
         ]
+        self._assign(variables, values)
+
+    def _assign(self, variables, values):
+        variables = list(variables)
         if keras.backend.backend() != "tensorflow":
             for variable, value in zip(variables, values, strict=True):
                 self.assign(variable, value)
@@ -275,9 +307,6 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         tf.__internal__.distribute.interim.maybe_merge_call(
             assign, self._distribution_strategy, values
         )
-
-    def _theta_tensors(self):
-        return {name: ops.convert_to_tensor(value[None]) for name, value in self._theta.items()}
 
     def get_config(self):
         """The constructor's arguments, with theta itself in place of its origin."""
@@ -319,6 +348,16 @@ def _resolve(weights, rule, seed):
     carried, theta, _ = saved_model.read(path)
     rule = rule or carried
     return rule, rule.check_theta(theta)
+
+
+def _value(variable):
+    """What a variable holds, as a tensor."""
+    return ops.cast(variable, variable.dtype)
+
+
+def _widened(x):
+    """In float32, or in its own dtype if that is wider."""
+    return x if keras.backend.standardize_dtype(x.dtype) == "float64" else ops.cast(x, "float32")
 
 
 def _outside_of_graphs():

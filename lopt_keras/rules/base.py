@@ -3,7 +3,7 @@
 import abc
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -32,9 +32,15 @@ class UpdateRule(abc.ABC):
 
     A rule that treats each tensor on its own implements `theta_shapes`,
     `init_theta`, `init_tensor_state` and `update_tensor`. A rule that mixes
-    information between tensors overrides `init_state` and `update` instead of
-    the last two.
+    information between tensors says so in `mixes_tensors`, and overrides
+    `init_state` and `update` instead of the last two.
+
+    Attributes:
+        mixes_tensors: whether the update of a tensor depends on the others. If
+            not, `update` may be called for each on its own.
     """
+
+    mixes_tensors: ClassVar[bool] = False
 
     @abc.abstractmethod
     def theta_shapes(self):

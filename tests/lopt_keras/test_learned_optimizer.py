@@ -126,6 +126,33 @@ def test_assigning_the_learning_rate_takes_effect():
     np.testing.assert_array_equal(variable.numpy(), before)
 
 
+def test_a_rule_that_mixes_tensors_gets_them_all_at_once():
+    class GlobalNormSGD(rules.SGD):
+        mixes_tensors = True
+
+        def update(self, theta, state, grads, params, signals):
+            norm = sum(keras.ops.sum(keras.ops.square(g)) for g in grads) ** 0.5
+            return super().update(theta, state, [g / norm for g in grads], params, signals)
+
+    rule = GlobalNormSGD(learning_rate=1.0, momentum=0.0)
+    optimizer = LearnedOptimizer(weights=rule.init_theta(), rule=rule)
+    variables = [keras.Variable([0.0]), keras.Variable([[0.0]])]
+    optimizer.apply([tf.constant([3.0]), tf.constant([[4.0]])], variables)
+    np.testing.assert_allclose([v.numpy().item() for v in variables], [-0.6, -0.8], rtol=1e-6)
+
+
+def test_a_program_for_each_shape_not_for_each_tensor():
+    optimizer = make_optimizer()
+    variables = [keras.Variable([float(i), 1.0]) for i in range(5)] + [keras.Variable([[1.0]])]
+    gradients = [tf.constant([1.0, -2.0])] * 5 + [tf.constant([[1.0]])]
+    optimizer.apply(gradients, variables)
+    programs = {key for key in optimizer._programs if len(key) == 2}
+    assert len(programs) == 2
+    alone = keras.Variable([3.0, 1.0])
+    make_optimizer().apply([gradients[0]], [alone])
+    np.testing.assert_array_equal(alone.numpy(), variables[3].numpy())
+
+
 # What it is given.
 
 

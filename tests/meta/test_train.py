@@ -7,8 +7,10 @@ import time
 
 import numpy as np
 import pytest
+from absl import app, flags
 
 from lopt_keras import LearnedOptimizer, rules, saved_model
+from meta import train as binary
 
 RULE_CONFIG = {"hidden_size": 2, "hidden_layers": 1, "momentum_decays": [0.9], "step_mult": 0.01}
 FLAGS = [
@@ -180,14 +182,14 @@ def test_the_export_binary_writes_the_same(whole, tmp_path):
         ("--dataset=no_such_dataset", "no_such_dataset"),
     ],
 )
-def test_wrong_flags_are_named_before_any_work_starts(tmp_path, data_dir, flag, text, capsys):
-    from absl import app, flags
-
-    from meta import train as binary
-
+def test_wrong_flags_are_named_before_any_work_starts(tmp_path, data_dir, flag, text):
     arguments = command(tmp_path / "out", data_dir, flag)[2:]
-    with pytest.raises((app.UsageError, flags.Error), match=text):
+
+    def main():
         flags.FLAGS(arguments)
         binary.main(arguments[:1])
+
+    with pytest.raises((app.UsageError, flags.Error), match=text):
+        main()
     flags.FLAGS.unparse_flags()
     assert not (tmp_path / "out").exists()
