@@ -1,0 +1,55 @@
+"""Shipped weights on digits tasks that differ from the one they were trained for.
+
+python benchmarks/unseen_settings.py --out_dir=benchmarks/results/default
+
+Against SGD, Adam and AdamW, each tuned for every setting over 9 learning rates (by
+validation loss over the last tenth of the steps), on 8 fresh seeds.
+"""
+
+import json
+import os
+
+from absl import app, flags, logging
+
+from lopt_keras import pretrained, saved_model
+from meta import comparison, tasks
+
+_WEIGHTS = flags.DEFINE_string("weights", "default", "Name of shipped weights.")
+_OUT_DIR = flags.DEFINE_string("out_dir", "out/unseen_settings", "For the pictures and figures.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
+
+SETTINGS = {
+    "as_trained": ({}, 2000),
+    "wide": ({"hidden_units": [256]}, 1000),
+    "deep": ({"hidden_units": [64, 64, 64]}, 1000),
+    "tanh": ({"activation": "tanh"}, 1000),
+    "batch_8": ({"batch_size": 8}, 2000),
+    "long": ({}, 8000),
+}
+"""What differs from the task of meta-training, and the number of steps."""
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    rule, theta, _ = saved_model.read(pretrained.path(_WEIGHTS.value))
+    os.makedirs(_OUT_DIR.value, exist_ok=True)
+    summaries = {}
+    for name, (config, steps) in SETTINGS.items():
+        task = tasks.get("digits_mlp", data_dir=_DATA_DIR.value, **config)
+        curves = comparison.compare(task, rule, theta, steps, seed=100)
+        summaries[name] = comparison.summarise(curves)
+        title = f"{_WEIGHTS.value} on digits_mlp: {name}, {config or 'no difference'}"
+        comparison.plot(curves, title, os.path.join(_OUT_DIR.value, f"unseen_{name}.png"))
+        print(f"{name}: {config}, {steps} steps")
+        for optimizer, figures in summaries[name].items():
+            values = (f"{k} {v['mean']:.4f} ± {v['std']:.4f}" for k, v in figures.items())
+            print(f"{optimizer:>30}: " + ", ".join(values), flush=True)
+    with open(os.path.join(_OUT_DIR.value, "unseen.json"), "w", encoding="utf-8") as f:
+        json.dump(summaries, f, indent=1)
+        f.write("\n")
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)
+    app.run(main)
