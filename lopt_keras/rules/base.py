@@ -128,8 +128,7 @@ class UpdateRule(abc.ABC):
     def get_config(self):
         """The constructor's arguments, as JSON can hold them."""
         return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in dataclasses.asdict(self).items()
+            name: np.asarray(value).tolist() for name, value in dataclasses.asdict(self).items()
         }
 
 

@@ -124,6 +124,11 @@ def test_serialization_through_json(rule):
     assert rules.get(json.loads(json.dumps(rules.serialize(rule)))) == rule
 
 
+def test_numpy_numbers_serialize_too():
+    rule = rules.MLP(hidden_size=np.int64(4), step_mult=np.float32(0.5), momentum_decays=(0.9,))
+    assert rules.get(json.loads(json.dumps(rules.serialize(rule)))) == rule
+
+
 def test_get_by_name():
     assert rules.get("FactoredMLP") == rules.get("factored_mlp") == rules.FactoredMLP()
     assert rules.get("mlp", hidden_size=4) == rules.MLP(hidden_size=4)
