@@ -14,7 +14,7 @@ import keras
 from absl import app, flags, logging
 
 import export
-from lopt_keras import rules
+from lopt_keras import rules, saved_model
 from meta import comparison, estimators, run_directory, tasks
 from meta.outer_loop import OuterLoop
 
@@ -31,7 +31,10 @@ _UNROLL_LENGTH = flags.DEFINE_integer(
     "unroll_length", 20, "Inner steps in each outer step.", lower_bound=1
 )
 _HORIZON = flags.DEFINE_integer(
-    "horizon", None, "Inner steps of a whole problem, for pes. Default: unroll_length."
+    "horizon",
+    None,
+    "Inner steps of a whole problem, for pes. Default: unroll_length.",
+    lower_bound=1,
 )
 _NUM_PARTICLES = flags.DEFINE_integer(
     "num_particles", 32, "Perturbed copies of theta: antithetic pairs.", lower_bound=2
@@ -61,17 +64,13 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared."
 _WITHOUT_EFFECT_ON_THETA = ("out_dir", "export_dir", "data_dir", "learning_curve")
 
 
-def _horizon(values):
-    return values["horizon"] or values["unroll_length"]
-
-
 flags.register_validator("num_particles", lambda n: n % 2 == 0, "must be even (antithetic pairs).")
 flags.register_validator("es_stddev", lambda x: x > 0, "must be positive.")
 flags.register_validator("outer_learning_rate", lambda x: x > 0, "must be positive.")
 flags.register_validator("outer_gradient_clip", lambda x: x > 0, "must be positive.")
 flags.register_multi_flags_validator(
     ["horizon", "unroll_length"],
-    lambda values: _horizon(values) > 0 and _horizon(values) % values["unroll_length"] == 0,
+    lambda values: values["horizon"] is None or values["horizon"] % values["unroll_length"] == 0,
     "--horizon must be a multiple of --unroll_length.",
 )
 
@@ -86,9 +85,8 @@ def main(argv):
     if step := loop.restore():
         print(f"Resuming at outer step {step}.")
     loop.run(_NUM_OUTER_STEPS.value)
-    export_dir = _EXPORT_DIR.value or os.path.join(_OUT_DIR.value, "export")
-    export.export_checkpoint(_OUT_DIR.value, export_dir, overwrite=True)
-    print(f"SavedModel: {export_dir}")
+    export.export_checkpoint(_OUT_DIR.value, _export_dir(), overwrite=True)
+    print(f"SavedModel: {_export_dir()}")
     if _LEARNING_CURVE.value:
         _compare(task, rule, loop.theta)
 
@@ -99,12 +97,11 @@ def _build():
     optimizer = _outer_optimizer()
     task_config = {"dataset": _DATASET.value, **_parse("task_config", _TASK_CONFIG.value)}
     task = tasks.get(_TASK.value, data_dir=_DATA_DIR.value, **task_config)
-    horizon = _horizon({"horizon": _HORIZON.value, "unroll_length": _UNROLL_LENGTH.value})
     estimator = estimators.get(
         _ESTIMATOR.value,
         rule,
         task,
-        horizon,
+        _horizon(),
         num_particles=_NUM_PARTICLES.value,
         stddev=_ES_STDDEV.value,
         unroll_length=_UNROLL_LENGTH.value,
@@ -117,6 +114,7 @@ def _build():
         "seed": _SEED.value,
         "task": {"name": _TASK.value, "config": task.get_config()},
     }
+    _check_export_dir(run["flags"])
     run_directory.claim(_OUT_DIR.value, run)
     loop = OuterLoop(
         estimator,
@@ -150,6 +148,25 @@ def _parse(name, text):
     return value
 
 
+def _horizon():
+    return _HORIZON.value or _UNROLL_LENGTH.value
+
+
+def _export_dir():
+    return _EXPORT_DIR.value or os.path.join(_OUT_DIR.value, "export")
+
+
+def _check_export_dir(deciding_flags):
+    """Raises if this run's export would replace something else at its end."""
+    export_dir = _EXPORT_DIR.value
+    if export_dir is None or not os.path.lexists(export_dir):
+        return
+    if saved_model.read_metadata(export_dir).get("flags") != deciding_flags:
+        raise ValueError(
+            f"`--export_dir={export_dir}` holds the export of another run. Choose another."
+        )
+
+
 def _deciding_flags():
     """The flags of this file that must be the same when a run is resumed."""
     own = flags.FLAGS.get_flags_for_module(__name__)
@@ -157,9 +174,8 @@ def _deciding_flags():
 
 
 def _compare(task, rule, theta):
-    num_steps = _horizon({"horizon": _HORIZON.value, "unroll_length": _UNROLL_LENGTH.value})
-    print(f"Comparing with tuned baselines on {num_steps} steps of {_TASK.value}...")
-    curves = comparison.compare(task, rule, theta, num_steps, _SEED.value)
+    print(f"Comparing with tuned baselines on {_horizon()} steps of {_TASK.value}...")
+    curves = comparison.compare(task, rule, theta, _horizon(), _SEED.value)
     picture = os.path.join(_OUT_DIR.value, "learning_curve.png")
     comparison.plot(curves, f"{_TASK.value}, fresh seeds", picture)
     summary = comparison.summarise(curves)

@@ -141,6 +141,18 @@ def test_a_run_with_other_flags_is_refused(whole, data_dir, flag, text):
     assert {f: os.path.getmtime(f) for f in out_dir.rglob("*") if f.is_file()} == before
 
 
+def test_the_export_of_another_run_is_never_replaced(whole, tmp_path, data_dir):
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "thesis.tex").write_text("precious")
+    for export_dir, text in ((whole[0] / "export", "another run"), (foreign, "not an export")):
+        paths = [f"--export_dir={export_dir}", "--seed=4"]
+        result = train(tmp_path / "out", data_dir, *paths)
+        assert result.returncode != 0
+        assert text in result.stderr + result.stdout
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_export_binary_writes_the_same(whole, tmp_path):
     out_dir, _ = whole
     _, expected, _ = saved_model.read(out_dir / "export")
