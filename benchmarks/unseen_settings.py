@@ -19,12 +19,12 @@ _OUT_DIR = flags.DEFINE_string("out_dir", "out/unseen_settings", "For the pictur
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
 
 SETTINGS = {
-    "as_trained": ({}, 2000),
+    "as_trained": ({}, 1000),
     "wide": ({"hidden_units": [256]}, 1000),
     "deep": ({"hidden_units": [64, 64, 64]}, 1000),
     "tanh": ({"activation": "tanh"}, 1000),
-    "batch_8": ({"batch_size": 8}, 2000),
-    "long": ({}, 8000),
+    "batch_8": ({"batch_size": 8}, 1000),
+    "long": ({}, 4000),
 }
 """What differs from the task of meta-training, and the number of steps."""
 
