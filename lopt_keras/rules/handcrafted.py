@@ -6,6 +6,7 @@ kept as logarithms, and decays b as log(1 - b), so that a perturbation of theta
 is a relative one and no value of theta is out of range.
 """
 
+import abc
 import dataclasses
 
 import numpy as np
@@ -18,8 +19,9 @@ from lopt_keras.rules import base
 class _Handcrafted(base.UpdateRule):
     """What the three share: a theta of scalars that the constructor gives."""
 
+    @abc.abstractmethod
     def _hyperparameters(self):
-        raise NotImplementedError
+        """Theta as the constructor gives it: dict from name to float."""
 
     def theta_shapes(self):
         return {name: () for name in self._hyperparameters()}
