@@ -187,6 +187,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
     def _update(self, apply, grads, variables):
         """Steps with all variables, if `apply` holds."""
+        learning_rate = ops.cast(self.learning_rate, "float32")
+        step = _value(self.iterations)
         indices = range(len(variables))
         groups = [indices] if self.rule.mixes_tensors else [[i] for i in indices]
         for group in groups:
@@ -197,8 +199,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             program = self._compiled(functools.partial(self._new_values, decay), kinds, decay)
             params, new_state = program(
                 apply,
-                ops.cast(self.learning_rate, "float32"),
-                _value(self.iterations),
+                learning_rate,
+                step,
                 [grads[i] for i in group],
                 [_value(v) for v in members],
                 [{name: _value(v) for name, v in s.items()} for s in state],

@@ -116,6 +116,15 @@ def test_learning_rate_multiplies_the_step():
         np.testing.assert_allclose(step, factor * steps[0], rtol=1e-5)
 
 
+def test_a_callable_learning_rate_is_called_once_a_step():
+    calls = iter([1.0, 0.0])
+    optimizer = make_optimizer(learning_rate=lambda: next(calls))
+    variables = [keras.Variable([1.0]), keras.Variable([1.0])]
+    optimizer.apply([tf.constant([1.0])] * 2, variables)
+    np.testing.assert_array_equal(variables[0].numpy(), variables[1].numpy())
+    assert next(calls) == 0.0
+
+
 def test_assigning_the_learning_rate_takes_effect():
     optimizer = make_optimizer()
     variable = keras.Variable([1.0])
