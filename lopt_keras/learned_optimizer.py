@@ -153,7 +153,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         return {
             name: self.add_variable(
                 shape=value.shape[1:],
-                initializer=lambda shape, dtype, value=value: ops.cast(value[0], dtype),
+                initializer=_initializer(ops.convert_to_numpy(value)[0]),
                 dtype="float32",
                 name=f"{path}_{name}",
             )
@@ -350,6 +350,16 @@ def _resolve(weights, rule, seed):
     carried, theta, _ = saved_model.read(path)
     rule = rule or carried
     return rule, rule.check_theta(theta)
+
+
+def _initializer(array):
+    """An initializer that TensorFlow can lift out of a function that it traces.
+
+    It captures no tensor, and zeros, however many, are no constant of the graph.
+    """
+    if not array.any():
+        return "zeros"
+    return lambda shape, dtype: ops.convert_to_tensor(array, dtype)
 
 
 def _value(variable):

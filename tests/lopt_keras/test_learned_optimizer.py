@@ -207,6 +207,17 @@ def test_sparse_gradients_of_embeddings():
     assert_equal(run(lambda slices: slices), run(tf.convert_to_tensor))
 
 
+def test_embeddings_under_fit_with_xla():
+    tokens = np.random.RandomState(0).randint(0, 7, (64, 3))
+    layers = [keras.Input((3,)), keras.layers.Embedding(9, 4), keras.layers.Flatten()]
+    model = keras.Sequential([*layers, keras.layers.Dense(2)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(LearnedOptimizer(), loss=loss, jit_compile=True)
+    before = model.layers[0].embeddings.numpy()
+    model.fit(tokens, tokens[:, 0] > 3, verbose=0)
+    assert (model.layers[0].embeddings.numpy() != before).any()
+
+
 def test_frozen_layers_stay():
     model = make_model()
     model.layers[0].trainable = False
