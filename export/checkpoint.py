@@ -7,10 +7,10 @@ import tensorflow as tf
 
 from export import saved_model
 from lopt_keras import rules
-from lopt_keras.saved_model import read_theta
 
 _RUN_FILE = "run.json"
 _CHECKPOINTS = "checkpoints"
+_THETA, _VALUE = "theta/", "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 def export_checkpoint(checkpoint_dir, out, overwrite=False):
@@ -45,8 +45,16 @@ def export_checkpoint(checkpoint_dir, out, overwrite=False):
         "meta_loss": float(_read_scalar(latest, "smoothed_loss")),
         "seconds": float(_read_scalar(latest, "seconds")),
     }
-    saved_model.save(out, rules.get(run["rule"]), read_theta(latest), metadata, overwrite)
+    saved_model.save(out, rules.get(run["rule"]), _read_theta(latest), metadata, overwrite)
+
+
+def _read_theta(checkpoint):
+    reader = tf.train.load_checkpoint(checkpoint)
+    names = [name for name in reader.get_variable_to_shape_map() if name.startswith(_THETA)]
+    return {
+        name.removeprefix(_THETA).removesuffix(_VALUE): reader.get_tensor(name) for name in names
+    }
 
 
 def _read_scalar(checkpoint, name):
-    return tf.train.load_variable(checkpoint, f"{name}/.ATTRIBUTES/VARIABLE_VALUE")
+    return tf.train.load_variable(checkpoint, name + _VALUE)

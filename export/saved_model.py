@@ -7,16 +7,17 @@ import platform
 import shutil
 import tempfile
 
+import numpy as np
 import tensorflow as tf
 
 import lopt_keras
 from lopt_keras import rules, saved_model
-from lopt_keras.rules.base import Signals
+from lopt_keras.rules.base import Signals, State
 
 RANKS = range(6)
 """The ranks of tensors for which an export has signatures."""
 
-_STATE = "state_"
+_STATE, _SHARED = "state_", "shared_"
 
 
 def save(path, rule, theta, metadata=None, overwrite=False):
@@ -29,7 +30,15 @@ def save(path, rule, theta, metadata=None, overwrite=False):
     - `update_rank_r(parameter, gradient, state_*, step)` gives the new
       `parameter` and `state_*`; `step` counts from 0, an int32 scalar.
 
-    The asset `metadata.json` holds the given metadata and:
+    A rule with state that belongs to no tensor gives and takes `shared_*` too, the
+    same for all tensors of a step. One that hears losses or the horizon takes
+    them as float32 scalars, `train_loss`, `validation_loss`, `total_steps`: NaN
+    where they are not known. A rule that mixes tensors has no signatures, as its
+    step is not that of one tensor; one whose update depends on the order of the
+    axes has them for ranks up to 2.
+
+    The asset `theta.npz` holds theta as plain arrays, which is what
+    `LearnedOptimizer` reads. The asset `metadata.json` holds the given metadata and:
 
     - `format_version`, `rule` (class name and config), `versions` (packages);
     - `files`: sha256 of every other file; `sha256`: of the metadata itself.
@@ -106,13 +115,17 @@ def _write(directory, rule, theta, metadata):
     module = tf.Module()
     module.theta = {name: tf.Variable(value, name=name) for name, value in theta.items()}
     signatures = {}
-    for rank in RANKS:
+    for rank in _exported_ranks(rule):
         signatures |= _signatures(rule, module.theta, rank)
     with tempfile.TemporaryDirectory() as scratch:
-        # Saved as an asset, so that the SavedModel itself knows of the file.
-        file = os.path.join(scratch, os.path.basename(saved_model.METADATA_FILE))
+        # Saved as assets, so that the SavedModel itself knows of the files.
+        file, arrays = (
+            os.path.join(scratch, os.path.basename(name))
+            for name in (saved_model.METADATA_FILE, saved_model.THETA_FILE)
+        )
         _write_json(file, metadata)
-        module.metadata = tf.saved_model.Asset(file)
+        np.savez(arrays, **theta)
+        module.assets = [tf.saved_model.Asset(name) for name in (file, arrays)]
         tf.saved_model.save(module, directory, signatures=signatures)
     metadata["files"] = saved_model.file_digests(directory)
     metadata["sha256"] = saved_model.metadata_digest(metadata)
@@ -125,44 +138,57 @@ def _write_json(file, content):
         f.write("\n")
 
 
+def _exported_ranks(rule):
+    if rule.mixes_tensors:
+        return ()
+    return RANKS if rule.permutes_with_axes else range(3)
+
+
 def _signatures(rule, theta, rank):
     """The two concrete functions for tensors of one rank."""
     tensor = tf.TensorSpec([None] * rank, tf.float32)
-    sorted_shapes = _state_shapes(rule, theta, rank)
+    sorted_shapes, shared_shapes = _state_shapes(rule, theta, rank)
     # Which axes of a state are of size 1 depends on sizes not known here.
-    state_specs = {
+    specs = {
         _STATE + name: tf.TensorSpec([*shape[: len(shape) - rank], *[None] * rank], tf.float32)
         for name, shape in sorted_shapes.items()
     }
+    specs |= {_SHARED + k: tf.TensorSpec(shape, tf.float32) for k, shape in shared_shapes.items()}
+    specs |= {name: tf.TensorSpec([], tf.float32) for name in rule.hears}
+
+    def named(state, inverse):
+        (tensor_state,), shared = state
+        return {
+            **{_STATE + name: _permute(x[0], inverse) for name, x in tensor_state.items()},
+            **{_SHARED + name: x[0] for name, x in shared.items()},
+        }
 
     @tf.function(autograph=False)
     def init_state(parameter):
         order, inverse = _orders(parameter)
-        params = [_permute(parameter, order)[None]]
-        (state,) = rule.init_state(_single(theta), params)
-        return {_STATE + name: _permute(value[0], inverse) for name, value in state.items()}
+        return named(rule.init_state(_single(theta), [_permute(parameter, order)[None]]), inverse)
 
     @tf.function(autograph=False)
-    def update(parameter, gradient, step, **state):
+    def update(parameter, gradient, step, **others):
         order, inverse = _orders(parameter)
-        old = {
-            name: tf.ensure_shape(_permute(state[_STATE + name], order), shape)[None]
+        tensor_state = {
+            name: tf.ensure_shape(_permute(others[_STATE + name], order), shape)[None]
             for name, shape in sorted_shapes.items()
         }
-        (change,), (new,) = rule.update(
+        shared = {name: others[_SHARED + name][None] for name in shared_shapes}
+        (change,), state = rule.update(
             _single(theta),
-            [old],
+            State([tensor_state], shared),
             [_permute(gradient, order)[None]],
             [_permute(parameter, order)[None]],
-            Signals(step[None]),
+            Signals.silent(step[None], **{name: others[name][None] for name in rule.hears}),
         )
-        outputs = {_STATE + name: _permute(value[0], inverse) for name, value in new.items()}
-        return {"parameter": parameter + _permute(change[0], inverse), **outputs}
+        return {"parameter": parameter + _permute(change[0], inverse), **named(state, inverse)}
 
     return {
         f"init_state_rank_{rank}": init_state.get_concrete_function(parameter=tensor),
         f"update_rank_{rank}": update.get_concrete_function(
-            parameter=tensor, gradient=tensor, step=tf.TensorSpec([], tf.int32), **state_specs
+            parameter=tensor, gradient=tensor, step=tf.TensorSpec([], tf.int32), **specs
         ),
     }
 
@@ -173,16 +199,21 @@ def _single(theta):
 
 
 def _state_shapes(rule, theta, rank):
-    """The static shape of each state of a tensor with sorted dimensions of open size."""
+    """The static shapes of the states of a tensor with sorted dimensions of open size.
+
+    Returns:
+        A dict for the tensor's own state, and one for the shared state.
+    """
     sizes = range(2, rank + 2)
-    (example,) = rule.init_state(_single(theta), [tf.zeros([1, *sizes])])
-    return {
+    (example,), shared = rule.init_state(_single(theta), [tf.zeros([1, *sizes])])
+    tensor = {
         name: [
             size if i < len(value.shape) - 1 - rank or size == 1 else None
             for i, size in enumerate(value.shape[1:])
         ]
         for name, value in example.items()
     }
+    return tensor, {name: value.shape[1:] for name, value in shared.items()}
 
 
 def _orders(parameter):

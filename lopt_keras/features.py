@@ -5,6 +5,8 @@ side; the Keras optimizer has P = 1), `F` features and a tensor's own `*shape`.
 Features come before the tensor's dimensions, so that each is a contiguous plane.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 from keras import ops
 
@@ -20,6 +22,44 @@ def broadcast_over(values, rank):
 def accumulate(accumulator, value, decay):
     """`a <- b a + (1 - b) x`, without bias correction."""
     return decay * accumulator + (1.0 - decay) * value
+
+
+def second_moment_scale(x, epsilon, axis):
+    """`rsqrt(epsilon + mean(x^2))` over the axes, which are kept with size 1.
+
+    Without axes, entry by entry.
+    """
+    squares = ops.square(x)
+    return ops.rsqrt(epsilon + (ops.mean(squares, axis=axis, keepdims=True) if axis else squares))
+
+
+def clipped_log(x):
+    """`clip(log(1e-8 + |x|), -5, 5)` (Metz et al., arXiv 2009.11243, appendix)."""
+    return ops.clip(ops.log(1e-8 + ops.abs(x)), -5.0, 5.0)
+
+
+def flat(x):
+    """`[P, *shape]` -> `[P, n]`."""
+    return ops.reshape(x, (x.shape[0], -1))
+
+
+def norm(x):
+    """The Euclidean norm of each particle's tensor: `[P, *shape]` -> `[P]`."""
+    return ops.sqrt(ops.sum(ops.square(flat(x)), axis=1))
+
+
+def moments(x):
+    """Mean and population variance of each particle's tensor, `[P]` each."""
+    mean = ops.mean(flat(x), axis=1)
+    return mean, ops.mean(ops.square(flat(x) - mean[:, None]), axis=1)
+
+
+def sine_embedding(step):
+    """`sin(t / (c pi))` for each c of `TIMESCALES`: `[P, 1]` -> `[P, 11]`.
+
+    Source: Metz et al., arXiv 2009.11243, appendix.
+    """
+    return ops.sin(step / (np.asarray(TIMESCALES, "float32") * np.float32(np.pi)))
 
 
 def time_embedding(step):
@@ -80,6 +120,64 @@ def factored_axes(shape):
 
 def safe_rsqrt(x):
     return ops.rsqrt(ops.maximum(x, 1e-9))
+
+
+class FactoredMoments(NamedTuple):
+    """Second moments of a tensor, and what preconditions with them.
+
+    Attributes:
+        state: dict of the accumulators; `row` and `col` for rank 2 and more, `v`
+            for less.
+        grad_factor, momentum_factor: `[P, F, *shape]`, what g and m are multiplied by.
+        row, col: the accumulators as features, which broadcast to the tensor.
+    """
+
+    state: Any
+    grad_factor: Any
+    momentum_factor: Any
+    row: Any
+    col: Any
+
+
+def init_factored_moments(param, count):
+    """The accumulators before the first step, `count` of each, for `[P, *shape]`."""
+    particles, *shape = ops.shape(param)
+    axes = factored_axes(param.shape[1:])
+    if axes is None:
+        return {"v": ops.zeros((particles, count, *shape), "float32")}
+    state = {}
+    for name, axis in zip(("col", "row"), axes, strict=True):
+        reduced = [1 if i == axis else size for i, size in enumerate(shape)]
+        state[name] = ops.zeros((particles, count, *reduced), "float32")
+    return state
+
+
+def factored_moments(state, grad, decay):
+    """The factored second moments after a step.
+
+    For tensors of rank 0 and 1, all is entry by entry, and row and column are both v.
+
+    Args:
+        state: dict, as from `init_factored_moments`.
+        grad: `[P, *shape]`.
+        decay: broadcasts to `[P, F, *shape]`.
+
+    Returns:
+        `FactoredMoments`.
+
+    Source: Shazeer and Stern, arXiv 1804.04235, section 3; Metz et al., arXiv 2203.11860.
+    """
+    squared = ops.square(grad[:, None]) + 1e-30
+    axes = factored_axes(grad.shape[1:])
+    if axes is None:
+        v = accumulate(state["v"], squared, decay)
+        return FactoredMoments({"v": v}, safe_rsqrt(v + 1e-9), ops.rsqrt(v + 1e-6), v, v)
+    d1, d0 = (axis + 2 for axis in axes)
+    row = accumulate(state["row"], ops.mean(squared, axis=d0, keepdims=True), decay)
+    col = accumulate(state["col"], ops.mean(squared, axis=d1, keepdims=True), decay)
+    row_mean = ops.mean(row, axis=d1, keepdims=True)
+    factor = safe_rsqrt(row / (row_mean + 1e-9)) * safe_rsqrt(col)
+    return FactoredMoments({"row": row, "col": col}, factor, factor, row, col)
 
 
 def gradients_are_usable(gradients):

@@ -2,17 +2,23 @@
 
 import contextlib
 import functools
+import math
 import os
+import warnings
 
 import keras
 import numpy as np
 from keras import ops
 
-from lopt_keras import features, pretrained, rules, saved_model
+from lopt_keras import features, observations, pretrained, rounding, rules, saved_model
 from lopt_keras.rules import base
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
+elif keras.backend.backend() == "torch":
+    import torch
+
+_STATE_DTYPES = ("float32", "bfloat16")
 
 
 @keras.saving.register_keras_serializable("lopt_keras")
@@ -23,10 +29,17 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
     >>> model.compile(optimizer=LearnedOptimizer(), loss="mse")
 
-    Parameters of any rank and float dtype are trained; state and network
-    arithmetic are float32. A step in which a gradient is not finite, or too
-    large for its square to be summed in float32 (about 1e19), changes nothing
-    but `skipped_steps`.
+    Parameters of any rank and float dtype are trained; network arithmetic is
+    float32. A step in which a gradient is not finite, or too large for its square
+    to be summed in float32 (about 1e19), changes nothing but `skipped_steps`.
+
+    A rule may make use of more than gradients (`rule.hears`). The training loss
+    arrives by itself in `fit` with TensorFlow and torch, except under a
+    `LossScaleOptimizer` or `MultiOptimizer`, and by `observe` in a custom loop;
+    the validation loss by `lopt_keras.callbacks.ValidationLoss` or `observe`; the
+    planned number of steps by `total_steps` or `lopt_keras.callbacks.Horizon`. A
+    rule that does not hear a signal works from a neutral value, and the first
+    step warns of it.
 
     Args:
         weights: The meta-parameters theta. One of:
@@ -42,7 +55,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             or a callable without arguments. Multiplies the learned step.
             Defaults to `1.0`, what the weights were meta-trained with.
         total_steps: Planned number of steps, for rules that can use the horizon,
-            or `None` if it is not known. Defaults to `None`.
+            or `None` if it is not known. An attribute that can be assigned, also
+            while training. Defaults to `None`.
         weight_decay: Share of each parameter taken away per step, times
             `learning_rate` (mind that it is 1 here, not 0.001). Defaults to `None`.
         clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
@@ -53,7 +67,10 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             `model.compile` says of the model's (Keras leaves XLA off on machines
             without an accelerator). Only with TensorFlow, outside of
             `tf.distribute`. Defaults to `True`.
-        seed: Integer, for `weights=None`. Defaults to `0`.
+        state_dtype: `"float32"`, or `"bfloat16"` to keep the parts of the state
+            that are as large as their parameter in half the memory; they are
+            rounded stochastically. Defaults to `"float32"`.
+        seed: Integer, for `weights=None` and for rounding. Defaults to `0`.
         name: Name of the optimizer. Defaults to `"learned_optimizer"`.
 
     Raises:
@@ -79,6 +96,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         loss_scale_factor=None,
         gradient_accumulation_steps=None,
         jit_compile=True,
+        state_dtype="float32",
         seed=0,
         name="learned_optimizer",
         **kwargs,
@@ -94,10 +112,13 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         ):
             if value is not None:
                 base.check_number(argument, value)
-        if total_steps is not None:
-            base.check_integer("total_steps", total_steps, low=1)
-        if not isinstance(jit_compile, bool):
-            raise TypeError(f"`jit_compile` must be a bool. Received: jit_compile={jit_compile!r}")
+        _check_total_steps(total_steps)
+        if state_dtype not in _STATE_DTYPES:
+            raise ValueError(
+                f"`state_dtype` must be one of {_STATE_DTYPES}. "
+                f"Received: state_dtype={state_dtype!r}"
+            )
+        base.check_bool("jit_compile", jit_compile)
         base.check_integer("seed", seed, low=0)
         rule, theta = _resolve(weights, rule, seed)
         super().__init__(
@@ -115,14 +136,23 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             **kwargs,
         )
         self.rule = rule
-        self.total_steps = total_steps
         self.seed = seed
         self.jit_compile = jit_compile
+        self.state_dtype = state_dtype
         self._theta = theta
         self._programs = {}
-        self._skipped_steps = self.add_variable(
-            shape=(), dtype="int", name="skipped_steps", aggregation="only_first_replica"
+        self._warned = False
+        self._expected = set()
+        self._skipped_steps, self._total_steps = (
+            self.add_variable(shape=(), dtype="int", name=name, aggregation="only_first_replica")
+            for name in ("skipped_steps", "total_steps")
         )
+        self.total_steps = total_steps
+        self._observations = {
+            name: observations.Observation(self, name)
+            for name in rule.hears
+            if name != "total_steps"
+        }
 
     @property
     def theta(self):
@@ -134,34 +164,93 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         """Number of steps left out because a gradient was not finite, an int."""
         return int(ops.convert_to_numpy(self._skipped_steps))
 
+    @property
+    def total_steps(self):
+        """The planned number of steps, an int, or `None`."""
+        return int(ops.convert_to_numpy(self._total_steps)) or None
+
+    @total_steps.setter
+    def total_steps(self, value):
+        _check_total_steps(value)
+        self._total_steps.assign(value or 0)
+
+    def observe(self, train_loss=None, validation_loss=None):
+        """Tells the rule a loss, for the next step.
+
+        Between two steps, several values of one loss are averaged. What the rule
+        does not make use of, and what is not finite, is ignored. In a replica of
+        `tf.distribute`, each replica tells the loss of its own part of the batch.
+
+        Args:
+            train_loss: scalar, the mean loss whose gradients come next.
+            validation_loss: scalar, a mean loss on held-out data.
+
+        Raises:
+            ValueError: if neither is given, or one is no scalar.
+        """
+        given = {"train_loss": train_loss, "validation_loss": validation_loss}
+        given = {name: value for name, value in given.items() if value is not None}
+        if not given:
+            raise ValueError("`observe` needs `train_loss` or `validation_loss`. Received neither.")
+        for name, value in given.items():
+            value = ops.convert_to_tensor(value)
+            if len(value.shape):
+                raise ValueError(f"`{name}` must be a scalar. Received shape: {tuple(value.shape)}")
+            if name in self._observations:
+                self.expect(name)
+                self._observations[name].add(value)
+
+    def expect(self, signal):
+        """Says that a signal of `rule.hears` will come: no warning that it is missing."""
+        self._expected.add(signal)
+
+    def scale_loss(self, loss):
+        """As every Keras optimizer; the trainer passes each training loss through here."""
+        # With JAX, what is assigned here is lost: the trainer drops it.
+        if "train_loss" in self._observations and keras.backend.backend() != "jax":
+            replicas = 1
+            if keras.backend.backend() == "tensorflow":
+                replicas = tf.distribute.get_strategy().num_replicas_in_sync
+            # The trainer has divided the loss by the number of replicas.
+            self.observe(train_loss=loss * replicas)
+        return super().scale_loss(loss)
+
     def build(self, variables):
-        """Creates the state of the rule for each variable, in float32."""
+        """Creates the state of the rule for each variable."""
         if self.built:
             return
         super().build(variables)
         with _outside_of_graphs():
-            theta = {name: ops.convert_to_tensor(v[None]) for name, v in self._theta.items()}
+            theta = self._particle(self._theta)
             params = [ops.zeros((1, *v.shape), "float32") for v in variables]
-            state = self.rule.init_state(theta, params)
-        self._state = [
-            self._add_state(variable, tensor_state)
-            for variable, tensor_state in zip(variables, state, strict=True)
+            state = self.rule.init_state(theta, params, [_path(v) for v in variables])
+        tensors = [
+            self._add_state(_path(variable).replace("/", "_").replace(":", "_"), tensor, variable)
+            for variable, tensor in zip(variables, state.tensors, strict=True)
         ]
+        self._state = base.State(tensors, self._add_state("shared", state.shared))
 
-    def _add_state(self, variable, tensor_state):
-        path = getattr(variable, "path", variable.name).replace("/", "_").replace(":", "_")
-        return {
-            name: self.add_variable(
+    def _add_state(self, prefix, arrays, variable=None):
+        """A variable for each array of `[1, ...]`."""
+        variables = {}
+        for name, value in arrays.items():
+            # What is small next to the parameter is no burden in float32.
+            large = variable is not None and math.prod(value.shape) >= math.prod(variable.shape)
+            variables[name] = self.add_variable(
                 shape=value.shape[1:],
                 initializer=_initializer(ops.convert_to_numpy(value)[0]),
-                dtype="float32",
-                name=f"{path}_{name}",
+                dtype=self.state_dtype if large else "float32",
+                name=f"{prefix}_{name}",
             )
-            for name, value in tensor_state.items()
-        }
+        return variables
 
     def _backend_apply_gradients(self, grads, trainable_variables):
         """Replaces Keras's loop over variables by one step for the whole list."""
+        with _no_gradients():
+            self._apply_all(grads, trainable_variables)
+
+    def _apply_all(self, grads, trainable_variables):
+        self._warn_of_missing_signals()
         if keras.backend.backend() == "tensorflow":
             pairs = self._all_reduce_sum_gradients(zip(grads, trainable_variables, strict=True))
             # Makes the gradients of embeddings dense.
@@ -170,6 +259,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         usable = self._are_usable(grads)
         apply, grads = self._accumulate_gradients(usable, grads, trainable_variables)
         self._update(apply, self._clip_gradients(grads), trainable_variables)
+        self._forget(apply)
         if self.use_ema:
             self._update_averages(usable)
         # The caller advances `iterations` by one, which a step left out must not do.
@@ -177,63 +267,129 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         self._skipped_steps.assign_add(skipped)
         self._iterations.assign_sub(ops.cast(skipped, self._iterations.dtype))
 
+    def _warn_of_missing_signals(self):
+        missing = [name for name in self.rule.hears if name not in self._expected]
+        if missing and not self._warned:
+            warnings.warn(
+                f"The update rule {type(self.rule).__name__} makes use of {missing}, which "
+                "it has not heard of; it works from neutral values. See `LearnedOptimizer`.",
+                stacklevel=2,
+            )
+        self._warned = True
+
+    def _forget(self, apply):
+        for name, observation in self._observations.items():
+            # The training loss of a step that is left out goes with it.
+            stale = name == "train_loss" and not self.gradient_accumulation_steps
+            observation.reset_where(ops.logical_or(apply, stale))
+
     def _are_usable(self, grads):
         def is_usable(grad):
             return features.gradients_are_usable([grad[None]])[0]
 
         return ops.all(
-            ops.stack([self._compiled(is_usable, tuple(grad.shape))(grad) for grad in grads])
+            ops.stack([self._compiled(is_usable, "usable", grad.shape)(grad) for grad in grads])
+        )
+
+    def _signals(self):
+        """`Signals` of this step, each of shape `[1]`."""
+        total_steps = ops.cast(self._total_steps, "float32")
+        known = {name: observation.mean() for name, observation in self._observations.items()}
+        known["total_steps"] = ops.where(total_steps > 0, total_steps, np.nan)
+        return base.Signals.silent(
+            ops.reshape(_value(self.iterations), (1,)),
+            **{name: ops.reshape(value, (1,)) for name, value in known.items()},
         )
 
     def _update(self, apply, grads, variables):
         """Steps with all variables, if `apply` holds."""
+        signals = self._signals()
+        shared = _values(self._state.shared)
+        indices = [self._get_variable_index(variable) for variable in variables]
+        state = [self._state.tensors[i] for i in indices]
+        kinds = [_kind(variable) for variable in variables]
+        new_state, summaries = self._summarise(kinds, state, shared, grads, variables)
+        new_shared, messages = self._coordinate(shared, summaries, signals)
         learning_rate = ops.cast(self.learning_rate, "float32")
-        step = _value(self.iterations)
-        indices = range(len(variables))
-        groups = [indices] if self.rule.mixes_tensors else [[i] for i in indices]
-        for group in groups:
-            members = [variables[i] for i in group]
-            state = [self._state[self._get_variable_index(v)] for v in members]
-            decay = tuple(self._decays(v) for v in members)
-            kinds = tuple((tuple(v.shape), str(v.dtype)) for v in members)
-            program = self._compiled(functools.partial(self._new_values, decay), kinds, decay)
-            params, new_state = program(
-                apply,
-                learning_rate,
-                step,
-                [grads[i] for i in group],
-                [_value(v) for v in members],
-                [{name: _value(v) for name, v in s.items()} for s in state],
+        for i, variable in enumerate(variables):
+            decays = self._decays(variable)
+            step = functools.partial(self._new_values, decays)
+            param, tensor_state = self._compiled(step, "update", kinds[i], decays)(
+                (apply, learning_rate, ops.cast(indices[i], "int32")),
+                (new_state[i], messages[i], grads[i], _value(variable), signals),
+                _values(state[i]),
             )
-            self._assign(members, params)
-            for old, new in zip(state, new_state, strict=True):
-                self._assign(old.values(), [new[name] for name in old])
-
-    def _new_values(self, decay, apply, learning_rate, step, grads, params, state):
-        """`(params, state)` after a step, or as they were unless `apply`; pure."""
-        wide = [_widened(param) for param in params]
-        if any(decay):
-            kept = 1.0 - self.weight_decay * learning_rate
-            wide = [
-                x * ops.cast(kept, x.dtype) if decays else x
-                for x, decays in zip(wide, decay, strict=True)
-            ]
-        updates, new_state = self.rule.update(
-            {name: ops.convert_to_tensor(value[None]) for name, value in self._theta.items()},
-            [{k: v[None] for k, v in s.items()} for s in state],
-            [grad[None] for grad in grads],
-            [ops.cast(x, "float32")[None] for x in wide],
-            base.Signals(ops.reshape(step, (1,)), self.total_steps),
+            self._assign([variable], [param])
+            self._assign_dict(state[i], tensor_state)
+        self._assign_dict(
+            self._state.shared,
+            {name: ops.where(apply, new_shared[name][0], shared[name]) for name in shared},
         )
-        new_params = [
-            ops.where(apply, ops.cast(x + ops.cast(learning_rate * u[0], x.dtype), old.dtype), old)
-            for x, u, old in zip(wide, updates, params, strict=True)
+
+    def _summarise(self, kinds, state, shared, grads, variables):
+        """The `[1, ...]` states and summaries of all variables: the rule's first part."""
+        if not self.rule.mixes_tensors:
+            return [{}] * len(state), [{}] * len(state)
+
+        def summarise(state, shared, grad, param):
+            return self.rule.summarise(
+                self._particle(self._theta),
+                _particles(state),
+                _particles(shared),
+                grad[None],
+                ops.cast(param, "float32")[None],
+            )
+
+        pairs = [
+            self._compiled(summarise, "summarise", kind)(
+                _values(tensor), shared, grad, _value(variable)
+            )
+            for kind, tensor, grad, variable in zip(kinds, state, grads, variables, strict=True)
         ]
-        new_state = [
-            {name: ops.where(apply, new[name][0], old[name]) for name in old}
-            for new, old in zip(new_state, state, strict=True)
-        ]
-        return new_params, new_state
+        new_state, summaries = zip(*pairs, strict=True)
+        return new_state, summaries
+
+    def _coordinate(self, shared, summaries, signals):
+        """The shared state and the messages to all variables: the rule's second part."""
+
+        def coordinate(shared, summaries, signals):
+            return self.rule.coordinate(
+                self._particle(self._theta), _particles(shared), summaries, signals
+            )
+
+        if shared:
+            coordinate = self._compiled(coordinate, "coordinate", len(summaries))
+        return coordinate(shared, summaries, signals)
+
+    def _new_values(self, decays, how, inputs, old_state):
+        """`(param, state)` of one variable after a step, or as they were; pure."""
+        apply, learning_rate, index = how
+        new_state, message, grad, old, signals = inputs
+        wide = _widened(old)
+        if decays:
+            wide = wide * ops.cast(1.0 - self.weight_decay * learning_rate, wide.dtype)
+        update, state = self.rule.update_tensor(
+            self._particle(self._theta),
+            # Without a first part of the rule, its state is the old one.
+            new_state or _particles(old_state),
+            message,
+            grad[None],
+            ops.cast(wide, "float32")[None],
+            signals,
+        )
+        param = ops.cast(wide + ops.cast(learning_rate * update[0], wide.dtype), old.dtype)
+        # Differs between steps, variables and the parts of a state.
+        seed = self.seed + 31 * ops.cast(signals.step[0], "int32") + 1_000_003 * index
+        rounded = {
+            name: _rounded(state[name][0], value, seed + 7_919 * i)
+            for i, (name, value) in enumerate(old_state.items())
+        }
+        new = {name: ops.where(apply, rounded[name], old_state[name]) for name in old_state}
+        return ops.where(apply, param, old), new
+
+    def _particle(self, arrays):
+        """Constants as one particle."""
+        return {name: ops.convert_to_tensor(value[None]) for name, value in arrays.items()}
 
     def _compiled(self, function, *key):
         """`function` as an XLA program, one for each key.
@@ -294,8 +450,10 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         ]
         self._assign(variables, values)
 
+    def _assign_dict(self, variables, values):
+        self._assign(list(variables.values()), [values[name] for name in variables])
+
     def _assign(self, variables, values):
-        variables = list(variables)
         if keras.backend.backend() != "tensorflow":
             for variable, value in zip(variables, values, strict=True):
                 self.assign(variable, value)
@@ -318,6 +476,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             "rule": rules.serialize(self.rule),
             "total_steps": self.total_steps,
             "jit_compile": self.jit_compile,
+            "state_dtype": self.state_dtype,
             "seed": self.seed,
         }
 
@@ -352,6 +511,11 @@ def _resolve(weights, rule, seed):
     return rule, rule.check_theta(theta)
 
 
+def _check_total_steps(value):
+    if value is not None:
+        base.check_integer("total_steps", value, low=1)
+
+
 def _initializer(array):
     """An initializer that TensorFlow can lift out of a function that it traces.
 
@@ -367,6 +531,32 @@ def _value(variable):
     return ops.cast(variable, variable.dtype)
 
 
+def _values(state):
+    """What a dict of variables holds."""
+    return {name: _value(variable) for name, variable in state.items()}
+
+
+def _particles(state):
+    """A state as one particle, in float32."""
+    return {name: ops.cast(value, "float32")[None] for name, value in state.items()}
+
+
+def _rounded(value, old, seed):
+    """A new entry of a state, in the dtype of the old one."""
+    if keras.backend.standardize_dtype(old.dtype) == "bfloat16":
+        return rounding.to_bfloat16(value, seed)
+    return value
+
+
+def _kind(variable):
+    """What decides which compiled programs serve a variable."""
+    return tuple(variable.shape), keras.backend.standardize_dtype(variable.dtype)
+
+
+def _path(variable):
+    return getattr(variable, "path", variable.name)
+
+
 def _widened(x):
     """In float32, or in its own dtype if that is wider."""
     return x if keras.backend.standardize_dtype(x.dtype) == "float64" else ops.cast(x, "float32")
@@ -377,3 +567,8 @@ def _outside_of_graphs():
     if keras.backend.backend() == "tensorflow":
         return tf.init_scope()
     return contextlib.nullcontext()
+
+
+def _no_gradients():
+    """A scope in which torch records nothing; the others do not need one."""
+    return torch.no_grad() if keras.backend.backend() == "torch" else contextlib.nullcontext()

@@ -1,22 +1,22 @@
 """Reading exported weights without executing anything they contain.
 
 An export (`export.saved_model.save`) is a SavedModel directory. Of its content
-only the variables and one JSON file are read here; the graph is left alone.
+only two assets are read here, theta as plain arrays and one JSON file, with
+NumPy alone: no TensorFlow is needed, and the graph is left alone.
 """
 
 import hashlib
 import json
 import os
+import zipfile
 
 import numpy as np
 
 from lopt_keras import rules
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 METADATA_FILE = os.path.join("assets", "metadata.json")
-
-_VARIABLES = os.path.join("variables", "variables")
-_PREFIX, _SUFFIX = "theta/", "/.ATTRIBUTES/VARIABLE_VALUE"
+THETA_FILE = os.path.join("assets", "theta.npz")
 
 
 def read(path):
@@ -41,11 +41,12 @@ def read(path):
     except (TypeError, ValueError) as error:
         raise ValueError(f"The export {path!r} names an unusable rule: {error}") from error
     _check_digests(path, metadata)
-    theta = read_theta(os.path.join(path, _VARIABLES))
+    file = os.path.join(path, THETA_FILE)
     try:
-        return rule, rule.check_theta(theta), metadata
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"The variables of the export {path!r} are unusable: {error}") from error
+        with np.load(file, allow_pickle=False) as arrays:
+            return rule, rule.check_theta(dict(arrays)), metadata
+    except (OSError, EOFError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"The theta in {file!r} is unusable: {error}") from error
 
 
 def read_metadata(path):
@@ -115,29 +116,3 @@ def _check_digests(path, metadata):
                 f"The export {path!r} is damaged: {name!r} is truncated or altered, "
                 "its sha256 does not match."
             )
-
-
-def read_theta(prefix):
-    """Theta from a TensorFlow checkpoint that tracks it as `theta`; nothing else is read.
-
-    Args:
-        prefix: path of the checkpoint, without the suffixes of its files.
-
-    Returns:
-        Dict from name to array, unchecked: see `UpdateRule.check_theta`.
-
-    Raises:
-        ValueError: if the checkpoint cannot be read.
-    """
-    # Only this needs TensorFlow: with another Keras backend, weights can be a dict.
-    import tensorflow as tf
-
-    try:
-        reader = tf.train.load_checkpoint(prefix)
-        names = [name for name in reader.get_variable_to_shape_map() if name.startswith(_PREFIX)]
-        return {
-            name.removeprefix(_PREFIX).removesuffix(_SUFFIX): np.asarray(reader.get_tensor(name))
-            for name in names
-        }
-    except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise ValueError(f"The variables {prefix!r} cannot be read: {error}") from error

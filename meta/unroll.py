@@ -109,7 +109,8 @@ def _step(rule, task, theta, inner, seed, num_problems, outer_split):
         held_out = task.batch(outer_split, random.fold_in(seed, 1), num_problems)
         outer_loss = task.loss(params, _repeat(held_out, copies))
 
-    updates, new_state = rule.update(theta, state, grads, params, rules.Signals(step))
+    signals = rules.Signals.silent(step, train_loss=train_loss)
+    updates, new_state = rule.update(theta, state, grads, params, signals)
     usable = features.gradients_are_usable(grads)
     updates = [features.select(usable, update, tf.zeros_like(update)) for update in updates]
     state = tf.nest.map_structure(lambda n, o: features.select(usable, n, o), new_state, state)

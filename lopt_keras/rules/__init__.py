@@ -1,65 +1,26 @@
 """Update rules: pure functions from gradients to steps, one network a file."""
 
-import keras
-
-from lopt_keras.rules.base import Signals, UpdateRule
+from lopt_keras.rules.base import Signals, State, UpdateRule
 from lopt_keras.rules.factored_mlp import FactoredMLP
 from lopt_keras.rules.handcrafted import SGD, Adam, AdamW
+from lopt_keras.rules.hierarchical import Hierarchical
+from lopt_keras.rules.learned_hyperparameters import LearnedHyperparameters
 from lopt_keras.rules.mlp import MLP
+from lopt_keras.rules.normalized_mlp import NormalizedMLP
+from lopt_keras.rules.recurrent import Recurrent
+from lopt_keras.rules.registry import get, register, serialize
+from lopt_keras.rules.scheduled import Scheduled
 
-_RULES = (MLP, FactoredMLP, SGD, Adam, AdamW)
-NAMES = tuple(rule.__name__ for rule in _RULES)
+NAMES = register(
+    MLP,
+    FactoredMLP,
+    NormalizedMLP,
+    Hierarchical,
+    Recurrent,
+    LearnedHyperparameters,
+    Scheduled,
+    SGD,
+    Adam,
+    AdamW,
+)
 """The names that `get` knows."""
-
-
-def get(identifier, **config):
-    """An update rule, from whatever names one.
-
-    Args:
-        identifier: an `UpdateRule`, returned as it is; a name in `NAMES`, in any
-            case and with or without underscores (`"factored_mlp"`); the name
-            under which a rule class is registered with
-            `keras.saving.register_keras_serializable`; or a dict as from
-            `serialize`.
-        **config: constructor arguments, with a name.
-
-    Raises:
-        TypeError: if the identifier is none of these.
-        ValueError: if no rule bears the name, or its arguments do not fit it.
-    """
-    if isinstance(identifier, UpdateRule):
-        return identifier
-    if isinstance(identifier, dict):
-        if set(identifier) != {"class_name", "config"}:
-            raise ValueError(
-                "A serialized rule must have the keys 'class_name' and 'config'. "
-                f"Received: {sorted(identifier, key=str)}"
-            )
-        return get(identifier["class_name"], **identifier["config"])
-    if not isinstance(identifier, str):
-        raise TypeError(
-            f"`rule` must be an UpdateRule or the name of one of {NAMES}. Received: {identifier!r}"
-        )
-    rule = _class_named(identifier)
-    try:
-        return rule(**config)
-    except TypeError as error:
-        raise ValueError(f"{rule.__name__} cannot be made from {config}: {error}") from error
-
-
-def serialize(rule):
-    """A rule as a dict that JSON can hold and `get` turns back."""
-    cls = type(rule)
-    name = cls.__name__ if cls in _RULES else keras.saving.get_registered_name(cls)
-    return {"class_name": name, "config": rule.get_config()}
-
-
-def _class_named(name):
-    plain = name.replace("_", "").lower()
-    for rule in _RULES:
-        if rule.__name__.lower() == plain:
-            return rule
-    registered = keras.saving.get_registered_object(name)
-    if isinstance(registered, type) and issubclass(registered, UpdateRule):
-        return registered
-    raise ValueError(f"`rule` must be the name of one of {NAMES}. Received: {name!r}")

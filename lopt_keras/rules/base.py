@@ -6,6 +6,7 @@ import math
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from keras import ops
 
 
 class Signals(NamedTuple):
@@ -13,11 +14,36 @@ class Signals(NamedTuple):
 
     Attributes:
         step: `[P]` integers, steps taken so far, counted from 0.
-        total_steps: the planned number of steps, an int, or None if not known.
+        total_steps: `[P]` float32, the planned number of steps.
+        train_loss: `[P]` float32, the loss that the gradients are of.
+        validation_loss: `[P]` float32, a loss on held-out data measured since the
+            last step.
+
+    All but `step` are NaN where they are not known, or not measured.
     """
 
     step: Any
-    total_steps: int | None = None
+    total_steps: Any
+    train_loss: Any
+    validation_loss: Any
+
+    @classmethod
+    def silent(cls, step, **known):
+        """Signals of which only the step, and what is given, is known."""
+        unknown = ops.full(ops.shape(step), np.nan, "float32")
+        return cls(step, **{name: unknown for name in cls._fields[1:]} | known)
+
+
+class State(NamedTuple):
+    """What an update rule remembers.
+
+    Attributes:
+        tensors: for each tensor, a dict of `[P, ...]` arrays.
+        shared: dict of `[P, ...]` arrays that belong to no tensor.
+    """
+
+    tensors: Any
+    shared: Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,17 +56,26 @@ class UpdateRule(abc.ABC):
     leading particle axis P, except those of `init_theta`, `from_reference` and
     `check_theta`, which describe a single theta.
 
-    A rule that treats each tensor on its own implements `theta_shapes`,
-    `init_theta`, `init_tensor_state` and `update_tensor`. A rule that mixes
-    information between tensors says so in `mixes_tensors`, and overrides
-    `init_state` and `update` instead of the last two.
+    A step has three parts, so that each tensor can be compiled on its own:
+
+    1. `summarise`, for each tensor, if the rule `mixes_tensors`;
+    2. `coordinate`, once, from all summaries and the shared state;
+    3. `update_tensor`, for each tensor.
+
+    Every rule implements `theta_shapes`, `init_theta`, `init_tensor_state` and
+    `update_tensor`; one with shared state also `init_shared_state` and
+    `coordinate`; one that mixes information between tensors `summarise` too.
 
     Attributes:
-        mixes_tensors: whether the update of a tensor depends on the others. If
-            not, `update` may be called for each on its own.
+        hears: names of the `Signals` that the rule makes use of, besides `step`.
+        mixes_tensors: whether the update of a tensor depends on the others.
+        permutes_with_axes: whether a tensor with its axes permuted gets the same
+            update with its axes permuted.
     """
 
+    hears: ClassVar[tuple[str, ...]] = ()
     mixes_tensors: ClassVar[bool] = False
+    permutes_with_axes: ClassVar[bool] = True
 
     @abc.abstractmethod
     def theta_shapes(self):
@@ -50,17 +85,67 @@ class UpdateRule(abc.ABC):
     def init_theta(self, seed=0):
         """A start value for meta-training: dict from name to float32 array."""
 
-    def init_state(self, theta, params):
-        """The state before the first step.
+    @abc.abstractmethod
+    def init_tensor_state(self, theta, param, name):
+        """The state of one tensor before the first step.
+
+        Args:
+            theta: dict of `[P, ...]`.
+            param: `[P, *shape]`.
+            name: the tensor's name or path, `""` where it has none.
+
+        Returns:
+            Dict of `[P, ..., *dims]`, each of the last axes as long as that of the
+            tensor, or of size 1.
+        """
+
+    def init_shared_state(self, theta):
+        """The state that belongs to no tensor: dict of `[P, ...]`."""
+        return {}
+
+    def summarise(self, theta, state, shared, grad, param):
+        """What the other tensors are to know of one tensor.
+
+        Returns:
+            `(state, summary)`: the tensor's state as far as it is known now, and
+            a dict of `[P, ...]` arrays of the same shape for every tensor.
+        """
+        raise NotImplementedError(f"{type(self).__name__} mixes no tensors")
+
+    def coordinate(self, theta, shared, summaries, signals):
+        """What concerns all tensors.
+
+        Args:
+            theta: dict of `[P, ...]`.
+            shared: the shared state.
+            summaries: list with what `summarise` gave for each tensor, or with
+                empty dicts, if the rule does not mix tensors.
+            signals: `Signals`.
+
+        Returns:
+            `(shared, messages)`: the new shared state and for each tensor a dict
+            of `[P, ...]` arrays.
+        """
+        return shared, [{}] * len(summaries)
+
+    @abc.abstractmethod
+    def update_tensor(self, theta, state, message, grad, param, signals):
+        """`(update, state)` of one tensor, from its state and its message."""
+
+    def init_state(self, theta, params, names=None):
+        """The `State` before the first step.
 
         Args:
             theta: dict of `[P, ...]`.
             params: list of `[P, *shape]`.
-
-        Returns:
-            A list with a dict of `[P, ...]` arrays for each tensor.
+            names: a name for each, or None. A rule may treat embeddings by theirs.
         """
-        return [self.init_tensor_state(theta, param) for param in params]
+        names = names or [""] * len(params)
+        tensors = [
+            self.init_tensor_state(theta, param, name)
+            for param, name in zip(params, names, strict=True)
+        ]
+        return State(tensors, self.init_shared_state(theta))
 
     def update(self, theta, state, grads, params, signals):
         """One step for all tensors.
@@ -74,20 +159,20 @@ class UpdateRule(abc.ABC):
         Returns:
             `(updates, state)`. The caller adds the updates to the params.
         """
+        tensors, summaries = state.tensors, [{}] * len(params)
+        if self.mixes_tensors:
+            pairs = [
+                self.summarise(theta, tensor, state.shared, grad, param)
+                for tensor, grad, param in zip(tensors, grads, params, strict=True)
+            ]
+            tensors, summaries = zip(*pairs, strict=True)
+        shared, messages = self.coordinate(theta, state.shared, summaries, signals)
         pairs = [
-            self.update_tensor(theta, tensor_state, grad, param, signals)
-            for tensor_state, grad, param in zip(state, grads, params, strict=True)
+            self.update_tensor(theta, tensor, message, grad, param, signals)
+            for tensor, message, grad, param in zip(tensors, messages, grads, params, strict=True)
         ]
-        updates, state = zip(*pairs, strict=True)
-        return list(updates), list(state)
-
-    def init_tensor_state(self, theta, param):
-        """The state of one tensor: dict of `[P, ...]`."""
-        raise NotImplementedError(f"{type(self).__name__} overrides neither init_state nor this")
-
-    def update_tensor(self, theta, state, grad, param, signals):
-        """`(update, state)` of one tensor."""
-        raise NotImplementedError(f"{type(self).__name__} overrides neither update nor this")
+        updates, tensors = zip(*pairs, strict=True)
+        return list(updates), State(list(tensors), shared)
 
     def from_reference(self, arrays):
         """Theta from arrays under the published implementation's names.
@@ -127,9 +212,8 @@ class UpdateRule(abc.ABC):
 
     def get_config(self):
         """The constructor's arguments, as JSON can hold them."""
-        return {
-            name: np.asarray(value).tolist() for name, value in dataclasses.asdict(self).items()
-        }
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: np.asarray(value).tolist() for name, value in fields.items()}
 
 
 def _check_entry(name, value, shape):
@@ -162,8 +246,15 @@ def check_number(name, value, low=0.0, high=math.inf, low_open=False):
         raise ValueError(f"`{name}` must be in {interval}. Received: {name}={value!r}")
 
 
-def check_decays(name, value):
-    """The decays as a tuple of floats; raises unless each is in [0, 1)."""
+def check_bool(name, value):
+    """Raises unless `value` is a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be a bool. Received: {name}={value!r}")
+
+
+def check_decay_field(rule, name):
+    """Makes a field of a rule a tuple of floats; raises unless each is in [0, 1)."""
+    value = getattr(rule, name)
     if isinstance(value, str) or not np.iterable(value):
         raise TypeError(f"`{name}` must be a sequence of numbers. Received: {name}={value!r}")
     value = tuple(value)
@@ -171,4 +262,21 @@ def check_decays(name, value):
         raise ValueError(f"`{name}` must hold at least one decay. Received: {name}={value!r}")
     for decay in value:
         check_number(name, decay, high=1.0)
-    return tuple(float(decay) for decay in value)
+    object.__setattr__(rule, name, tuple(float(decay) for decay in value))
+
+
+def check_decay_counts(rule):
+    """Checks `rms_decays` and `factored_decays` of a rule, against its `momentum_decays`."""
+    check_decay_field(rule, "rms_decays")
+    check_decay_field(rule, "factored_decays")
+    momenta = len(rule.momentum_decays)
+    if len(rule.rms_decays) not in (1, momenta):
+        raise ValueError(
+            f"`rms_decays` must hold 1 or {momenta} decays (as many as `momentum_decays`). "
+            f"Received: rms_decays={rule.rms_decays}"
+        )
+    if len(rule.factored_decays) != momenta:
+        raise ValueError(
+            f"`factored_decays` must hold {momenta} decays (as many as `momentum_decays`). "
+            f"Received: factored_decays={rule.factored_decays}"
+        )

@@ -5,7 +5,7 @@ import dataclasses
 from keras import ops
 
 from lopt_keras import features
-from lopt_keras.rules import mlp
+from lopt_keras.rules import base, mlp
 
 _DECAYS = ("momentum_decays", "rms_decays", "factored_decays")
 _REFERENCE_NAMES = {
@@ -57,19 +57,7 @@ class FactoredMLP(mlp.MLP):
 
     def __post_init__(self):
         super().__post_init__()
-        self._check_decay_field("rms_decays")
-        self._check_decay_field("factored_decays")
-        momenta = len(self.momentum_decays)
-        if len(self.rms_decays) not in (1, momenta):
-            raise ValueError(
-                f"`rms_decays` must hold 1 or {momenta} decays (as many as `momentum_decays`). "
-                f"Received: rms_decays={self.rms_decays}"
-            )
-        if len(self.factored_decays) != momenta:
-            raise ValueError(
-                f"`factored_decays` must hold {momenta} decays (as many as `momentum_decays`). "
-                f"Received: factored_decays={self.factored_decays}"
-            )
+        base.check_decay_counts(self)
 
     def num_tensor_features(self):
         momenta, rms = len(self.momentum_decays), len(self.rms_decays)
@@ -87,35 +75,26 @@ class FactoredMLP(mlp.MLP):
         theta = {ours: arrays.pop(key) for ours, key in published.items() if key in arrays}
         return self.check_theta({**theta, **arrays})
 
-    def init_tensor_state(self, theta, param):
+    def init_tensor_state(self, theta, param, name):
         particles, *shape = ops.shape(param)
-        axes = features.factored_axes(param.shape[1:])
+        return {
+            "m": ops.zeros((particles, len(self.momentum_decays), *shape), "float32"),
+            "rms": ops.zeros((particles, len(self.rms_decays), *shape), "float32"),
+            **features.init_factored_moments(param, len(self.factored_decays)),
+        }
 
-        def zeros(decays, shape):
-            return ops.zeros((particles, len(decays), *shape), "float32")
-
-        state = {"m": zeros(self.momentum_decays, shape), "rms": zeros(self.rms_decays, shape)}
-        if axes is None:
-            return {**state, "v": zeros(self.factored_decays, shape)}
-        for name, axis in zip(("col", "row"), axes, strict=True):
-            reduced = [1 if i == axis else size for i, size in enumerate(shape)]
-            state[name] = zeros(self.factored_decays, reduced)
-        return state
-
-    def update_tensor(self, theta, state, grad, param, signals):
-        axes = features.factored_axes(param.shape[1:])
+    def update_tensor(self, theta, state, message, grad, param, signals):
         decays = self._decays(theta, rank=len(param.shape) - 1)
         g, p = grad[:, None], param[:, None]
         m = features.accumulate(state["m"], g, decays["momentum_decays"])
         rms = features.accumulate(state["rms"], ops.square(g), decays["rms_decays"])
-        second_moment = _diagonal if axes is None else _factored
-        v_state, factor, m_factor, row, col = second_moment(
-            state, ops.square(g) + 1e-30, decays["factored_decays"], axes
-        )
+        moments = features.factored_moments(state, grad, decays["factored_decays"])
+        row, col = moments.row, moments.col
         rsqrt_rms = ops.rsqrt(rms + 1e-6)
-        inputs = [g, p, m, rms, m * rsqrt_rms, rsqrt_rms, g * factor, row, col]
-        inputs += [ops.rsqrt(row + 1e-8), ops.rsqrt(col + 1e-8), m * m_factor]
-        return self.step(theta, inputs, param, signals), {"m": m, "rms": rms, **v_state}
+        inputs = [g, p, m, rms, m * rsqrt_rms, rsqrt_rms, g * moments.grad_factor, row, col]
+        inputs += [ops.rsqrt(row + 1e-8), ops.rsqrt(col + 1e-8), m * moments.momentum_factor]
+        state = {"m": m, "rms": rms, **moments.state}
+        return self.step(theta, inputs, param, signals), state
 
     def _decays(self, theta, rank):
         decays = {}
@@ -125,23 +104,3 @@ class FactoredMLP(mlp.MLP):
                 value = ops.clip(value, 0.0, 1.0)
             decays[name] = features.broadcast_over(value, rank)
         return decays
-
-
-def _factored(state, squared, decay, axes):
-    """Second moments of a tensor of rank 2 or more, kept as rows and columns.
-
-    Returns:
-        The new state, the factors of g and of m, and the row and column features.
-    """
-    d1, d0 = (axis + 2 for axis in axes)
-    row = features.accumulate(state["row"], ops.mean(squared, axis=d0, keepdims=True), decay)
-    col = features.accumulate(state["col"], ops.mean(squared, axis=d1, keepdims=True), decay)
-    row_mean = ops.mean(row, axis=d1, keepdims=True)
-    factor = features.safe_rsqrt(row / (row_mean + 1e-9)) * features.safe_rsqrt(col)
-    return {"row": row, "col": col}, factor, factor, row, col
-
-
-def _diagonal(state, squared, decay, axes):
-    """The same for rank 0 and 1, entry by entry: row and column are both v."""
-    v = features.accumulate(state["v"], squared, decay)
-    return {"v": v}, features.safe_rsqrt(v + 1e-9), ops.rsqrt(v + 1e-6), v, v

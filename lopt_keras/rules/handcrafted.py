@@ -58,8 +58,7 @@ class SGD(_Handcrafted):
     def __post_init__(self):
         base.check_number("learning_rate", self.learning_rate, low_open=True)
         base.check_number("momentum", self.momentum, high=1.0)
-        if not isinstance(self.nesterov, bool):
-            raise TypeError(f"`nesterov` must be a bool. Received: nesterov={self.nesterov!r}")
+        base.check_bool("nesterov", self.nesterov)
 
     def _hyperparameters(self):
         return {
@@ -67,10 +66,10 @@ class SGD(_Handcrafted):
             "log_one_minus_momentum": np.log1p(-self.momentum),
         }
 
-    def init_tensor_state(self, theta, param):
+    def init_tensor_state(self, theta, param, name):
         return {"m": ops.zeros_like(param)}
 
-    def update_tensor(self, theta, state, grad, param, signals):
+    def update_tensor(self, theta, state, message, grad, param, signals):
         learning_rate = _scalar(theta, "log_learning_rate", param)
         momentum = 1.0 - _scalar(theta, "log_one_minus_momentum", param)
         m = momentum * state["m"] - learning_rate * grad
@@ -113,10 +112,10 @@ class Adam(_Handcrafted):
             "log_epsilon": np.log(self.epsilon),
         }
 
-    def init_tensor_state(self, theta, param):
+    def init_tensor_state(self, theta, param, name):
         return {"m": ops.zeros_like(param), "v": ops.zeros_like(param)}
 
-    def update_tensor(self, theta, state, grad, param, signals):
+    def update_tensor(self, theta, state, message, grad, param, signals):
         learning_rate = _scalar(theta, "log_learning_rate", param)
         epsilon = _scalar(theta, "log_epsilon", param)
         beta_1 = 1.0 - _scalar(theta, "log_one_minus_beta_1", param)
@@ -153,8 +152,8 @@ class AdamW(Adam):
     def _hyperparameters(self):
         return {**super()._hyperparameters(), "log_weight_decay": np.log(self.weight_decay)}
 
-    def update_tensor(self, theta, state, grad, param, signals):
-        update, state = super().update_tensor(theta, state, grad, param, signals)
+    def update_tensor(self, theta, state, message, grad, param, signals):
+        update, state = super().update_tensor(theta, state, message, grad, param, signals)
         learning_rate = _scalar(theta, "log_learning_rate", param)
         weight_decay = _scalar(theta, "log_weight_decay", param)
         return update - learning_rate * weight_decay * param, state

@@ -1,12 +1,11 @@
 """The per-parameter MLP of Metz et al. 2019."""
 
 import dataclasses
-import itertools
 
 import numpy as np
 from keras import ops
 
-from lopt_keras import features
+from lopt_keras import features, networks
 from lopt_keras.rules import base
 
 
@@ -47,10 +46,7 @@ class MLP(base.UpdateRule):
         base.check_integer("hidden_layers", self.hidden_layers, low=1, high=16)
         base.check_number("step_mult", self.step_mult)
         base.check_number("exp_mult", self.exp_mult)
-        self._check_decay_field("momentum_decays")
-
-    def _check_decay_field(self, name):
-        object.__setattr__(self, name, base.check_decays(name, getattr(self, name)))
+        base.check_decay_field(self, "momentum_decays")
 
     def num_tensor_features(self):
         """Inputs of the network besides the time embedding."""
@@ -58,21 +54,10 @@ class MLP(base.UpdateRule):
 
     def theta_shapes(self):
         inputs = self.num_tensor_features() + len(features.TIMESCALES)
-        sizes = [inputs, *[self.hidden_size] * self.hidden_layers, 2]
-        shapes = {}
-        for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-            shapes[f"w{i}"] = (fan_in, fan_out)
-            shapes[f"b{i}"] = (fan_out,)
-        return shapes
+        return networks.mlp_shapes([inputs, *[self.hidden_size] * self.hidden_layers, 2])
 
     def init_theta(self, seed=0):
-        """Weights normal with standard deviation `1 / sqrt(fan_in)`, all else zero."""
-        rng = np.random.default_rng(seed)
-        theta = {}
-        for name, shape in self.theta_shapes().items():
-            scale = shape[0] ** -0.5 if len(shape) == 2 else 0.0
-            theta[name] = (scale * rng.standard_normal(shape)).astype("float32")
-        return theta
+        return networks.random_weights(self.theta_shapes(), seed)
 
     def from_reference(self, arrays):
         arrays = dict(arrays)
@@ -84,11 +69,11 @@ class MLP(base.UpdateRule):
                     theta[ours] = arrays.pop(key)
         return self.check_theta({**theta, **arrays})
 
-    def init_tensor_state(self, theta, param):
+    def init_tensor_state(self, theta, param, name):
         particles, *shape = ops.shape(param)
         return {"m": ops.zeros((particles, len(self.momentum_decays), *shape), "float32")}
 
-    def update_tensor(self, theta, state, grad, param, signals):
+    def update_tensor(self, theta, state, message, grad, param, signals):
         rank = len(param.shape) - 1
         decays = np.asarray([self.momentum_decays], "float32")
         m = features.accumulate(state["m"], grad[:, None], features.broadcast_over(decays, rank))
@@ -108,48 +93,7 @@ class MLP(base.UpdateRule):
         Returns:
             `[P, *shape]`.
         """
-        hidden = _first_layer(theta, inputs, features.time_embedding(signals.step))
-        for i in range(1, self.hidden_layers + 1):
-            hidden = ops.matmul(ops.swapaxes(theta[f"w{i}"], 1, 2), ops.relu(hidden))
-            hidden = hidden + theta[f"b{i}"][:, :, None]
-        direction, magnitude = hidden[:, 0], hidden[:, 1]
-        step = -self.step_mult * direction * ops.exp(self.exp_mult * magnitude)
+        context = features.time_embedding(signals.step)
+        outputs = networks.mlp_per_parameter(theta, inputs, context, self.hidden_layers)
+        step = -self.step_mult * outputs[:, 0] * ops.exp(self.exp_mult * outputs[:, 1])
         return ops.reshape(step, ops.shape(param))
-
-
-def _first_layer(theta, inputs, time):
-    """Pre-activations `[P, hidden_size, n]` of the first layer.
-
-    Exact to rounding, but cheaper than concatenating normalised features: inputs
-    of one shape share one matrix product, those that are constant along an axis
-    are broadcast after theirs, the normalisation scales the weights instead of
-    the features, and the time embedding is a bias.
-    """
-    groups, row = {}, 0
-    for x in inputs:
-        groups.setdefault(tuple(x.shape[2:]), []).append((x, row))
-        row += x.shape[1]
-    weights = theta["w0"]
-    total = None
-    for members in groups.values():
-        x = _concatenate([x for x, _ in members])
-        w = _concatenate([weights[:, i : i + x.shape[1]] for x, i in members])
-        product = _normalised_product(w, x)
-        total = product if total is None else total + product
-    bias = theta["b0"] + ops.squeeze(ops.matmul(time[:, None], weights[:, row:]), 1)
-    particles, hidden_size = bias.shape
-    return ops.reshape(total, (particles, hidden_size, -1)) + bias[:, :, None]
-
-
-def _concatenate(arrays):
-    return arrays[0] if len(arrays) == 1 else ops.concatenate(arrays, axis=1)
-
-
-def _normalised_product(w, x):
-    """`w [P, F, H]` applied to `x [P, F, *shape]`, each feature second-moment normalised."""
-    particles, count, hidden_size = w.shape
-    flat = ops.reshape(x, (particles, count, -1))
-    second_moment = ops.mean(ops.square(flat), axis=2, keepdims=True)
-    w = w * ops.rsqrt(1e-5 + second_moment)
-    product = ops.matmul(ops.swapaxes(w, 1, 2), flat)
-    return ops.reshape(product, (particles, hidden_size, *ops.shape(x)[2:]))

@@ -43,7 +43,7 @@ def test_signatures_do_what_the_optimizer_does(path, signatures, shape):
     parameter = tf.constant(variable.numpy())
     state = signatures[f"init_state_rank_{rank}"](parameter=parameter)
     assert {k.removeprefix("state_"): tuple(v.shape) for k, v in state.items()} == {
-        k: tuple(v.shape) for k, v in optimizer._state[0].items()
+        k: tuple(v.shape) for k, v in optimizer._state.tensors[0].items()
     }
     for i in range(3):
         gradient = tf.constant(random(rng, shape))
@@ -163,7 +163,11 @@ def test_wrong_arguments_are_refused_before_anything_is_written(tmp_path):
     assert not os.listdir(tmp_path)
 
 
-def test_the_metadata_is_an_asset_of_the_saved_model(path):
+def test_metadata_and_theta_are_assets_of_the_saved_model(path):
     loaded = tf.saved_model.load(str(path))
-    with open(loaded.metadata.asset_path.numpy(), encoding="utf-8") as f:
+    metadata, theta = (asset.asset_path.numpy().decode() for asset in loaded.assets)
+    with open(metadata, encoding="utf-8") as f:
         assert json.load(f)["rule"] == rules.serialize(RULE)
+    with np.load(theta) as arrays:
+        for name, value in arrays.items():
+            np.testing.assert_array_equal(value, loaded.theta[name].numpy())

@@ -13,6 +13,9 @@ REFERENCES = {
     "mlp": rules.MLP(step_mult=0.1, exp_mult=0.1),
     "factored_mlp_h4": rules.FactoredMLP(hidden_size=4, step_mult=0.1, exp_mult=0.1),
     "factored_mlp_h32": rules.FactoredMLP(hidden_size=32, step_mult=0.1, exp_mult=0.1),
+    "hierarchical": rules.Hierarchical(step_mult=0.1, exp_mult=0.1),
+    "normalized_mlp": rules.NormalizedMLP(step_mult=0.01, orthogonalize=False),
+    "normalized_mlp_orthogonal": rules.NormalizedMLP(step_mult=0.01),
 }
 HANDCRAFTED = [
     rules.SGD(learning_rate=0.1, momentum=0.9),
@@ -20,7 +23,19 @@ HANDCRAFTED = [
     rules.Adam(learning_rate=0.01, beta_1=0.8, beta_2=0.99, epsilon=1e-5),
     rules.AdamW(learning_rate=0.01, weight_decay=0.1),
 ]
-ALL_RULES = [rules.MLP(hidden_size=4), rules.FactoredMLP(hidden_size=4), *HANDCRAFTED]
+ALL_RULES = [
+    rules.MLP(hidden_size=4),
+    rules.FactoredMLP(hidden_size=4),
+    rules.NormalizedMLP(hidden_size=4),
+    rules.NormalizedMLP(hidden_size=4, orthogonalize=False, adam_fallback=False),
+    rules.Hierarchical(hidden_size=4, lstm_size=4, decays=(0.5, 0.9)),
+    rules.Recurrent(hidden_size=4),
+    rules.Recurrent(hidden_size=3, hidden_layers=2, log_sign=True),
+    rules.LearnedHyperparameters(hidden_size=4),
+    rules.Scheduled("normalized_mlp", hidden_size=4),
+    rules.Scheduled(rules.Hierarchical(hidden_size=4, lstm_size=4)),
+    *HANDCRAFTED,
+]
 
 
 def load_vectors(name):
@@ -31,23 +46,42 @@ def load_vectors(name):
     return arrays, theta, names
 
 
-def apply(rule, theta, params, gradients):
-    """Parameters after each step of a rule with particle axis."""
+def published_signals(arrays, i):
+    """The losses that the published implementation heard before and in step i."""
+    names = {"train_loss": f"loss/{i}", "validation_loss": f"valid_loss_before_step/{i}"}
+    return {name: tf.constant(arrays[key])[None] for name, key in names.items() if key in arrays}
+
+
+def apply(rule, theta, params, gradients, heard=None):
+    """Parameters after each step of a rule with particle axis.
+
+    Args:
+        heard: for each step, a dict of the signals that are known.
+    """
     theta = {name: tf.constant(value) for name, value in theta.items()}
     state = rule.init_state(theta, params)
     particles = params[0].shape[0]
+    silence = {name: tf.fill([particles], np.nan) for name in rules.Signals._fields[1:]}
 
     @tf.function(jit_compile=True)
-    def step(params, state, grads, i):
-        signals = rules.Signals(tf.fill([particles], i))
+    def step(params, state, grads, i, known):
+        signals = rules.Signals.silent(tf.fill([particles], i), **known)
         updates, state = rule.update(theta, state, grads, params, signals)
         return [p + u for p, u in zip(params, updates, strict=True)], state
 
     history = []
     for i, grads in enumerate(gradients):
-        params, state = step(params, state, grads, tf.constant(i))
+        known = {**silence, **(heard[i] if heard else {})}
+        params, state = step(params, state, grads, tf.constant(i), known)
         history.append([p.numpy() for p in params])
     return history
+
+
+def assert_published(values, arrays, i, names):
+    for n, value in zip(names, values, strict=True):
+        expected = arrays[f"params/{i + 1}/{n}"]
+        # Relative to each entry, except next to zero, where parameters cancel.
+        np.testing.assert_allclose(value, expected, rtol=1e-5, atol=1e-6, err_msg=n)
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -57,11 +91,9 @@ def test_reproduces_the_published_implementation(name):
     theta = {k: v[None] for k, v in rule.from_reference(published_theta).items()}
     params = [tf.constant(arrays[f"params/0/{n}"][None]) for n in names]
     gradients = [[tf.constant(arrays[f"grads/{i}/{n}"][None]) for n in names] for i in range(8)]
-    for i, values in enumerate(apply(rule, theta, params, gradients)):
-        for n, value in zip(names, values, strict=True):
-            expected = arrays[f"params/{i + 1}/{n}"]
-            # Relative to each entry, except next to zero, where parameters cancel.
-            np.testing.assert_allclose(value[0], expected, rtol=1e-5, atol=1e-6, err_msg=n)
+    heard = [published_signals(arrays, i) for i in range(8)]
+    for i, values in enumerate(apply(rule, theta, params, gradients, heard)):
+        assert_published([value[0] for value in values], arrays, i, names)
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -70,11 +102,13 @@ def test_the_keras_optimizer_reproduces_the_published_implementation(name):
     rule = REFERENCES[name]
     optimizer = LearnedOptimizer(weights=rule.from_reference(published_theta), rule=rule)
     variables = [keras.Variable(arrays[f"params/0/{n}"]) for n in names]
+    for signal in rule.hears:
+        optimizer.expect(signal)
     for i in range(8):
+        if known := published_signals(arrays, i):
+            optimizer.observe(**{name: value[0] for name, value in known.items()})
         optimizer.apply([tf.constant(arrays[f"grads/{i}/{n}"]) for n in names], variables)
-        for n, variable in zip(names, variables, strict=True):
-            expected = arrays[f"params/{i + 1}/{n}"]
-            np.testing.assert_allclose(variable.numpy(), expected, rtol=1e-5, atol=1e-6, err_msg=n)
+        assert_published([v.numpy() for v in variables], arrays, i, names)
 
 
 @pytest.mark.parametrize("rule", HANDCRAFTED, ids=repr)

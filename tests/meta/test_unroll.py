@@ -86,7 +86,7 @@ def test_a_particle_with_an_unusable_gradient_stays_where_it_is():
     assert inner.params[0][1].numpy() == 1.0
     assert inner.params[0][0].numpy() < 1.0
     assert inner.step.numpy().tolist() == [3, 0]
-    assert inner.rule_state[0]["m"][1].numpy() == 0.0
+    assert inner.rule_state.tensors[0]["m"][1].numpy() == 0.0
 
 
 def test_the_same_seed_gives_the_same_program_bit_for_bit():

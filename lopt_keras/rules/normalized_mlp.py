@@ -1,0 +1,157 @@
+"""The normalised MLP of Celo2, whose steps all have the same size."""
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+from keras import ops
+
+from lopt_keras import features, networks
+from lopt_keras.rules import base, handcrafted, mlp
+
+_EPSILON = 1e-9
+_GRAD_BOUND, _GRAD_FEATURE_BOUND = 1000.0, 0.1
+_OUTPUTS = 3
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+_NEWTON_SCHULZ_STEPS = 5
+# With the weight decay of LearnedOptimizer, this is AdamW.
+_FALLBACK = handcrafted.Adam(learning_rate=1.0, beta_1=0.9, beta_2=0.95, epsilon=1e-8)
+
+
+@dataclasses.dataclass(frozen=True)
+class NormalizedMLP(mlp.MLP):
+    """A small per-parameter MLP whose output is normalised: it learns directions.
+
+    In the order of the rows of `w0`: g, g clipped at 0.1, P, m, rms, `m rsqrt(rms)`,
+    `rsqrt(rms)`, g preconditioned by the factored second moment, `g rsqrt(rms)`, and
+    for rank 2 and more the row and column accumulators, their rsqrt, and m
+    preconditioned likewise, each second-moment normalised over the last two axes.
+    The first output, the direction, is optionally orthogonalised, then normalised to
+    a root mean square of 1 over the last two axes and multiplied by `step_mult`,
+    which is a learning rate: `Scheduled` learns one. The third output is not used.
+
+    Theta: the layers' weights, as in `MLP`.
+
+    State bytes per parameter: 4 for each of `momentum_decays` and `rms_decays` (16 by
+    default), and 8 for tensors that Adam takes.
+
+    Args:
+        hidden_size: units in each hidden layer (ReLU).
+        hidden_layers: number of hidden layers.
+        step_mult: root mean square of the step.
+        exp_mult: scale of the second output m, which multiplies the direction by
+            `exp(exp_mult * m)` before it is normalised.
+        momentum_decays: decays of the accumulators of g, each in [0, 1).
+        rms_decays: decays of the accumulators of g^2: one, or as many as
+            `momentum_decays`.
+        factored_decays: decays of the factored second moments, as many as
+            `momentum_decays`.
+        orthogonalize: whether five Newton-Schulz iterations bring the singular values
+            of the direction, as a matrix of its last two axes, towards 1.
+        adam_fallback: whether tensors of rank 0 and 1, and embeddings (told by
+            "embedding" in their name), take steps of Adam (decays 0.9 and 0.95) with
+            the learning rate `step_mult` instead.
+
+    Raises:
+        TypeError, ValueError: naming the argument, its value and what is expected.
+
+    Reference:
+        Moudgil et al., "Celo2: towards learned optimization free lunch", arXiv
+        2602.19142. Newton-Schulz: Jordan et al., 2024, https://kellerjordan.github.io/posts/muon.
+    """
+
+    permutes_with_axes: ClassVar[bool] = False
+
+    hidden_size: int = 8
+    exp_mult: float = 0.0
+    momentum_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
+    rms_decays: tuple[float, ...] = (0.95,)
+    factored_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
+    orthogonalize: bool = True
+    adam_fallback: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        base.check_decay_counts(self)
+        for name in ("orthogonalize", "adam_fallback"):
+            base.check_bool(name, getattr(self, name))
+
+    def theta_shapes(self):
+        momenta, rms = len(self.momentum_decays), len(self.rms_decays)
+        inputs = 3 + momenta + rms + momenta + rms + momenta + rms + 5 * momenta
+        return networks.mlp_shapes([inputs, *[self.hidden_size] * self.hidden_layers, _OUTPUTS])
+
+    def from_reference(self, arrays):
+        arrays = {name.removeprefix("ff_mod_stack/~/"): value for name, value in arrays.items()}
+        groups = sorted(
+            (name for name in arrays if name.startswith("w0__")),
+            key=lambda name: int(name.removeprefix("w0__")),
+        )
+        first = [arrays.pop(name) for name in groups]
+        return self.check_theta({**arrays, **({"w0": np.concatenate(first)} if first else {})})
+
+    def init_tensor_state(self, theta, param, name):
+        particles, *shape = ops.shape(param)
+        if self.adam_fallback and (len(shape) < 2 or "embedding" in name.lower()):
+            return _FALLBACK.init_tensor_state(theta, param, name)
+        return {
+            "m": ops.zeros((particles, len(self.momentum_decays), *shape), "float32"),
+            "rms": ops.zeros((particles, len(self.rms_decays), *shape), "float32"),
+            **features.init_factored_moments(param, len(self.factored_decays)),
+        }
+
+    def update_tensor(self, theta, state, message, grad, param, signals):
+        if "rms" not in state:
+            return self._fallback_update(state, message, grad, param, signals)
+        rank = len(param.shape) - 1
+        grad = ops.clip(grad, -_GRAD_BOUND, _GRAD_BOUND)
+        g, p = grad[:, None], param[:, None]
+
+        def decays(values):
+            return features.broadcast_over(np.asarray([values], "float32"), rank)
+
+        m = features.accumulate(state["m"], g, decays(self.momentum_decays))
+        rms = features.accumulate(state["rms"], ops.square(g), decays(self.rms_decays))
+        moments = features.factored_moments(state, grad, decays(self.factored_decays))
+        rsqrt = ops.rsqrt(rms + 1e-8)
+        clipped = ops.clip(g, -_GRAD_FEATURE_BOUND, _GRAD_FEATURE_BOUND)
+        inputs = [g, clipped, p, m, rms, m * rsqrt, rsqrt, g * moments.grad_factor, g * rsqrt]
+        if rank >= 2:
+            row, col = moments.row, moments.col
+            inputs += [row, col, ops.rsqrt(row + 1e-8), ops.rsqrt(col + 1e-8)]
+            inputs += [m * moments.momentum_factor]
+        outputs = networks.mlp_per_parameter(
+            theta, inputs, None, self.hidden_layers, epsilon=_EPSILON, axes=2
+        )
+        step = outputs[:, 0] * ops.exp(self.exp_mult * outputs[:, 1])
+        step = self._normalised(ops.reshape(step, ops.shape(param)))
+        return -self.step_mult * step, {"m": m, "rms": rms, **moments.state}
+
+    def _fallback_update(self, state, message, grad, param, signals):
+        particles = param.shape[0]
+        theta = {
+            name: ops.full((particles,), value, "float32")
+            for name, value in _FALLBACK.init_theta().items()
+        }
+        update, state = _FALLBACK.update_tensor(theta, state, message, grad, param, signals)
+        return self.step_mult * update, state
+
+    def _normalised(self, step):
+        """`[P, *shape]` with a root mean square of 1 over the last two axes."""
+        rank = len(step.shape) - 1
+        if self.orthogonalize and rank >= 2:
+            step = _orthogonalized(step)
+        axis = tuple(range(max(1, rank - 1), rank + 1))
+        return step * features.second_moment_scale(step, _EPSILON, axis)
+
+
+def _orthogonalized(x):
+    """Newton-Schulz iterations on the matrices of the last two axes."""
+    tall = x.shape[-2] is not None and x.shape[-2] > x.shape[-1]
+    x = ops.swapaxes(x, -2, -1) if tall else x
+    x = x / (ops.sqrt(ops.sum(ops.square(x), axis=(-2, -1), keepdims=True)) + 1e-8)
+    a, b, c = _NEWTON_SCHULZ
+    for _ in range(_NEWTON_SCHULZ_STEPS):
+        gram = ops.matmul(x, ops.swapaxes(x, -2, -1))
+        x = a * x + ops.matmul(b * gram + c * ops.matmul(gram, gram), x)
+    return ops.swapaxes(x, -2, -1) if tall else x

@@ -1,0 +1,122 @@
+"""A learned step size for each tensor, on top of any rule."""
+
+import dataclasses
+from typing import Any
+
+from keras import ops
+
+from lopt_keras.rules import base, controller, registry
+
+_RULE = "rule_"
+
+
+@dataclasses.dataclass(frozen=True)
+class Scheduled(base.UpdateRule):
+    """Multiplies the steps of a rule by a learned factor for each tensor and step.
+
+    The factor is `step_mult * exp(exp_mult * tanh(o))`, with o the output of a
+    `controller.Controller`, which reads time, horizon, losses, and the norms of
+    gradient, parameter and step. Untrained it is `step_mult`. A normalised rule,
+    whose steps all have one size, needs this to be free of hyperparameters.
+
+    Theta: that of the rule, each name after `rule_`, and `schedule_w0`, `schedule_b0`,
+    ..., the layers of the controller.
+
+    State: that of the rule, and 3 numbers for each tensor.
+
+    Args:
+        rule: an `UpdateRule`, its name, or its serialized form.
+        hidden_size: units in each hidden layer (ReLU) of the controller.
+        hidden_layers: number of hidden layers of the controller.
+        step_mult: scale of the factor.
+        exp_mult: the logarithm of the largest change of the factor, up or down.
+
+    Raises:
+        TypeError, ValueError: naming the argument, its value and what is expected.
+
+    Reference:
+        The separation of a rule and its schedule follows Celo (Moudgil et al., arXiv
+        2501.12670, section 4), whose scheduler is an LSTM.
+    """
+
+    rule: Any = "normalized_mlp"
+    hidden_size: int = 16
+    hidden_layers: int = 2
+    step_mult: float = 1.0
+    exp_mult: float = 7.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "rule", registry.get(self.rule))
+        object.__setattr__(
+            self,
+            "_controller",
+            controller.Controller("schedule_", 1, self.hidden_size, self.hidden_layers),
+        )
+        base.check_number("step_mult", self.step_mult)
+        base.check_number("exp_mult", self.exp_mult)
+
+    @property
+    def hears(self):
+        return tuple(dict.fromkeys((*self.rule.hears, *controller.SIGNALS)))
+
+    @property
+    def mixes_tensors(self):
+        return self.rule.mixes_tensors
+
+    @property
+    def permutes_with_axes(self):
+        return self.rule.permutes_with_axes
+
+    def theta_shapes(self):
+        inner = {_RULE + name: shape for name, shape in self.rule.theta_shapes().items()}
+        return {**inner, **self._controller.theta_shapes()}
+
+    def init_theta(self, seed=0):
+        inner = {_RULE + name: value for name, value in self.rule.init_theta(seed).items()}
+        return {**inner, **self._controller.init_theta(seed)}
+
+    def init_tensor_state(self, theta, param, name):
+        inner = self.rule.init_tensor_state(_of_rule(theta), param, name)
+        return {**_named(inner), **self._controller.init_tensor_state(param)}
+
+    def init_shared_state(self, theta):
+        inner = self.rule.init_shared_state(_of_rule(theta))
+        particles = theta["schedule_b0"].shape[0]
+        return {**_named(inner), **self._controller.init_shared_state(particles)}
+
+    def summarise(self, theta, state, shared, grad, param):
+        inner, summary = self.rule.summarise(
+            _of_rule(theta), _of_rule(state), _of_rule(shared), grad, param
+        )
+        return {**state, **_named(inner)}, summary
+
+    def coordinate(self, theta, shared, summaries, signals):
+        inner, messages = self.rule.coordinate(
+            _of_rule(theta), _of_rule(shared), summaries, signals
+        )
+        own, heard = self._controller.listen(shared, signals)
+        messages = [{**_named(message), "heard": heard} for message in messages]
+        return {**_named(inner), **own}, messages
+
+    def update_tensor(self, theta, state, message, grad, param, signals):
+        update, inner = self.rule.update_tensor(
+            _of_rule(theta), _of_rule(state), _of_rule(message), grad, param, signals
+        )
+        output, own = self._controller(theta, state, message["heard"], grad, param, update, signals)
+        factor = self.step_mult * ops.exp(self.exp_mult * ops.tanh(output[:, 0]))
+        factor = ops.reshape(factor, (-1, *(1,) * (len(param.shape) - 1)))
+        return factor * update, {**_named(inner), **own}
+
+    def get_config(self):
+        return {**super().get_config(), "rule": registry.serialize(self.rule)}
+
+
+def _named(arrays):
+    """The rule's own entries of a dict that holds the controller's too."""
+    return {_RULE + name: value for name, value in arrays.items()}
+
+
+def _of_rule(arrays):
+    return {
+        name.removeprefix(_RULE): value for name, value in arrays.items() if name.startswith(_RULE)
+    }
