@@ -1,8 +1,8 @@
 """Learned optimizers for Keras: small neural networks, meta-trained to train yours."""
 
-from lopt_keras import rules
+from lopt_keras import callbacks, rules
 from lopt_keras.learned_optimizer import LearnedOptimizer
 from lopt_keras.pretrained import list_pretrained
 from lopt_keras.version import __version__
 
-__all__ = ["LearnedOptimizer", "__version__", "list_pretrained", "rules"]
+__all__ = ["LearnedOptimizer", "__version__", "callbacks", "list_pretrained", "rules"]

@@ -45,7 +45,8 @@ def flat(x):
 
 def norm(x):
     """The Euclidean norm of each particle's tensor: `[P, *shape]` -> `[P]`."""
-    return ops.sqrt(ops.sum(ops.square(flat(x)), axis=1))
+    # Not exactly zero, where the square root has no derivative.
+    return ops.sqrt(ops.sum(ops.square(flat(x)), axis=1) + 1e-30)
 
 
 def moments(x):

@@ -173,6 +173,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     def total_steps(self, value):
         _check_total_steps(value)
         self._total_steps.assign(value or 0)
+        if value:
+            self.expect("total_steps")
 
     def observe(self, train_loss=None, validation_loss=None):
         """Tells the rule a loss, for the next step.
@@ -208,11 +210,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         """As every Keras optimizer; the trainer passes each training loss through here."""
         # With JAX, what is assigned here is lost: the trainer drops it.
         if "train_loss" in self._observations and keras.backend.backend() != "jax":
-            replicas = 1
-            if keras.backend.backend() == "tensorflow":
-                replicas = tf.distribute.get_strategy().num_replicas_in_sync
             # The trainer has divided the loss by the number of replicas.
-            self.observe(train_loss=loss * replicas)
+            self.observe(train_loss=loss * _num_replicas())
         return super().scale_loss(loss)
 
     def build(self, variables):
@@ -251,14 +250,18 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
     def _apply_all(self, grads, trainable_variables):
         self._warn_of_missing_signals()
+        sums = [observation.sums() for observation in self._observations.values()]
         if keras.backend.backend() == "tensorflow":
-            pairs = self._all_reduce_sum_gradients(zip(grads, trainable_variables, strict=True))
-            # Makes the gradients of embeddings dense.
-            grads = [tf.ensure_shape(grad, variable.shape) for grad, variable in pairs]
+            grads, sums = self._reduced(grads, sums, trainable_variables)
+        losses = {
+            name: total / count
+            for name, (total, count) in zip(self._observations, sums, strict=True)
+        }
         grads = [ops.cast(grad, "float32") for grad in grads]
         usable = self._are_usable(grads)
         apply, grads = self._accumulate_gradients(usable, grads, trainable_variables)
-        self._update(apply, self._clip_gradients(grads), trainable_variables)
+        signals = self._signals(losses)
+        self._update(apply, self._clip_gradients(grads), trainable_variables, signals)
         self._forget(apply)
         if self.use_ema:
             self._update_averages(usable)
@@ -266,6 +269,16 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         skipped = ops.cast(ops.logical_not(usable), self._skipped_steps.dtype)
         self._skipped_steps.assign_add(skipped)
         self._iterations.assign_sub(ops.cast(skipped, self._iterations.dtype))
+
+    def _reduced(self, grads, sums, variables):
+        """Gradients and losses, summed over all replicas of `tf.distribute`."""
+        pairs = [*zip(grads, variables, strict=True), *((x, None) for pair in sums for x in pair)]
+        # At once: collective operations of which the order is not certain would mix.
+        reduced = [value for value, _ in self._all_reduce_sum_gradients(pairs)]
+        flat_sums = reduced[len(grads) :]
+        # Makes the gradients of embeddings dense.
+        grads = [tf.ensure_shape(g, v.shape) for g, v in zip(reduced, variables, strict=False)]
+        return grads, list(zip(flat_sums[::2], flat_sums[1::2], strict=True))
 
     def _warn_of_missing_signals(self):
         missing = [name for name in self.rule.hears if name not in self._expected]
@@ -281,7 +294,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         for name, observation in self._observations.items():
             # The training loss of a step that is left out goes with it.
             stale = name == "train_loss" and not self.gradient_accumulation_steps
-            observation.reset_where(ops.logical_or(apply, stale))
+            observation.forget_where(ops.logical_or(apply, stale))
 
     def _are_usable(self, grads):
         def is_usable(grad):
@@ -291,19 +304,17 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             ops.stack([self._compiled(is_usable, "usable", grad.shape)(grad) for grad in grads])
         )
 
-    def _signals(self):
-        """`Signals` of this step, each of shape `[1]`."""
+    def _signals(self, losses):
+        """`Signals` of this step, each of shape `[1]`; losses are NaN if nothing was heard."""
         total_steps = ops.cast(self._total_steps, "float32")
-        known = {name: observation.mean() for name, observation in self._observations.items()}
-        known["total_steps"] = ops.where(total_steps > 0, total_steps, np.nan)
+        known = {**losses, "total_steps": ops.where(total_steps > 0, total_steps, np.nan)}
         return base.Signals.silent(
             ops.reshape(_value(self.iterations), (1,)),
             **{name: ops.reshape(value, (1,)) for name, value in known.items()},
         )
 
-    def _update(self, apply, grads, variables):
+    def _update(self, apply, grads, variables, signals):
         """Steps with all variables, if `apply` holds."""
-        signals = self._signals()
         shared = _values(self._state.shared)
         indices = [self._get_variable_index(variable) for variable in variables]
         state = [self._state.tensors[i] for i in indices]
@@ -509,6 +520,12 @@ def _resolve(weights, rule, seed):
     carried, theta, _ = saved_model.read(path)
     rule = rule or carried
     return rule, rule.check_theta(theta)
+
+
+def _num_replicas():
+    if keras.backend.backend() == "tensorflow":
+        return tf.distribute.get_strategy().num_replicas_in_sync
+    return 1
 
 
 def _check_total_steps(value):

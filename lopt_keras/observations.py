@@ -8,7 +8,9 @@ if keras.backend.backend() == "tensorflow":
 
 
 class Observation:
-    """The mean of the values of one loss since the last step, in two variables.
+    """The values of one loss since the last step: their sum and count, two variables.
+
+    Under `tf.distribute`, each replica has a sum and a count of its own.
 
     Args:
         optimizer: the optimizer that owns the variables.
@@ -16,42 +18,52 @@ class Observation:
     """
 
     def __init__(self, optimizer, name):
-        total, count = (
-            optimizer.add_variable(
-                shape=(),
-                dtype="float32",
-                name=f"{name}_{statistic}",
-                aggregation="only_first_replica",
-            )
-            for statistic in ("total", "count")
+        self._total, self._count = (
+            _variable(optimizer, f"{name}_{statistic}") for statistic in ("total", "count")
         )
-        self._total, self._count = total, count
 
     def add(self, value):
-        """Hears a value, a scalar; one that is not finite is not heard.
-
-        Inside of a replica of `tf.distribute`, each replica gives the value of its
-        own part of the batch.
-        """
-        value = _mean_over_replicas(ops.cast(ops.stop_gradient(value), "float32"))
+        """Hears a value, a scalar; one that is not finite is not heard."""
+        value = ops.cast(ops.stop_gradient(value), "float32")
         finite = ops.isfinite(value)
-        self._total.assign_add(ops.where(finite, value, 0.0))
-        self._count.assign_add(ops.cast(finite, "float32"))
+        _in_each_replica(self._add, ops.where(finite, value, 0.0), ops.cast(finite, "float32"))
 
-    def mean(self):
-        """The mean, a float32 scalar: NaN where nothing was heard."""
-        return ops.cast(self._total, "float32") / ops.cast(self._count, "float32")
+    def _add(self, total, count):
+        self._total.assign_add(total)
+        self._count.assign_add(count)
 
-    def reset_where(self, condition):
+    def sums(self):
+        """The sum and the count, float32 scalars, of this replica."""
+        # A copy, as only an operation has the replica's device.
+        return [ops.copy(variable) for variable in (self._total, self._count)]
+
+    def forget_where(self, condition):
         """Forgets what was heard, if the condition holds."""
         for variable in (self._total, self._count):
-            variable.assign(ops.where(condition, 0.0, variable))
+            variable.assign(ops.where(condition, 0.0, ops.copy(variable)))
 
 
-def _mean_over_replicas(value):
-    if keras.backend.backend() != "tensorflow":
-        return value
-    context = tf.distribute.get_replica_context()
-    if context is None or context.num_replicas_in_sync == 1:
-        return value
-    return context.all_reduce(tf.distribute.ReduceOp.MEAN, value)
+def _variable(optimizer, name):
+    # `add_variable` has no argument for synchronization.
+    with keras.name_scope(optimizer.name, caller=optimizer):
+        variable = keras.Variable(
+            initializer="zeros",
+            shape=(),
+            dtype="float32",
+            trainable=False,
+            aggregation="sum",
+            synchronization="on_read",
+            name=name,
+        )
+    optimizer._track_variable(variable)
+    return variable
+
+
+def _in_each_replica(function, *args):
+    """Calls a function that adds to variables: from outside of replicas, in each."""
+    if keras.backend.backend() == "tensorflow":
+        strategy = tf.distribute.get_strategy()
+        if strategy.num_replicas_in_sync > 1 and tf.distribute.in_cross_replica_context():
+            strategy.run(function, args=args)
+            return
+    function(*args)

@@ -149,7 +149,8 @@ def _orthogonalized(x):
     """Newton-Schulz iterations on the matrices of the last two axes."""
     tall = x.shape[-2] is not None and x.shape[-2] > x.shape[-1]
     x = ops.swapaxes(x, -2, -1) if tall else x
-    x = x / (ops.sqrt(ops.sum(ops.square(x), axis=(-2, -1), keepdims=True)) + 1e-8)
+    norm = ops.sqrt(ops.sum(ops.square(x), axis=(-2, -1), keepdims=True) + 1e-30)
+    x = x / (norm + 1e-8)
     a, b, c = _NEWTON_SCHULZ
     for _ in range(_NEWTON_SCHULZ_STEPS):
         gram = ops.matmul(x, ops.swapaxes(x, -2, -1))

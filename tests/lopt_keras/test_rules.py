@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from lopt_keras import LearnedOptimizer, rules
+from lopt_keras.rules import recurrent
 
 VECTORS = pathlib.Path(__file__).parent.parent / "vectors"
 REFERENCES = {
@@ -153,6 +154,169 @@ def test_particles_do_not_interact(rule):
             np.testing.assert_allclose(alone[0], joint[i], rtol=1e-5, atol=1e-6)
 
 
+def random_theta(rule, seed=0):
+    """As `[1, ...]`, and random also where a rule starts from zeros."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: tf.constant(0.5 * rng.standard_normal((1, *shape)), tf.float32)
+        for name, shape in rule.theta_shapes().items()
+    }
+
+
+def one_update(rule, theta, grads, params, **known):
+    """The updates of the first step."""
+    state = rule.init_state(theta, params)
+    signals = rules.Signals.silent(tf.constant([0]), **known)
+    return rule.update(theta, state, grads, params, signals)[0]
+
+
+def tensors(shapes, seed=0):
+    rng = np.random.default_rng(seed)
+    return [tf.constant(rng.standard_normal((1, *shape)), tf.float32) for shape in shapes]
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e6])
+def test_updates_and_their_derivatives_are_finite(rule, scale):
+    theta = random_theta(rule)
+    params = tensors([(), (5,), (4, 6), (3, 3, 2, 4)])
+    with tf.GradientTape() as tape:
+        tape.watch(theta)
+        grads = [scale * x for x in params]
+        updates = one_update(rule, theta, grads, params)
+        total = tf.add_n([tf.reduce_sum(update) for update in updates])
+    for x in [*updates, *tape.gradient(total, list(theta.values()))]:
+        assert x is None or np.isfinite(x.numpy()).all()
+
+
+HEARERS = [rule for rule in ALL_RULES if rule.hears]
+
+
+@pytest.mark.parametrize("rule", HEARERS, ids=lambda rule: type(rule).__name__)
+def test_what_a_rule_says_it_hears_changes_its_update(rule):
+    theta, params, grads = random_theta(rule), tensors([(5,), (4, 6)]), tensors([(5,), (4, 6)], 1)
+    state = rule.init_state(theta, params)
+    # Losses are seen relative to those before: a first step makes them known.
+    known = {"train_loss": tf.constant([1.0]), "validation_loss": tf.constant([1.0])}
+    _, state = rule.update(
+        theta, state, grads, params, rules.Signals.silent(tf.constant([0]), **known)
+    )
+    for name in rule.hears:
+        signals = [
+            rules.Signals.silent(tf.constant([1]), **({name: tf.constant([v])} if v else {}))
+            for v in (None, 2.0, 5.0)
+        ]
+        updates = [rule.update(theta, state, grads, params, s)[0][1].numpy() for s in signals]
+        assert (updates[0] != updates[1]).any(), name
+        assert all(np.isfinite(update).all() for update in updates)
+
+
+@pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: type(rule).__name__)
+def test_only_a_rule_that_says_so_mixes_tensors(rule):
+    theta, params = random_theta(rule), tensors([(5,), (4, 6)])
+    state = rule.init_state(theta, params)
+    updates = []
+    for seed in (1, 2):
+        new_state, grads = state, [*tensors([(5,)], 0), *tensors([(4, 6)], seed)]
+        for i in range(2):
+            signals = rules.Signals.silent(tf.constant([i]))
+            update, new_state = rule.update(theta, new_state, grads, params, signals)
+        updates.append(update[0].numpy())
+    assert (updates[0] != updates[1]).any() == rule.mixes_tensors
+
+
+def test_the_recurrent_rule_is_a_gru():
+    rule = rules.Recurrent(hidden_size=4, step_mult=0.5)
+    theta = random_theta(rule)
+    cell = keras.layers.GRUCell(4, reset_after=False)
+    cell.build((None, 1))
+    cell.set_weights([theta[name][0].numpy() for name in ("kernel0", "recurrent_kernel0", "bias0")])
+    params = tensors([(2, 3)])
+    gradients = [tensors([(2, 3)], seed) for seed in range(3)]
+    history = apply(rule, {k: v.numpy() for k, v in theta.items()}, params, gradients)
+    hidden, expected = tf.zeros((6, 4)), params[0].numpy()
+    for grads, (values,) in zip(gradients, history, strict=True):
+        hidden, _ = cell(tf.reshape(grads[0], (6, 1)), hidden)
+        readout = tf.matmul(hidden, theta["readout_w"][0])
+        expected = expected + 0.5 * tf.reshape(readout, (1, 2, 3)).numpy()
+        np.testing.assert_allclose(values, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_logarithm_and_sign():
+    g = np.array([[[1.0, -np.exp(-5), np.exp(-10.0) / 2, 0.0]]], "float32")
+    expected = [[[0.0, -0.5, -1.0, -1.0], [1.0, -1.0, 0.5, 0.0]]]
+    np.testing.assert_allclose(recurrent.log_and_sign(g), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_untrained_learned_hyperparameters_are_adam():
+    rule = rules.LearnedHyperparameters(learning_rate=0.01, beta_1=0.8, epsilon=1e-5)
+    adam = rules.Adam(learning_rate=0.01, beta_1=0.8, epsilon=1e-5)
+    params = tensors([(), (5,), (4, 6)])
+    gradients = [tensors([(), (5,), (4, 6)], seed) for seed in range(10)]
+    thetas = [{k: v[None] for k, v in r.init_theta().items()} for r in (rule, adam)]
+    ours, reference = (
+        apply(r, theta, params, gradients) for r, theta in zip((rule, adam), thetas, strict=True)
+    )
+    for a, b in zip(ours, reference, strict=True):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sign", [-1.0, 1.0])
+def test_learned_hyperparameters_stay_in_their_ranges(sign):
+    rule = rules.LearnedHyperparameters(
+        learning_rate=0.01, learning_rate_range=100.0, epsilon=1e-9, decay_range=2.0
+    )
+    theta = {name: value[None] for name, value in rule.init_theta().items()}
+    theta["controller_b2"] = np.array([[1e9 * sign, 0.0, 0.0, 0.0]], "float32")
+    (update,) = one_update(rule, theta, tensors([(5,)], 1), tensors([(5,)]))
+    # The first step of Adam is the learning rate, by the sign of the gradient.
+    np.testing.assert_allclose(np.abs(update), 0.01 * 100.0**sign, rtol=1e-4)
+
+
+@pytest.mark.parametrize("output", [-1e9, 0.0, 0.5, 1e9])
+def test_a_schedule_multiplies_the_steps_of_its_rule(output):
+    inner = rules.MLP(hidden_size=4)
+    rule = rules.Scheduled(inner, step_mult=3.0, exp_mult=2.0)
+    theta = {name: tf.constant(value[None]) for name, value in rule.init_theta(1).items()}
+    theta["schedule_b2"] = tf.constant([[output]], tf.float32)
+    inner_theta = {name: tf.constant(value[None]) for name, value in inner.init_theta(1).items()}
+    shapes = [(), (5,), (4, 6)]
+    updates = one_update(rule, theta, tensors(shapes, 1), tensors(shapes))
+    expected = one_update(inner, inner_theta, tensors(shapes, 1), tensors(shapes))
+    factor = 3.0 * np.exp(2.0 * np.tanh(output))
+    for a, b in zip(updates, expected, strict=True):
+        np.testing.assert_allclose(a, factor * b, rtol=1e-5)
+
+
+@pytest.mark.parametrize("orthogonalize", [True, False])
+def test_normalised_steps_have_one_size(orthogonalize):
+    rule = rules.NormalizedMLP(step_mult=0.1, orthogonalize=orthogonalize, adam_fallback=False)
+    shapes = [(), (7,), (4, 6), (6, 4), (3, 4, 6)]
+    for scale in (1e-3, 1.0, 1e3):
+        grads = [scale * g for g in tensors(shapes, 1)]
+        for update in one_update(rule, random_theta(rule), grads, tensors(shapes)):
+            update = update.numpy()[0]
+            axes = tuple(range(update.ndim))[-2:]
+            size = np.sqrt((update**2).mean(axis=axes))
+            np.testing.assert_allclose(size, 0.1, rtol=1e-3)
+            if orthogonalize and update.ndim >= 2:
+                singular = np.linalg.svd(update, compute_uv=False)
+                assert (singular.max(axis=-1) < 2.5 * singular.min(axis=-1)).all()
+
+
+def test_adam_takes_vectors_and_embeddings():
+    rule = rules.NormalizedMLP(step_mult=0.1)
+    theta, params = random_theta(rule), tensors([(5,), (4, 6), (4, 6)])
+    names = ["dense/bias", "dense/kernel", "embedding/embeddings"]
+    state = rule.init_state(theta, params, names)
+    assert [set(tensor) == {"m", "v"} for tensor in state.tensors] == [True, False, True]
+    grads = tensors([(5,), (4, 6), (4, 6)], 1)
+    updates, _ = rule.update(theta, state, grads, params, rules.Signals.silent(tf.constant([0])))
+    for i in (0, 2):
+        np.testing.assert_allclose(updates[i], -0.1 * np.sign(grads[i]), rtol=1e-4)
+
+
 @pytest.mark.parametrize("rule", ALL_RULES, ids=repr)
 def test_serialization_through_json(rule):
     assert rules.get(json.loads(json.dumps(rules.serialize(rule)))) == rule
@@ -210,6 +374,12 @@ def test_init_theta_is_reproducible_and_scaled():
         (lambda: rules.SGD(nesterov=1), TypeError, "`nesterov`"),
         (lambda: rules.Adam(learning_rate=-1.0), ValueError, "`learning_rate`.*-1.0"),
         (lambda: rules.AdamW(weight_decay=0.0), ValueError, "`weight_decay`"),
+        (lambda: rules.NormalizedMLP(orthogonalize=1), TypeError, "`orthogonalize`.*1"),
+        (lambda: rules.Hierarchical(lstm_size=0), ValueError, "`lstm_size`.*0"),
+        (lambda: rules.Recurrent(log_sign="x"), TypeError, "`log_sign`.*'x'"),
+        (lambda: rules.LearnedHyperparameters(decay_range=0.5), ValueError, "`decay_range`.*0.5"),
+        (lambda: rules.Scheduled("nope"), ValueError, "'nope'"),
+        (lambda: rules.Scheduled(hidden_layers=0), ValueError, "`hidden_layers`.*0"),
         (lambda: rules.get("nope"), ValueError, "'nope'"),
         (lambda: rules.get("mlp", size=3), ValueError, "size"),
         (lambda: rules.get(3), TypeError, "3"),

@@ -1,0 +1,283 @@
+"""What the optimizer hears, and what it tells the rule."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from lopt_keras import LearnedOptimizer, callbacks, rules
+
+X = np.random.RandomState(0).standard_normal((64, 6)).astype("float32")
+Y = X[:, :1] * 2 - X[:, 1:2]
+
+
+@keras.saving.register_keras_serializable("test_signals")
+class Listener(rules.SGD):
+    """SGD that keeps what it hears, NaN as -1."""
+
+    hears = ("train_loss", "validation_loss", "total_steps")
+
+    def init_shared_state(self, theta):
+        return {name: keras.ops.zeros((1,)) for name in self.hears}
+
+    def coordinate(self, theta, shared, summaries, signals):
+        heard = {name: getattr(signals, name) for name in self.hears}
+        heard = {k: keras.ops.where(keras.ops.isfinite(x), x, -1.0) for k, x in heard.items()}
+        return heard, [{}] * len(summaries)
+
+
+def make_optimizer(**kwargs):
+    rule = Listener(learning_rate=1e-3)
+    return LearnedOptimizer(weights=rule.init_theta(), rule=rule, jit_compile=False, **kwargs)
+
+
+def make_model(optimizer, **kwargs):
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(1)])
+    model.compile(optimizer, loss="mse", **{"jit_compile": False, **kwargs})
+    return model
+
+
+def heard(optimizer):
+    """What the rule heard in the last step."""
+    return {name: v.numpy().item() for name, v in optimizer._state.shared.items()}
+
+
+def step(optimizer, variable, gradient=1.0):
+    optimizer.apply([tf.constant([gradient])], [variable])
+
+
+@pytest.fixture
+def optimizer():
+    optimizer = make_optimizer()
+    for signal in Listener.hears:
+        optimizer.expect(signal)
+    return optimizer
+
+
+@pytest.mark.parametrize("how", [{}, {"run_eagerly": True}, {"jit_compile": True}], ids=str)
+def test_the_training_loss_arrives_by_itself_under_fit(how):
+    optimizer = make_optimizer(total_steps=9)
+    optimizer.expect("validation_loss")
+    model = make_model(optimizer, **how)
+    expected = model.evaluate(X, Y, batch_size=64, verbose=0)
+    model.fit(X, Y, batch_size=64, verbose=0)
+    assert heard(optimizer) == {
+        "train_loss": pytest.approx(expected, rel=1e-5),
+        "validation_loss": -1.0,
+        "total_steps": 9.0,
+    }
+
+
+def test_the_training_loss_of_a_step_is_forgotten_after_it(optimizer):
+    variable = keras.Variable([1.0])
+    optimizer.observe(train_loss=0.5)
+    step(optimizer, variable)
+    assert heard(optimizer)["train_loss"] == 0.5
+    step(optimizer, variable)
+    assert heard(optimizer)["train_loss"] == -1.0
+
+
+def test_losses_between_two_steps_are_averaged(optimizer):
+    for loss in (1.0, 3.0, np.nan, np.inf):
+        optimizer.observe(train_loss=loss, validation_loss=2 * loss)
+    step(optimizer, keras.Variable([1.0]))
+    assert heard(optimizer)["train_loss"] == 2.0
+    assert heard(optimizer)["validation_loss"] == 4.0
+
+
+def test_observe_in_a_tf_function(optimizer):
+    variable = keras.Variable([1.0])
+
+    @tf.function
+    def train():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(variable.value**2)
+            optimizer.observe(train_loss=loss)
+        optimizer.apply(tape.gradient(loss, [variable.value]), [variable])
+
+    train()
+    assert heard(optimizer)["train_loss"] == 1.0
+
+
+def test_micro_batches_are_averaged():
+    optimizer = make_optimizer(gradient_accumulation_steps=2, total_steps=1)
+    optimizer.expect("validation_loss")
+    variable = keras.Variable([1.0])
+    for loss in (1.0, 2.0):
+        optimizer.observe(train_loss=loss)
+        step(optimizer, variable)
+    assert heard(optimizer)["train_loss"] == 1.5
+
+
+def test_a_step_that_is_left_out_takes_its_training_loss_along(optimizer):
+    variable = keras.Variable([1.0])
+    step(optimizer, variable)
+    optimizer.observe(train_loss=7.0, validation_loss=5.0)
+    step(optimizer, variable, np.nan)
+    assert heard(optimizer) == {"train_loss": -1.0, "validation_loss": -1.0, "total_steps": -1.0}
+    step(optimizer, variable)
+    assert heard(optimizer) == {"train_loss": -1.0, "validation_loss": 5.0, "total_steps": -1.0}
+
+
+def test_a_signal_that_is_missing_is_warned_of_once():
+    optimizer, variable = make_optimizer(), keras.Variable([1.0])
+    optimizer.observe(train_loss=1.0)
+    with pytest.warns(UserWarning, match=r"Listener .*\['validation_loss', 'total_steps'\]"):
+        step(optimizer, variable)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        step(optimizer, variable)
+
+
+def test_no_warning_where_all_is_heard():
+    optimizer = make_optimizer()
+    told = [callbacks.Horizon(), callbacks.ValidationLoss()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        make_model(optimizer).fit(X, Y, validation_split=0.25, verbose=0, callbacks=told)
+
+
+def test_observe_checks_what_it_is_given(optimizer):
+    with pytest.raises(ValueError, match="Received neither"):
+        optimizer.observe()
+    with pytest.raises(ValueError, match=r"`train_loss` must be a scalar.*\(2,\)"):
+        optimizer.observe(train_loss=[1.0, 2.0])
+
+
+def test_a_rule_that_hears_nothing_has_no_state_for_it():
+    rule = rules.SGD()
+    optimizer = LearnedOptimizer(weights=rule.init_theta(), rule=rule)
+    optimizer.observe(train_loss=1.0)
+    assert [v.name for v in optimizer.variables] == [
+        "iteration",
+        "learning_rate",
+        "skipped_steps",
+        "total_steps",
+    ]
+
+
+def test_total_steps_can_be_assigned_while_training():
+    optimizer, variable = make_optimizer(total_steps=5), keras.Variable([1.0])
+    compiled = tf.function(lambda: step(optimizer, variable))
+    optimizer.build([variable])
+    compiled()
+    assert heard(optimizer)["total_steps"] == 5.0
+    optimizer.total_steps = 7
+    compiled()
+    assert heard(optimizer)["total_steps"] == 7.0
+    assert optimizer.get_config()["total_steps"] == 7
+    optimizer.total_steps = None
+    assert optimizer.total_steps is None
+    with pytest.raises(ValueError, match="`total_steps`.*-1"):
+        optimizer.total_steps = -1
+
+
+def test_under_a_loss_scale_optimizer_the_rule_is_warned_of_the_training_loss():
+    optimizer = make_optimizer()
+    model = make_model(keras.optimizers.LossScaleOptimizer(optimizer))
+    told = [callbacks.Horizon(), callbacks.ValidationLoss()]
+    with pytest.warns(UserWarning, match=r"\['train_loss'\]"):
+        model.fit(X, Y, validation_data=(X, Y), verbose=0, callbacks=told)
+    assert optimizer.total_steps == 2
+
+
+# Several devices.
+
+
+def test_replicas_tell_the_mean_loss(mirrored_strategy):
+    with mirrored_strategy.scope():
+        optimizer = make_optimizer(total_steps=1)
+        model = make_model(optimizer)
+    expected = model.evaluate(X, Y, batch_size=64, verbose=0)
+    model.fit(
+        X, Y, batch_size=64, validation_data=(X, 2 * Y), epochs=2, verbose=0, shuffle=False,
+        callbacks=[callbacks.ValidationLoss()],
+    )  # fmt: skip
+    assert heard(optimizer)["validation_loss"] > 0
+    single = make_model(make_optimizer(total_steps=1))
+    single.fit(
+        X, Y, batch_size=64, validation_data=(X, 2 * Y), epochs=2, verbose=0, shuffle=False,
+        callbacks=[callbacks.ValidationLoss()],
+    )  # fmt: skip
+    assert heard(optimizer) == pytest.approx(heard(single.optimizer), rel=1e-4)
+    assert heard(optimizer)["train_loss"] < expected
+
+
+# Callbacks.
+
+
+@pytest.mark.parametrize("accumulation", [None, 2])
+def test_the_horizon_is_that_of_fit(accumulation):
+    optimizer = make_optimizer(gradient_accumulation_steps=accumulation)
+    model = make_model(optimizer)
+    seen = []
+    record = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(optimizer.total_steps)
+    )
+    model.fit(X, Y, batch_size=16, epochs=3, verbose=0, callbacks=[callbacks.Horizon(), record])
+    steps = 4 * 3 // (accumulation or 1)
+    assert set(seen) == {steps}
+    model.fit(X, Y, batch_size=16, epochs=1, verbose=0, callbacks=[callbacks.Horizon()])
+    assert optimizer.total_steps == steps + 4 // (accumulation or 1)
+
+
+def test_the_horizon_of_a_generator_is_known_from_the_second_epoch():
+    def batches():
+        for i in range(0, 64, 16):
+            yield X[i : i + 16], Y[i : i + 16]
+
+    signature = (tf.TensorSpec([None, 6]), tf.TensorSpec([None, 1]))
+    data = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    optimizer = make_optimizer()
+    seen = []
+    record = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: seen.append(optimizer.total_steps)
+    )
+    make_model(optimizer).fit(data, epochs=3, verbose=0, callbacks=[callbacks.Horizon(), record])
+    assert seen == [None, 12, 12]
+
+
+def test_the_validation_loss_of_each_epoch():
+    optimizer = make_optimizer()
+    history = make_model(optimizer).fit(
+        X,
+        Y,
+        batch_size=64,
+        validation_data=(X, 2 * Y),
+        epochs=2,
+        verbose=0,
+        callbacks=[callbacks.ValidationLoss()],
+    )
+    assert heard(optimizer)["validation_loss"] == pytest.approx(history.history["val_loss"][0])
+
+
+def test_the_validation_loss_of_every_n_batches_in_turn():
+    optimizer = make_optimizer()
+    seen = []
+    told = callbacks.ValidationLoss(data=(X, 2 * Y), every=2, batch_size=48)
+    record = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: seen.append(heard(optimizer)["validation_loss"])
+    )
+    model = make_model(optimizer)
+    optimizer.learning_rate = 0.0
+    model.fit(X, Y, batch_size=8, verbose=0, callbacks=[record, told])
+    first = model.evaluate(X[:48], 2 * Y[:48], batch_size=48, verbose=0)
+    second = model.evaluate(X[48:], 2 * Y[48:], batch_size=48, verbose=0)
+    expected = [-1, -1, first, -1, second, -1, first, -1]
+    assert seen == pytest.approx(expected, rel=1e-5)
+
+
+def test_callbacks_check_what_they_are_given():
+    for make, error, text in [
+        (lambda: callbacks.ValidationLoss(data=X), TypeError, "`data`.*ndarray"),
+        (lambda: callbacks.ValidationLoss(data=(X, Y[:3])), ValueError, "64 inputs and 3 targets"),
+        (lambda: callbacks.ValidationLoss(every=0), ValueError, "`every`.*0"),
+        (lambda: callbacks.ValidationLoss(batch_size=0), ValueError, "`batch_size`.*0"),
+    ]:
+        with pytest.raises(error, match=text):
+            make()
+    with pytest.raises(TypeError, match="Horizon needs a model .* LearnedOptimizer.*Adam"):
+        make_model("adam").fit(X, Y, verbose=0, callbacks=[callbacks.Horizon()])
