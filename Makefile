@@ -5,7 +5,7 @@ RUN := out/demo
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-backends lint clean
 
 demo: $(VENV)/installed
 	$(VENV)/bin/python -m meta.train --flagfile=benchmarks/demo.flags --out_dir=$(RUN)
@@ -14,6 +14,10 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed lint
 	$(VENV)/bin/python -m pytest -n 2 --dist=worksteal
+
+# The same optimizer under JAX and torch.
+test-backends: $(VENV)-backends/installed
+	$(VENV)-backends/bin/python -m pytest tests/backends
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
@@ -25,5 +29,11 @@ $(VENV)/installed: setup.py
 	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
 	touch $@
 
+$(VENV)-backends/installed: setup.py
+	$(PYTHON) -m venv $(VENV)-backends
+	$(VENV)-backends/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-backends/bin/python -m pip install --quiet --editable '.[backends,test]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) out build *.egg-info
+	rm -rf $(VENV) $(VENV)-backends out build *.egg-info

@@ -15,6 +15,7 @@ _META = [
     "tensorflow-datasets>=4.9.9",
     "tqdm>=4.66",
 ]
+_BACKENDS = ["jax>=0.5", "torch>=2.6"]
 _TEST = ["pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.6", "wheel"]
 
 setup(
@@ -28,7 +29,7 @@ setup(
     packages=find_packages(include=["lopt_keras*", "meta*", "export*"]),
     package_data={"lopt_keras.pretrained": ["*/*", "*/*/*"]},
     install_requires=["keras>=3.13", "numpy>=1.26", "tensorflow>=2.20"],
-    extras_require={"meta": _META, "test": _META + _TEST},
+    extras_require={"meta": _META, "test": _META + _TEST, "backends": _BACKENDS},
     entry_points={
         "console_scripts": [
             "lopt-meta-train = meta.train:run",

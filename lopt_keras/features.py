@@ -14,6 +14,11 @@ TIMESCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
 """The `c` of `time_embedding` (Metz et al., arXiv 1810.10180, appendix)."""
 
 
+def constant(values):
+    """A float32 tensor. NumPy's arrays do not mix with those of every backend."""
+    return ops.convert_to_tensor(np.asarray(values, "float32"))
+
+
 def broadcast_over(values, rank):
     """`[P, F]` -> `[P, F, 1, ..., 1]`, against features of a rank-`rank` tensor."""
     return ops.reshape(values, (*values.shape, *(1,) * rank))
@@ -60,7 +65,7 @@ def sine_embedding(step):
 
     Source: Metz et al., arXiv 2009.11243, appendix.
     """
-    return ops.sin(step / (np.asarray(TIMESCALES, "float32") * np.float32(np.pi)))
+    return ops.sin(step / (constant(TIMESCALES) * np.float32(np.pi)))
 
 
 def time_embedding(step):
@@ -75,7 +80,7 @@ def time_embedding(step):
     Source: Metz et al., arXiv 1810.10180, appendix.
     """
     step = ops.cast(step, "float32")[:, None]
-    return ops.tanh(step / np.asarray(TIMESCALES, "float32") - 1.0)
+    return ops.tanh(step / constant(TIMESCALES) - 1.0)
 
 
 def decays_from_offsets(initial_decays, offsets):
@@ -92,7 +97,7 @@ def decays_from_offsets(initial_decays, offsets):
     """
     # In float32 as published: 1 - 0.999 is off by 5e-5 there, and theta was learned with that.
     initial = np.log(np.float32(1.0) - np.asarray(initial_decays, "float32")) / np.float32(10.0)
-    return 1.0 - ops.exp(10.0 * (initial + offsets))
+    return 1.0 - ops.exp(10.0 * (constant(initial) + offsets))
 
 
 def factored_axes(shape):

@@ -412,9 +412,15 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             return function
         if tf.distribute.has_strategy():
             return function
-        if key not in self._programs:
-            self._programs[key] = tf.function(function, jit_compile=True, autograph=False)
-        return self._programs[key]
+
+        def program(*args):
+            if key not in self._programs:
+                # Concrete: TensorFlow would warn of the many functions as of one retraced.
+                traced = tf.function(function, jit_compile=True, autograph=False)
+                self._programs[key] = traced.get_concrete_function(*args)
+            return self._programs[key](*args)
+
+        return program
 
     def _decays(self, variable):
         return self.weight_decay is not None and self._use_weight_decay(variable)
@@ -447,7 +453,9 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         values = []
         for variable, average in averaged:
             weight = ops.cast(momentum, average.dtype)
-            values.append(weight * average + (1 - weight) * ops.cast(variable, average.dtype))
+            values.append(
+                weight * _value(average) + (1 - weight) * ops.cast(variable, average.dtype)
+            )
         self._assign_where(usable, averages, values)
         if self.ema_overwrite_frequency:
             due = ops.equal((self.iterations + 1) % self.ema_overwrite_frequency, 0)
@@ -456,7 +464,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     def _assign_where(self, condition, variables, values):
         """Assigns each value to its variable, or the variable to itself."""
         values = [
-            ops.where(condition, ops.cast(value, variable.dtype), variable)
+            ops.where(condition, ops.cast(value, variable.dtype), _value(variable))
             for variable, value in zip(variables, values, strict=True)
         ]
         self._assign(variables, values)

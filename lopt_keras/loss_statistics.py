@@ -4,7 +4,6 @@ Shapes: `P` particles, `K` decays. The statistics of a loss are a dict of `mean`
 `var`, `[P, K]`, and `count`, `[P, 1]`.
 """
 
-import numpy as np
 from keras import ops
 
 from lopt_keras import features
@@ -28,7 +27,7 @@ def observe(statistics, loss, decays, prefix):
     """
     heard = ops.isfinite(loss)
     loss = ops.where(heard, loss, 0.0)[:, None]
-    decays = np.asarray([decays], "float32")
+    decays = features.constant([decays])
     mean = features.accumulate(statistics[f"{prefix}_mean"], loss, decays)
     var = features.accumulate(statistics[f"{prefix}_var"], ops.square(mean - loss), decays)
     new = {
@@ -60,5 +59,5 @@ def is_known(statistics, prefix):
 def _correction(statistics, decays, prefix):
     """`1 / (1 - b^n)` after n losses, and 0 before the first, `[P, K]`."""
     count = statistics[f"{prefix}_count"]
-    correction = 1.0 / (1.0 - ops.power(np.asarray([decays], "float32"), ops.maximum(count, 1.0)))
+    correction = 1.0 / (1.0 - ops.power(features.constant([decays]), ops.maximum(count, 1.0)))
     return ops.where(count > 0, correction, 0.0)

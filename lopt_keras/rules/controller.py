@@ -3,7 +3,6 @@
 import dataclasses
 import math
 
-import numpy as np
 from keras import ops
 
 from lopt_keras import features, loss_statistics, networks
@@ -97,7 +96,7 @@ class Controller:
         mean_square = features.accumulate(
             ops.reshape(state["mean_square"], (-1, len(_GRAD_DECAYS))),
             ops.mean(ops.square(features.flat(grad)), axis=1)[:, None],
-            np.asarray([_GRAD_DECAYS], "float32"),
+            features.constant([_GRAD_DECAYS]),
         )
         statistics = _tensor_features(mean_square, grad, param, step, signals.step)
         inputs = ops.concatenate([heard, statistics], axis=1)
@@ -136,7 +135,7 @@ def _tensor_features(mean_square, grad, param, step, count):
     rank = len(param.shape) - 1
     size = math.prod(param.shape[1:])
     age = ops.cast(count, "float32")[:, None] + 1.0
-    bias = 1.0 - ops.power(np.asarray([_GRAD_DECAYS], "float32"), age)
+    bias = 1.0 - ops.power(features.constant([_GRAD_DECAYS]), age)
     grad_norm, param_norm, step_norm = (features.norm(x) for x in (grad, param, step))
     grad_rms = (grad_norm / math.sqrt(size))[:, None]
     relative = ops.log(grad_rms + 1e-12) - 0.5 * ops.log(mean_square / bias + 1e-24)

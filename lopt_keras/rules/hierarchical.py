@@ -142,7 +142,7 @@ class Hierarchical(base.UpdateRule):
     def summarise(self, theta, state, shared, grad, param):
         rank = len(param.shape) - 1
         grad = _clipped(grad, _grad_bound(shared))
-        decays = features.broadcast_over(np.asarray([self.decays], "float32"), rank)
+        decays = features.broadcast_over(features.constant([self.decays]), rank)
         state = {
             **state,
             "m": features.accumulate(state["m"], grad[:, None], decays),

@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 from keras import ops
 
 from lopt_keras import features, networks
@@ -75,7 +74,7 @@ class MLP(base.UpdateRule):
 
     def update_tensor(self, theta, state, message, grad, param, signals):
         rank = len(param.shape) - 1
-        decays = np.asarray([self.momentum_decays], "float32")
+        decays = features.constant([self.momentum_decays])
         m = features.accumulate(state["m"], grad[:, None], features.broadcast_over(decays, rank))
         inputs = [grad[:, None], param[:, None], m]
         return self.step(theta, inputs, param, signals), {"m": m}

@@ -108,7 +108,7 @@ class NormalizedMLP(mlp.MLP):
         g, p = grad[:, None], param[:, None]
 
         def decays(values):
-            return features.broadcast_over(np.asarray([values], "float32"), rank)
+            return features.broadcast_over(features.constant([values]), rank)
 
         m = features.accumulate(state["m"], g, decays(self.momentum_decays))
         rms = features.accumulate(state["rms"], ops.square(g), decays(self.rms_decays))

@@ -1,0 +1,37 @@
+"""The same weights under JAX and torch as under TensorFlow. Run by `make test-backends`."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+SCRIPT = pathlib.Path(__file__).parent / "train.py"
+
+
+def trained(backend, folder):
+    """What `train.py` writes: dict of arrays."""
+    out = folder / f"{backend}.npz"
+    environment = {**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"}
+    result = subprocess.run(
+        [sys.executable, SCRIPT, out], env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    with np.load(out) as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory):
+    return trained("tensorflow", tmp_path_factory.mktemp("reference"))
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_the_same_weights_as_under_tensorflow(backend, reference, tmp_path):
+    pytest.importorskip(backend)
+    weights = trained(backend, tmp_path)
+    assert set(weights) == set(reference)
+    for name, expected in reference.items():
+        np.testing.assert_allclose(weights[name], expected, rtol=0, atol=1e-4, err_msg=name)
