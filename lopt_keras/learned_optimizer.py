@@ -71,7 +71,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             that are as large as their parameter in half the memory; they are
             rounded stochastically. Defaults to `"float32"`.
         seed: Integer, for `weights=None` and for rounding. Defaults to `0`.
-        name: Name of the optimizer. Defaults to `"learned_optimizer"`.
+        name: Name of the optimizer. Defaults to `"learned_optimizer"`, with a number
+            after the first of them, as for every Keras optimizer.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what is expected.
@@ -98,7 +99,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         jit_compile=True,
         state_dtype="float32",
         seed=0,
-        name="learned_optimizer",
+        name=None,
         **kwargs,
     ):
         if isinstance(learning_rate, int | float | np.number):

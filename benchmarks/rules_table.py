@@ -1,0 +1,66 @@
+"""The table of update rules in docs/rules.md: state and arithmetic per parameter.
+
+python benchmarks/rules_table.py
+
+Counted, not timed, on one matrix of 512 x 512: the bytes of state that
+LearnedOptimizer keeps for it, and the multiply-adds of all matrix products in one
+step (the network; what else is done entry by entry is not counted).
+"""
+
+import functools
+import math
+from unittest import mock
+
+import keras
+import tensorflow as tf
+from absl import app, logging
+from keras import ops
+
+from lopt_keras import LearnedOptimizer, rules
+
+_SHAPE = (512, 512)
+_RULES = {
+    **{name: rules.get(name) for name in rules.NAMES},
+    "FactoredMLP(hidden_size=32)": rules.FactoredMLP(hidden_size=32),
+}
+
+
+def state_bytes(rule):
+    """Bytes of the tensor's state per parameter."""
+    optimizer = LearnedOptimizer(weights=rule.init_theta(), rule=rule)
+    optimizer.build([keras.Variable(tf.zeros(_SHAPE))])
+    sizes = [int(ops.size(v)) for v in optimizer._state.tensors[0].values()]
+    return 4 * sum(sizes) / math.prod(_SHAPE)
+
+
+def multiply_adds(rule):
+    """Multiply-adds of the matrix products of a step, per parameter."""
+    count = 0
+    matmul = ops.matmul
+
+    @functools.wraps(matmul)
+    def counted(x, y):
+        nonlocal count
+        product = matmul(x, y)
+        count += math.prod(product.shape) * x.shape[-1]
+        return product
+
+    params = [tf.zeros((1, *_SHAPE))]
+    theta = {name: tf.constant(value[None]) for name, value in rule.init_theta().items()}
+    state = rule.init_state(theta, params)
+    with mock.patch.object(ops, "matmul", counted):
+        rule.update(theta, state, params, params, rules.Signals.silent(tf.constant([0])))
+    return count / math.prod(_SHAPE)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    print(f"{'rule':>30}  state bytes  multiply-adds, each per parameter")
+    for name, rule in _RULES.items():
+        print(f"{name:>30}  {state_bytes(rule):11.1f}  {multiply_adds(rule):13.1f}")
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)
+    app.run(main)

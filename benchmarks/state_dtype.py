@@ -1,0 +1,113 @@
+"""What a state in bfloat16 does to the losses, and to the memory.
+
+python benchmarks/state_dtype.py --out_dir=benchmarks/results/state_dtype
+
+Trains a Keras MLP on the digits with the shipped weights: state in float32, in
+bfloat16 with stochastic rounding (what `state_dtype="bfloat16"` does), and in bfloat16
+rounded to nearest (which it does not do, and why).
+"""
+
+import json
+import os
+from unittest import mock
+
+import keras
+import matplotlib
+import numpy as np
+from absl import app, flags, logging
+from keras import ops
+
+from lopt_keras import LearnedOptimizer, rounding
+from meta import datasets
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+_EPOCHS = flags.DEFINE_integer("epochs", 80, "Epochs (of 19 steps) of each training.")
+_SEEDS = flags.DEFINE_integer("seeds", 5, "Trainings of each kind.", lower_bound=2)
+_OUT_DIR = flags.DEFINE_string("out_dir", "out/state_dtype", "For the picture and the figures.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
+
+KINDS = {
+    "float32": ("float32", rounding.to_bfloat16),
+    "bfloat16, stochastic rounding": ("bfloat16", rounding.to_bfloat16),
+    "bfloat16, rounded to nearest": ("bfloat16", lambda x, seed: ops.cast(x, "bfloat16")),
+}
+"""`state_dtype`, and how values are rounded to it."""
+
+
+def train(state_dtype, round_, dataset, seed):
+    """Losses of each epoch, the test loss at the end, and bytes of state per parameter."""
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Flatten(),
+            keras.layers.Dense(128, activation="relu"),
+            keras.layers.Dense(10),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(LearnedOptimizer(state_dtype=state_dtype), loss=loss)
+    with mock.patch.object(rounding, "to_bfloat16", round_):
+        history = model.fit(
+            *dataset.train,
+            validation_data=tuple(dataset.validation),
+            batch_size=64,
+            epochs=_EPOCHS.value,
+            verbose=0,
+        ).history
+    test_loss = model.evaluate(*dataset.test, batch_size=300, verbose=0)
+    return {
+        "train": history["loss"],
+        "validation": history["val_loss"],
+        "test": test_loss,
+        "state_bytes_per_parameter": state_bytes(model.optimizer) / model.count_params(),
+    }
+
+
+def state_bytes(optimizer):
+    sizes = {"float32": 4, "bfloat16": 2, "int32": 4, "int64": 8}
+    return sum(int(ops.size(v)) * sizes[v.dtype] for v in optimizer.variables)
+
+
+def plot(runs, file):
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
+    for axis, split in zip(axes, ("train", "validation"), strict=True):
+        for i, (name, trainings) in enumerate(runs.items()):
+            losses = np.array([training[split] for training in trainings])
+            epochs = np.arange(1, losses.shape[1] + 1)
+            axis.plot(epochs, losses.mean(axis=0), label=name, color=f"C{i}")
+            axis.fill_between(epochs, losses.min(0), losses.max(0), color=f"C{i}", alpha=0.2, lw=0)
+        axis.set(xlabel="epoch", yscale="log", title=f"{split} loss")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("loss (mean and range over seeds)")
+    axes[1].legend()
+    figure.suptitle("State of the optimizer in float32 and bfloat16, a Keras MLP on 8x8 digits")
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    dataset = datasets.load("digits", _DATA_DIR.value)
+    runs = {}
+    for name, (state_dtype, round_) in KINDS.items():
+        runs[name] = [train(state_dtype, round_, dataset, seed) for seed in range(_SEEDS.value)]
+        print(f"{name:>30}, mean ± standard deviation over seeds:", end="")
+        for split in ("train", "validation", "test"):
+            final = [np.ravel(run[split])[-1] for run in runs[name]]
+            print(f"  {split} {np.mean(final):.4f} ± {np.std(final, ddof=1):.4f}", end="")
+        size = runs[name][0]["state_bytes_per_parameter"]
+        print(f"  {size:.2f} bytes of state per parameter", flush=True)
+    os.makedirs(_OUT_DIR.value, exist_ok=True)
+    with open(os.path.join(_OUT_DIR.value, "state_dtype.json"), "w", encoding="utf-8") as f:
+        json.dump(runs, f, indent=1)
+        f.write("\n")
+    plot(runs, os.path.join(_OUT_DIR.value, "state_dtype.png"))
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)
+    app.run(main)
