@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import math
 import os
 import warnings
 
@@ -225,17 +224,19 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             params = [ops.zeros((1, *v.shape), "float32") for v in variables]
             state = self.rule.init_state(theta, params, [_path(v) for v in variables])
         tensors = [
-            self._add_state(_path(variable).replace("/", "_").replace(":", "_"), tensor, variable)
+            self._add_state(
+                _path(variable).replace("/", "_").replace(":", "_"), tensor, variable.shape
+            )
             for variable, tensor in zip(variables, state.tensors, strict=True)
         ]
         self._state = base.State(tensors, self._add_state("shared", state.shared))
 
-    def _add_state(self, prefix, arrays, variable=None):
-        """A variable for each array of `[1, ...]`."""
+    def _add_state(self, prefix, arrays, shape=()):
+        """A variable for each array of `[1, ...]`, for a tensor of that shape."""
         variables = {}
         for name, value in arrays.items():
             # What is small next to the parameter is no burden in float32.
-            large = variable is not None and math.prod(value.shape) >= math.prod(variable.shape)
+            large = shape and tuple(value.shape[-len(shape) :]) == tuple(shape)
             variables[name] = self.add_variable(
                 shape=value.shape[1:],
                 initializer=_initializer(ops.convert_to_numpy(value)[0]),
@@ -319,7 +320,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         shared = _values(self._state.shared)
         indices = [self._get_variable_index(variable) for variable in variables]
         state = [self._state.tensors[i] for i in indices]
-        kinds = [_kind(variable) for variable in variables]
+        kinds = [_kind(v, tensor) for v, tensor in zip(variables, state, strict=True)]
         new_state, summaries = self._summarise(kinds, state, shared, grads, variables)
         new_shared, messages = self._coordinate(shared, summaries, signals)
         learning_rate = ops.cast(self.learning_rate, "float32")
@@ -391,7 +392,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         )
         param = ops.cast(wide + ops.cast(learning_rate * update[0], wide.dtype), old.dtype)
         # Differs between steps, variables and the parts of a state.
-        seed = self.seed + 31 * ops.cast(signals.step[0], "int32") + 1_000_003 * index
+        seed = self.seed % 2**31 + 31 * ops.cast(signals.step[0], "int32") + 1_000_003 * index
         rounded = {
             name: _rounded(state[name][0], value, seed + 7_919 * i)
             for i, (name, value) in enumerate(old_state.items())
@@ -574,9 +575,9 @@ def _rounded(value, old, seed):
     return value
 
 
-def _kind(variable):
-    """What decides which compiled programs serve a variable."""
-    return tuple(variable.shape), keras.backend.standardize_dtype(variable.dtype)
+def _kind(variable, state):
+    """What decides which compiled programs serve a variable with such a state."""
+    return tuple(variable.shape), keras.backend.standardize_dtype(variable.dtype), tuple(state)
 
 
 def _path(variable):

@@ -178,6 +178,17 @@ def test_a_program_for_each_shape_not_for_each_tensor():
     np.testing.assert_array_equal(alone.numpy(), variables[3].numpy())
 
 
+def test_tensors_of_one_shape_that_a_rule_treats_differently():
+    rule = rules.NormalizedMLP(hidden_size=2, step_mult=0.1)
+    optimizer = LearnedOptimizer(weights=rule.init_theta(), rule=rule)
+    variables = [keras.Variable(np.ones((2, 3)), name=name) for name in ("kernel", "embeddings")]
+    gradient = tf.constant([[1.0, -2.0, 3.0], [4.0, -5.0, 6.0]])
+    optimizer.apply([gradient] * 2, variables)
+    # The first step of Adam has the sign of the gradient.
+    np.testing.assert_allclose(variables[1].numpy(), 1 - 0.1 * np.sign(gradient), rtol=1e-4)
+    assert np.abs(variables[0].numpy() - variables[1].numpy()).max() > 0.01
+
+
 # What it is given.
 
 
@@ -406,8 +417,10 @@ def test_moving_average_as_in_keras(frequency):
 
 def test_a_schedule_survives_the_config():
     schedule = keras.optimizers.schedules.CosineDecay(1.0, 100)
-    duplicate = LearnedOptimizer.from_config(make_optimizer(learning_rate=schedule).get_config())
-    assert duplicate.get_config() == make_optimizer(learning_rate=schedule).get_config()
+    duplicate = LearnedOptimizer.from_config(
+        make_optimizer(learning_rate=schedule, name="x").get_config()
+    )
+    assert duplicate.get_config() == make_optimizer(learning_rate=schedule, name="x").get_config()
 
 
 # Where the weights come from.
