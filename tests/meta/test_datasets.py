@@ -1,9 +1,13 @@
+import hashlib
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
 
 from meta import datasets
+from meta.datasets import image_dataset
+from meta.datasets import patches as patches_module
 
 
 @pytest.fixture(scope="module")
@@ -14,6 +18,18 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def digits(data_dir):
     return datasets.load("digits", data_dir)
+
+
+@pytest.fixture(scope="module")
+def patches(data_dir):
+    return datasets.load("patches", data_dir)
+
+
+def grey_levels(dataset, split):
+    """The images before they were standardised with the training split: uint8."""
+    low, high = dataset.train.images.min(), dataset.train.images.max()
+    images = dataset.split(split).images
+    return np.rint((images - low) / (high - low) * 255).astype("uint8")
 
 
 def rows(split):
@@ -75,7 +91,7 @@ def test_other_image_datasets_go_through_the_same_function(name, shape):
     ],
 )
 def test_missing_splits_are_cut_from_the_training_split(available, expected):
-    ranges = datasets._split_ranges(available.split())
+    ranges = image_dataset._split_ranges(available.split())
     assert tuple(ranges[name] for name in datasets.SPLITS) == expected
 
 
@@ -96,3 +112,55 @@ def test_what_cannot_be_loaded_is_named(data_dir, monkeypatch):
 def test_an_unknown_split_is_named(digits):
     with pytest.raises(ValueError, match="`split`.*'nope'"):
         digits.split("nope")
+
+
+def test_patches_are_balanced(patches):
+    assert patches.num_classes == 12
+    for split, size in (("train", 1000), ("validation", 250), ("test", 250)):
+        images, labels = patches.split(split)
+        assert images.shape == (12 * size, 32, 32, 1)
+        assert np.bincount(labels).tolist() == [size] * 12
+
+
+def test_no_two_splits_of_the_patches_share_a_pixel(patches):
+    for label, name in enumerate(patches_module.PHOTOGRAPHS):
+        photograph = patches_module.read_photograph(name)
+        covered = {split: np.zeros(photograph.shape, bool) for split in datasets.SPLITS}
+        for split, mask in covered.items():
+            for row, column in patches_module.corners(photograph.shape, split, label):
+                patch = mask[row : row + 32, column : column + 32]
+                assert patch.shape == (32, 32)
+                patch[:] = True
+        assert (sum(mask.astype(int) for mask in covered.values()) <= 1).all()
+
+
+@pytest.mark.parametrize("label", [0, 3])
+def test_patches_are_cut_where_their_corners_are(patches, label):
+    photograph = patches_module.read_photograph(list(patches_module.PHOTOGRAPHS)[label])
+    expected = []
+    for row, column in patches_module.corners(photograph.shape, "test", label):
+        patch = photograph[row : row + 32, column : column + 32]
+        standard = 128 + 48 * (patch - patch.mean()) / (patch.std() + 2)
+        expected.append(np.sort(np.rint(standard.clip(0, 255)).astype("uint8"), axis=None))
+    images = grey_levels(patches, "test")[patches.test.labels == label]
+    # Turned and mirrored: only the set of a patch's grey levels is sure to be kept.
+    received = np.sort(images.reshape(-1, 1024), axis=1)
+    assert {x.tobytes() for x in received} == {x.tobytes() for x in expected}
+
+
+def test_patches_are_turned_and_mirrored_in_all_ways():
+    patch = np.arange(1024.0).reshape(32, 32)
+    seen = {
+        patches_module.standardise(patch, np.random.RandomState(i)).tobytes() for i in range(99)
+    }
+    standard = np.rint(128 + 48 * (patch - patch.mean()) / (patch.std() + 2)).astype("uint8")
+    turned = [np.rot90(x, k) for k in range(4) for x in (standard, standard.T)]
+    assert seen == {x.tobytes() for x in turned}
+
+
+def test_patches_are_the_same_on_every_machine(patches):
+    images = sorted(x.tobytes() for x in grey_levels(patches, "test"))
+    assert (
+        hashlib.sha256(b"".join(images)).hexdigest()
+        == "12e2f16e0aff3dfd0db23ca0bd389101dd04657bea3725f0f9bc77c58d761255"
+    )
