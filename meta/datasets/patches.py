@@ -29,7 +29,8 @@ _PATCH, _TILE = 32, 48
 _HELD_OUT_SHARE = 0.2
 _PATCHES_PER_CLASS = {"train": 1000, "validation": 250, "test": 250}
 _LUMA = (299, 587, 114)
-_CONTRAST, _CONTRAST_FLOOR = 48.0, 2.0
+_BRIGHTNESS, _CONTRAST = (96.0, 160.0), (16.0, 48.0)
+_SMALLEST_STD = 0.5
 _SEED = 0
 
 
@@ -42,9 +43,10 @@ class Patches(tfds.core.GeneratorBasedBuilder):
     overlap. Each class has 1000 patches for training, 250 for validation and 250
     for the test, the same on every machine.
 
-    Texture and shape must tell the classes apart: a patch is grey, its brightness
-    and contrast are standardised (`128 + 48 (x - mean) / (std + 2)`, the floor of 2
-    grey levels keeps flat patches flat), and it is turned or mirrored at random.
+    Texture and shape must tell the classes apart: patches are grey, as seven of the
+    photographs are, turned or mirrored at random, and of random brightness and
+    contrast: `b + c (x - mean) / (std + 0.5)`, clipped, with b uniform in [96, 160]
+    and c in [16, 48] grey levels.
     """
 
     VERSION = tfds.core.Version("1.0.0")
@@ -73,7 +75,7 @@ class Patches(tfds.core.GeneratorBasedBuilder):
             photograph = read_photograph(name)
             for i, corner in enumerate(corners(photograph.shape, split, label)):
                 seed = (_SEED, label, *corner)
-                patch = standardise(cut(photograph, corner), np.random.RandomState(seed))
+                patch = disguise(cut(photograph, corner), np.random.RandomState(seed))
                 yield f"{name}_{i}", {"image": patch[..., None], "label": label}
 
 
@@ -121,10 +123,11 @@ def cut(photograph, corner):
     return photograph[row : row + _PATCH, column : column + _PATCH]
 
 
-def standardise(patch, rng):
-    """The patch with standard brightness and contrast, in one of its 8 symmetries: uint8."""
-    patch = (patch - patch.mean()) / (patch.std() + _CONTRAST_FLOOR)
+def disguise(patch, rng):
+    """The patch in random brightness and contrast, and one of its 8 symmetries: uint8."""
+    patch = (patch - patch.mean()) / (patch.std() + _SMALLEST_STD)
+    patch = rng.uniform(*_BRIGHTNESS) + rng.uniform(*_CONTRAST) * patch
     patch = np.rot90(patch, rng.randint(4))
     if rng.randint(2):
         patch = patch.T
-    return np.clip(np.round(128 + _CONTRAST * patch), 0, 255).astype("uint8")
+    return np.clip(np.round(patch), 0, 255).astype("uint8")

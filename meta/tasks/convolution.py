@@ -6,11 +6,10 @@ import tensorflow as tf
 def convolve(x, filters, stride):
     """A convolution for each particle, with Keras's padding `"same"`.
 
-    The window's k^2 shifted copies of x, one matrix product for each particle.
-    With the batch innermost, the copies are of long contiguous runs. Compiled
-    by XLA it takes about as long as a plain convolution for each particle, and
-    its program does not grow with the particles. Grouped convolutions take tens
-    of times as long (`benchmarks/particle_convolutions.py`).
+    The window's k^2 shifted copies of x, and one matrix product for each particle.
+    With the batch innermost, what is copied are long contiguous runs. In a loop
+    under XLA, as in an unroll, plain convolutions for each particle take 10 times
+    as long, and grouped ones 20 (`benchmarks/particle_convolutions.py`).
 
     Args:
         x: `[P, channels, height, width, B]`.

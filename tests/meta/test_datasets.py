@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
 
 from meta import datasets
 from meta.datasets import image_dataset
@@ -134,33 +135,51 @@ def test_no_two_splits_of_the_patches_share_a_pixel(patches):
         assert (sum(mask.astype(int) for mask in covered.values()) <= 1).all()
 
 
-@pytest.mark.parametrize("label", [0, 3])
-def test_patches_are_cut_where_their_corners_are(patches, label):
-    photograph = patches_module.read_photograph(list(patches_module.PHOTOGRAPHS)[label])
-    expected = []
-    for row, column in patches_module.corners(photograph.shape, "test", label):
+def test_patches_are_what_is_at_their_corners(data_dir):
+    photograph = patches_module.read_photograph("astronaut")
+    corners = patches_module.corners(photograph.shape, "test", label=0)[:50]
+    examples = datasets.Patches(data_dir=data_dir)._generate_examples("test")
+    for (row, column), (_, example) in zip(corners, examples, strict=False):
         patch = photograph[row : row + 32, column : column + 32]
-        standard = 128 + 48 * (patch - patch.mean()) / (patch.std() + 2)
-        expected.append(np.sort(np.rint(standard.clip(0, 255)).astype("uint8"), axis=None))
-    images = grey_levels(patches, "test")[patches.test.labels == label]
-    # Turned and mirrored: only the set of a patch's grey levels is sure to be kept.
-    received = np.sort(images.reshape(-1, 1024), axis=1)
-    assert {x.tobytes() for x in received} == {x.tobytes() for x in expected}
+        symmetries = [np.rot90(x, k) for k in range(4) for x in (patch, patch.T)]
+        received = example["image"][:, :, 0]
+        unclipped = (received > 0) & (received < 255)
+        matches = [np.corrcoef(x[unclipped], received[unclipped])[0, 1] for x in symmetries]
+        assert max(matches) > 0.999
+        assert sorted(matches)[-2] < 0.99
+        assert example["label"] == 0
 
 
-def test_patches_are_turned_and_mirrored_in_all_ways():
+def test_patches_are_disguised_in_all_ways():
     patch = np.arange(1024.0).reshape(32, 32)
-    seen = {
-        patches_module.standardise(patch, np.random.RandomState(i)).tobytes() for i in range(99)
-    }
-    standard = np.rint(128 + 48 * (patch - patch.mean()) / (patch.std() + 2)).astype("uint8")
-    turned = [np.rot90(x, k) for k in range(4) for x in (standard, standard.T)]
-    assert seen == {x.tobytes() for x in turned}
+    patch = (patch - patch.mean()) / patch.std()
+    symmetries = [np.rot90(x, k) for k in range(4) for x in (patch, patch.T)]
+    seen, brightness, contrast = set(), [], []
+    for i in range(200):
+        disguised = patches_module.disguise(10 * patch, np.random.RandomState(i)).astype(float)
+        brightness.append(disguised.mean())
+        contrast.append(disguised.std())
+        standard = (disguised - brightness[-1]) / contrast[-1]
+        (match,) = [j for j, x in enumerate(symmetries) if np.allclose(standard, x, atol=0.05)]
+        seen.add(match)
+    assert seen == set(range(8))
+    for values, low, high in ((brightness, 96, 160), (contrast, 16 / 1.05, 48 / 1.05)):
+        assert low - 0.5 <= min(values) < low + 5
+        assert high - 5 < max(values) <= high + 0.5
+
+
+def test_brightness_and_contrast_do_not_tell_the_class(patches):
+    def measures(split):
+        images, labels = patches.split(split)
+        return np.stack([images.mean(axis=(1, 2, 3)), images.std(axis=(1, 2, 3))], axis=1), labels
+
+    neighbours = KNeighborsClassifier(30).fit(*measures("train"))
+    assert neighbours.score(*measures("test")) < 0.15  # Chance is 1 in 12.
 
 
 def test_patches_are_the_same_on_every_machine(patches):
     images = sorted(x.tobytes() for x in grey_levels(patches, "test"))
     assert (
         hashlib.sha256(b"".join(images)).hexdigest()
-        == "12e2f16e0aff3dfd0db23ca0bd389101dd04657bea3725f0f9bc77c58d761255"
+        == "6227bb16ea5e2fbd652b430be77b2281e66ea6b260d2ee3dd745fe0704bfc714"
     )
