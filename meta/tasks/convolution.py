@@ -11,6 +11,9 @@ def convolve(x, filters, stride):
     under XLA, as in an unroll, plain convolutions for each particle take 10 times
     as long, and grouped ones 20 (`benchmarks/particle_convolutions.py`).
 
+    Reverse differentiation, any number of times, keeps x and the filters for it,
+    never the k^2 copies.
+
     Args:
         x: `[P, channels, height, width, B]`.
         filters: `[P, k, k, channels, outputs]`.
@@ -19,18 +22,7 @@ def convolve(x, filters, stride):
     Returns:
         `[P, outputs, ceil(height / stride), ceil(width / stride), B]`.
     """
-    particles, _, height, width, batch = x.shape
-    size, _, channels, outputs = filters.shape[1:]
-    rows, columns = (Windows(length, size, stride) for length in (height, width))
-    x = tf.pad(x, ((0, 0), (0, 0), rows.padding, columns.padding, (0, 0)))
-    shifted = [
-        x[:, :, rows.taken_by(i), columns.taken_by(j)] for i in range(size) for j in range(size)
-    ]
-    shape = (particles, size**2 * channels, rows.count * columns.count * batch)
-    x = tf.reshape(tf.concat(shifted, axis=1), shape)
-    matrix = tf.reshape(filters, (particles, size**2 * channels, outputs))
-    x = tf.matmul(matrix, x, transpose_a=True)
-    return tf.reshape(x, (particles, outputs, rows.count, columns.count, batch))
+    return _Convolution(x.shape, filters.shape, stride).of(x, filters)
 
 
 class Windows:
@@ -50,3 +42,74 @@ class Windows:
     def taken_by(self, tap):
         """The slice of the padded dimension that entry `tap` of the filter meets."""
         return slice(tap, tap + (self.count - 1) * self._stride + 1, self._stride)
+
+
+class _Convolution:
+    """A bilinear map y = of(x, filters), and its two adjoints.
+
+    The gradients of each of the three are the other two: this is what lets reverse
+    differentiation keep nothing but their arguments.
+    """
+
+    def __init__(self, x_shape, filters_shape, stride):
+        self._x_shape, self._filters_shape = x_shape, filters_shape
+        particles, _, height, width, batch = x_shape
+        size, outputs = filters_shape[1], filters_shape[-1]
+        self._size = size
+        self._rows, self._columns = Windows(height, size, stride), Windows(width, size, stride)
+        self._y_shape = (particles, outputs, self._rows.count, self._columns.count, batch)
+
+    def of(self, x, filters):
+        """y, from x and filters."""
+
+        @tf.custom_gradient
+        def apply(x, filters):
+            y = tf.matmul(self._as_matrix(filters), self._patches(x), transpose_a=True)
+            y = tf.reshape(y, self._y_shape)
+            return y, lambda dy: (self._to_x(dy, filters), self._to_filters(x, dy))
+
+        return apply(x, filters)
+
+    def _to_x(self, y, filters):
+        """The adjoint in x."""
+
+        @tf.custom_gradient
+        def apply(y, filters):
+            patches = tf.matmul(self._as_matrix(filters), self._as_matrix(y, 2))
+            x = self._add_patches(patches)
+            return x, lambda dx: (self.of(dx, filters), self._to_filters(dx, y))
+
+        return apply(y, filters)
+
+    def _to_filters(self, x, y):
+        """The adjoint in the filters."""
+
+        @tf.custom_gradient
+        def apply(x, y):
+            filters = tf.matmul(self._patches(x), self._as_matrix(y, 2), transpose_b=True)
+            filters = tf.reshape(filters, self._filters_shape)
+            return filters, lambda df: (self._to_x(y, df), self.of(x, df))
+
+        return apply(x, y)
+
+    def _patches(self, x):
+        """The shifted copies: `[P, k * k * channels, height of y * width of y * B]`."""
+        x = tf.pad(x, ((0, 0), (0, 0), self._rows.padding, self._columns.padding, (0, 0)))
+        taps = range(self._size)
+        shifted = [
+            x[:, :, self._rows.taken_by(i), self._columns.taken_by(j)] for i in taps for j in taps
+        ]
+        return self._as_matrix(tf.concat(shifted, axis=1), 2)
+
+    def _add_patches(self, patches):
+        """The adjoint of `_patches`."""
+        x = tf.zeros(self._x_shape)
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(x)
+            of_zeros = self._patches(x)
+        return tape.gradient(of_zeros, x, patches)
+
+    def _as_matrix(self, x, rows_end=4):
+        """`[P, rows, columns]`, the rows from the axes before `rows_end`."""
+        rows, columns = x.shape[1:rows_end], x.shape[rows_end:]
+        return tf.reshape(x, (x.shape[0], rows.num_elements(), columns.num_elements()))
