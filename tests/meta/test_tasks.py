@@ -2,6 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from problems import random_images, small_convnet, small_mlp
 
 from meta import datasets, random, tasks
@@ -136,6 +137,23 @@ def test_a_task_has_a_dataset_of_its_own(name, given, loaded, monkeypatch):
 
     monkeypatch.setattr(datasets, "load", load)
     assert tasks.get(name, dataset=given, data_dir=None).get_config()["dataset"] == loaded
+
+
+def test_the_convnet_has_six_layers_on_any_images():
+    with tfds.testing.mock_data(num_examples=200):
+        task = tasks.get("patches_convnet", dataset="cifar10", batch_size=2)
+    params = task.init(SEED, 1)
+    assert [p.shape[1:].as_list() for p in params[::2]] == [
+        [3, 3, 3, 8],
+        [3, 3, 8, 8],
+        [3, 3, 8, 16],
+        [3, 3, 16, 16],
+        [3, 3, 16, 32],
+        [32, 10],
+    ]
+    images, labels = task.batch("test", SEED, 1)
+    assert images.shape == (1, 2, 32, 32, 3)
+    assert 1 < task.loss(params, (images, labels)).numpy()[0] < 5
 
 
 @pytest.mark.parametrize(
