@@ -123,7 +123,7 @@ def test_patches_are_balanced(patches):
         assert np.bincount(labels).tolist() == [size] * 12
 
 
-def test_no_two_splits_of_the_patches_share_a_pixel(patches):
+def test_no_two_splits_of_the_patches_share_a_pixel():
     for label, name in enumerate(patches_module.PHOTOGRAPHS):
         photograph = patches_module.read_photograph(name)
         covered = {split: np.zeros(photograph.shape, bool) for split in datasets.SPLITS}
