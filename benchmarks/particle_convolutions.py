@@ -22,7 +22,7 @@ from meta.tasks.convolution import Windows, convolve
 _PARTICLES = flags.DEFINE_multi_integer("particles", [1, 8, 32], "Particle counts.", lower_bound=1)
 _BATCH_SIZES = flags.DEFINE_multi_integer("batch_sizes", [8, 32], "Batch sizes.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 4, "Steps of gradient descent a call.", lower_bound=1)
-_REPETITIONS = flags.DEFINE_integer("repetitions", 7, "Calls that are timed.", lower_bound=1)
+_REPETITIONS = flags.DEFINE_integer("repetitions", 15, "Calls that are timed.", lower_bound=1)
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/particle_convolutions", "For the figures.")
 
 _LEARNING_RATE = 0.1
