@@ -10,6 +10,7 @@ _META = [
     "absl-py>=2.1",
     "importlib_resources>=6.0",  # tensorflow-datasets 4.9.10 imports it without asking for it.
     "matplotlib>=3.8",
+    "scikit-image>=0.22",
     "scikit-learn>=1.4",
     "tensorboard>=2.19",
     "tensorflow-datasets>=4.9.9",

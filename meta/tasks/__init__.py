@@ -1,9 +1,10 @@
 """Tasks: the inner problems of meta-training, one family a file."""
 
 from meta.tasks.base import Task
+from meta.tasks.image_convnet import ImageConvnet
 from meta.tasks.image_mlp import ImageMLP
 
-_TASKS = {"digits_mlp": ImageMLP}
+_TASKS = {"digits_mlp": ImageMLP, "patches_convnet": ImageConvnet}
 NAMES = tuple(_TASKS)
 """The names that `get` knows."""
 
@@ -13,13 +14,15 @@ def get(name, **config):
 
     Args:
         name: one of `NAMES`.
-        **config: its constructor's arguments.
+        **config: its constructor's arguments. Those that are None, as flags that
+            were not given, keep their defaults.
 
     Raises:
         ValueError: if no task bears the name, or its arguments do not fit it.
     """
     if name not in _TASKS:
         raise ValueError(f"`task` must be one of {NAMES}. Received: task={name!r}")
+    config = {argument: value for argument, value in config.items() if value is not None}
     try:
         return _TASKS[name](**config)
     except TypeError as error:

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta import datasets, random
-from meta.tasks import ImageMLP, Task
+from meta.tasks import ImageConvnet, ImageMLP, Task
 
 
 class Quadratic(Task):
@@ -42,13 +42,13 @@ class Noise(Task):
         return {}
 
 
-def random_images(seed=0):
-    """A dataset of random 3x3 images in two classes."""
-    rng = np.random.RandomState(seed)
+def random_images(shape=(3, 3, 1)):
+    """A dataset of random images in two classes."""
+    rng = np.random.RandomState(0)
 
     def split(size):
         labels = rng.randint(0, 2, size).astype("int32")
-        images = rng.standard_normal((size, 3, 3, 1)) + labels[:, None, None, None]
+        images = rng.standard_normal((size, *shape)) + labels[:, None, None, None]
         return datasets.ImageSplit(images.astype("float32"), labels)
 
     return datasets.ImageDataset("random", 2, split(60), split(30), split(30))
@@ -56,3 +56,9 @@ def random_images(seed=0):
 
 def small_mlp(**kwargs):
     return ImageMLP(random_images(), hidden_units=(4,), batch_size=8, **kwargs)
+
+
+def small_convnet(**kwargs):
+    """Three layers, and every kind of padding: of both sides, of one, and none."""
+    config = {"filters": (3, 4), "strides": (1, 2), "batch_size": 8, **kwargs}
+    return ImageConvnet(random_images((6, 7, 2)), **config)

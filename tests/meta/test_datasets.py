@@ -1,9 +1,14 @@
+import hashlib
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from sklearn.datasets import load_digits
+from sklearn.neighbors import KNeighborsClassifier
 
 from meta import datasets
+from meta.datasets import image_dataset
+from meta.datasets import patches as patches_module
 
 
 @pytest.fixture(scope="module")
@@ -14,6 +19,18 @@ def data_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def digits(data_dir):
     return datasets.load("digits", data_dir)
+
+
+@pytest.fixture(scope="module")
+def patches(data_dir):
+    return datasets.load("patches", data_dir)
+
+
+def grey_levels(dataset, split):
+    """The images before they were standardised with the training split: uint8."""
+    low, high = dataset.train.images.min(), dataset.train.images.max()
+    images = dataset.split(split).images
+    return np.rint((images - low) / (high - low) * 255).astype("uint8")
 
 
 def rows(split):
@@ -75,7 +92,7 @@ def test_other_image_datasets_go_through_the_same_function(name, shape):
     ],
 )
 def test_missing_splits_are_cut_from_the_training_split(available, expected):
-    ranges = datasets._split_ranges(available.split())
+    ranges = image_dataset._split_ranges(available.split())
     assert tuple(ranges[name] for name in datasets.SPLITS) == expected
 
 
@@ -96,3 +113,73 @@ def test_what_cannot_be_loaded_is_named(data_dir, monkeypatch):
 def test_an_unknown_split_is_named(digits):
     with pytest.raises(ValueError, match="`split`.*'nope'"):
         digits.split("nope")
+
+
+def test_patches_are_balanced(patches):
+    assert patches.num_classes == 12
+    for split, size in (("train", 1000), ("validation", 250), ("test", 250)):
+        images, labels = patches.split(split)
+        assert images.shape == (12 * size, 32, 32, 1)
+        assert np.bincount(labels).tolist() == [size] * 12
+
+
+def test_no_two_splits_of_the_patches_share_a_pixel():
+    for label, name in enumerate(patches_module.PHOTOGRAPHS):
+        photograph = patches_module.read_photograph(name)
+        covered = {split: np.zeros(photograph.shape, bool) for split in datasets.SPLITS}
+        for split, mask in covered.items():
+            for row, column in patches_module.corners(photograph.shape, split, label):
+                patch = mask[row : row + 32, column : column + 32]
+                assert patch.shape == (32, 32)
+                patch[:] = True
+        assert (sum(mask.astype(int) for mask in covered.values()) <= 1).all()
+
+
+def test_patches_are_what_is_at_their_corners(data_dir):
+    photograph = patches_module.read_photograph("astronaut")
+    corners = patches_module.corners(photograph.shape, "test", label=0)[:50]
+    examples = datasets.Patches(data_dir=data_dir)._generate_examples("test")
+    for (row, column), (_, example) in zip(corners, examples, strict=False):
+        patch = photograph[row : row + 32, column : column + 32]
+        symmetries = [np.rot90(x, k) for k in range(4) for x in (patch, patch.T)]
+        received = example["image"][:, :, 0]
+        unclipped = (received > 0) & (received < 255)
+        matches = [np.corrcoef(x[unclipped], received[unclipped])[0, 1] for x in symmetries]
+        assert max(matches) > 0.999
+        assert sorted(matches)[-2] < 0.99
+        assert example["label"] == 0
+
+
+def test_patches_are_disguised_in_all_ways():
+    patch = np.arange(1024.0).reshape(32, 32)
+    patch = (patch - patch.mean()) / patch.std()
+    symmetries = [np.rot90(x, k) for k in range(4) for x in (patch, patch.T)]
+    seen, brightness, contrast = set(), [], []
+    for i in range(200):
+        disguised = patches_module.disguise(10 * patch, np.random.RandomState(i)).astype(float)
+        brightness.append(disguised.mean())
+        contrast.append(disguised.std())
+        standard = (disguised - brightness[-1]) / contrast[-1]
+        (match,) = [j for j, x in enumerate(symmetries) if np.allclose(standard, x, atol=0.05)]
+        seen.add(match)
+    assert seen == set(range(8))
+    for values, low, high in ((brightness, 96, 160), (contrast, 16 / 1.05, 48 / 1.05)):
+        assert low - 0.5 <= min(values) < low + 5
+        assert high - 5 < max(values) <= high + 0.5
+
+
+def test_brightness_and_contrast_do_not_tell_the_class(patches):
+    def measures(split):
+        images, labels = patches.split(split)
+        return np.stack([images.mean(axis=(1, 2, 3)), images.std(axis=(1, 2, 3))], axis=1), labels
+
+    neighbours = KNeighborsClassifier(30).fit(*measures("train"))
+    assert neighbours.score(*measures("test")) < 0.15  # Chance is 1 in 12.
+
+
+def test_patches_are_the_same_on_every_machine(patches):
+    images = sorted(x.tobytes() for x in grey_levels(patches, "test"))
+    assert (
+        hashlib.sha256(b"".join(images)).hexdigest()
+        == "6227bb16ea5e2fbd652b430be77b2281e66ea6b260d2ee3dd745fe0704bfc714"
+    )

@@ -1,56 +1,11 @@
-"""Real data through tensorflow-datasets: one path for bundled and downloaded sets."""
+"""Labelled images in memory: one path for bundled and downloaded datasets."""
 
-import pathlib
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 SPLITS = ("train", "validation", "test")
-
-_DIGITS_SEED = 0
-_HELD_OUT = {"validation": 300, "test": 300}
-
-
-class Digits(tfds.core.GeneratorBasedBuilder):
-    """scikit-learn's bundled 8x8 handwritten digits: 1797 images, 10 classes.
-
-    The images' 17 grey levels are stretched over 0 to 255. The splits (1197
-    train, 300 validation, 300 test) are disjoint and the same on every machine.
-    """
-
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}
-    pkg_dir_path = pathlib.Path(__file__).parent  # Where tfds looks for metadata files.
-
-    def _info(self):
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__,
-            homepage="https://archive.ics.uci.edu/dataset/80",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": tfds.features.Image(shape=(8, 8, 1)),
-                    "label": tfds.features.ClassLabel(num_classes=10),
-                }
-            ),
-            supervised_keys=("image", "label"),
-        )
-
-    def _split_generators(self, dl_manager):
-        from sklearn.datasets import load_digits
-
-        images, labels = load_digits(return_X_y=True)
-        images = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype("uint8")
-        order = np.random.RandomState(_DIGITS_SEED).permutation(len(images))
-        validation, test = np.cumsum(list(_HELD_OUT.values()))
-        parts = {"validation": order[:validation], "test": order[validation:test]}
-        parts["train"] = order[test:]
-        return {name: self._generate_examples(images, labels, parts[name]) for name in SPLITS}
-
-    def _generate_examples(self, images, labels, indices):
-        for index in indices:
-            yield int(index), {"image": images[index], "label": int(labels[index])}
 
 
 class ImageSplit(NamedTuple):
@@ -95,7 +50,7 @@ def load(name, data_dir=None):
     split serves; where it has no test split, the tenth before that.
 
     Args:
-        name: `"digits"`, which needs no download, or any name that
+        name: `"digits"` or `"patches"`, which need no download, or any name that
             tensorflow-datasets knows with features `image` and `label`
             (`"mnist"`, `"cifar10"`, ...).
         data_dir: where to prepare it. Defaults to tensorflow-datasets' own
