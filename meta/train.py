@@ -101,7 +101,7 @@ def _build():
         _ESTIMATOR.value,
         rule,
         task,
-        _horizon(),
+        horizon=_horizon(),
         num_particles=_NUM_PARTICLES.value,
         stddev=_ES_STDDEV.value,
         unroll_length=_UNROLL_LENGTH.value,

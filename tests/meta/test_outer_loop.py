@@ -13,9 +13,10 @@ RULE = rules.SGD(learning_rate=0.01, momentum=0.5)
 
 
 def make_loop(out_dir, name="es", optimizer=None, task=None, seed=0, **kwargs):
-    estimator = estimators.get(
-        name, RULE, task or small_mlp(), 12, num_particles=8, unroll_length=4, stddev=0.1
-    )
+    arguments = {"num_particles": 8, "unroll_length": 4, "stddev": 0.1}
+    if name == "pes":
+        arguments["horizon"] = 12
+    estimator = estimators.get(name, RULE, task or small_mlp(), **arguments)
     optimizer = optimizer or keras.optimizers.Adam(0.05)
     return OuterLoop(estimator, optimizer, seed, str(out_dir), checkpoint_every=3, **kwargs)
 

@@ -1,0 +1,87 @@
+import numpy as np
+import pytest
+import tensorflow as tf
+from exact import RULE, sample, segment_gradients, smoothed_gradient
+from problems import Quadratic
+
+from meta import estimators
+from meta.estimators import base
+
+
+def make(**kwargs):
+    return estimators.Merged(RULE, Quadratic(), **kwargs)
+
+
+def combine(gradients, scores, memory=None):
+    """Of one entry, from the pathwise gradients and ES estimates of the pairs."""
+    estimator = make(num_particles=2 * len(scores), stddev=1.0)
+    memory = memory or estimator.init_memory({"a": tf.constant(0.0)})
+    gradients = {"a": tf.constant([*gradients, *gradients])}
+    # With a perturbation of one, a difference of 2 s between the losses makes an estimate s.
+    losses = tf.constant([*scores, *(-x for x in scores)])
+    samples = base.Samples({"a": tf.ones(len(scores))}, None, losses, gradients)
+    gradient, memory, metrics = estimator.combine(samples, memory)
+    return float(gradient["a"]), memory, metrics
+
+
+def test_the_weights_are_inverse_variances_of_the_estimates_before():
+    gradient, memory, metrics = combine([1.0, 3.0], [10.0, 20.0])
+    assert gradient == 15.0
+    assert float(metrics["es_weight"]) == 1.0
+    assert float(memory.pathwise["a"]) == 2.0
+    assert float(memory.es["a"]) == 50.0
+    gradient, memory, metrics = combine([1.0, 5.0], [0.0, 0.0], memory)
+    np.testing.assert_allclose(metrics["es_weight"], 2 / 52)
+    np.testing.assert_allclose(gradient, 3 * 50 / 52, rtol=1e-6)
+    # Means of two variances: 2 and 8, 50 and 0.
+    np.testing.assert_allclose([memory.pathwise["a"], memory.es["a"]], [5.0, 25.0])
+
+
+def test_the_memory_is_of_about_ten_estimates():
+    memory = None
+    for _ in range(10):
+        _, memory, _ = combine([1.0, 3.0], [0.0, 0.0], memory)
+    _, memory, _ = combine([5.0, 5.0], [0.0, 0.0], memory)
+    np.testing.assert_allclose(memory.pathwise["a"], 2.0 * 0.9, rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
+def test_a_gradient_that_is_not_finite_counts_as_infinite_variance(value):
+    memory = None
+    for _ in range(30):
+        _, memory, _ = combine([1.0, 3.0], [4.0, 8.0], memory)
+    gradient, memory, metrics = combine([1.0, value], [4.0, 8.0], memory)
+    if not np.isfinite(value):
+        assert gradient == 6.0
+    assert float(metrics["excluded"]) == 0.5
+    np.testing.assert_allclose(memory.pathwise["a"], 1e29, rtol=1e-6)
+    gradient, memory, metrics = combine([1.0, 3.0], [4.0, 8.0], memory)
+    assert gradient == 6.0
+    # And is forgotten in the end.
+    for _ in range(800):
+        gradient, memory, metrics = combine([1.0, 3.0], [4.0, 8.0], memory)
+    np.testing.assert_allclose(gradient, (2 / 2 + 6 / 8) / (1 / 2 + 1 / 8), rtol=1e-5)
+
+
+@pytest.mark.parametrize("horizon", [10, 20])
+def test_unbiased_with_few_pairs_and_better_than_both(horizon):
+    """Few pairs: weights that knew the samples they weigh would show as a bias."""
+    exact = segment_gradients(10, horizon)[1] if horizon > 10 else smoothed_gradient(10)
+    errors = {}
+    for name in ("merged", "pathwise", "es"):
+        arguments = {"num_particles": 8, "stddev": 0.2, "unroll_length": 10, "horizon": horizon}
+        estimator = estimators.get(name, RULE, Quadratic(), **arguments)
+        samples = sample(estimator, RULE.init_theta(), 4000, skip=50)
+        if horizon > 10:
+            samples = samples.reshape(-1, 2, 2).mean(axis=1)
+        errors[name] = samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
+        if name == "merged":
+            assert (3 * errors[name] < 0.05 * np.abs(exact)).all()
+            assert (np.abs(samples.mean(axis=0) - exact) < 3 * errors[name]).all()
+    lower = np.minimum(errors["pathwise"], errors["es"])
+    assert (errors["merged"] < 1.05 * lower).all()
+
+
+def test_too_few_particles_are_named():
+    with pytest.raises(ValueError, match="`num_particles`.*at least 4.*2"):
+        make(num_particles=2)
