@@ -7,20 +7,32 @@ import tensorflow as tf
 from lopt_keras import features
 from meta.estimators import pathwise
 
-_MEMORY = 10.0
+_BLOCK = 100.0
 _LARGEST_VARIANCE = 1e30
 
 
 class Variances(NamedTuple):
-    """Running averages over the estimates so far.
+    """Variances of each entry between pairs, summed over estimates.
 
     Attributes:
-        pathwise, es: dicts as theta, the variance of each entry between pairs.
-        count: scalar float32, estimates so far.
+        pathwise, es: dicts as theta.
     """
 
     pathwise: Any
     es: Any
+
+
+class Memory(NamedTuple):
+    """The last 100 to 200 estimates.
+
+    Attributes:
+        older: `Variances` of a block of 100 estimates; zero in the first block.
+        newer: `Variances` of the block since then.
+        count: scalar float32, estimates in `newer`.
+    """
+
+    older: Any
+    newer: Any
     count: Any
 
 
@@ -28,15 +40,15 @@ class Merged(pathwise.Pathwise):
     """`(g_rp / v_rp + g_es / v_es) / (1 / v_rp + 1 / v_es)`, entry by entry.
 
     g_rp is the pathwise estimate and g_es that of `ES`, from the same particles; v
-    is the variance of the antithetic pairs, averaged over about 10 earlier estimates.
-    It comes from the differences between neighbouring pairs, whose problems are about
-    equally old: that gradients differ between the start and the end of a problem is
-    no error of a mean over staggered pairs.
+    is the variance of the antithetic pairs, averaged over this estimate and the 100 to
+    200 before it. It comes from the differences between neighbouring pairs, whose
+    problems are about equally old: that gradients differ between the start and the end
+    of a problem is no error of a mean over staggered pairs.
 
-    Weights from the samples that they weigh would make the sum biased, and let the
-    rare sample through that makes pathwise gradients useless: a few pairs without it
-    look precise (measured in docs/gradients.md). So the weights are those of the
-    estimates before, and the first estimate is that of `ES`.
+    Weights from the samples alone that they weigh would make the sum biased, and let
+    the rare sample through that makes pathwise gradients useless: a few pairs without
+    it look precise. Weights from earlier estimates alone would take a first such sample
+    in full. Both are measured in docs/gradients.md.
 
     An entry for which a pair has no finite pathwise gradient is that of `ES`, and
     counts as a variance of 1e30. Metrics: `es_weight`, the mean weight of ES over
@@ -57,27 +69,23 @@ class Merged(pathwise.Pathwise):
             )
 
     def init_memory(self, theta):
-        """`Variances` that leave the first estimate to ES."""
-        ones = {name: tf.ones_like(x) for name, x in theta.items()}
+        """`Memory` of no estimate."""
         zeros = {name: tf.zeros_like(x) for name, x in theta.items()}
-        return Variances(ones, zeros, tf.constant(0.0))
+        none = Variances(zeros, zeros)
+        return Memory(none, none, tf.constant(0.0))
 
     def combine(self, samples, memory):
         n = self.num_pairs
         pairs = {name: (g[:n] + g[n:]) / 2 for name, g in samples.gradients.items()}
         scores = self.score_samples(samples.perturbations, samples.losses)
+        memory = _remember(memory, Variances(_variances(pairs), _variances(scores)))
+        seen = tf.nest.map_structure(tf.add, memory.older, memory.newer)
         weights = {
-            name: tf.math.divide_no_nan(v, v + memory.es[name])
-            for name, v in memory.pathwise.items()
+            name: tf.math.divide_no_nan(v, v + seen.es[name]) for name, v in seen.pathwise.items()
         }
         gradient = {
             name: _merge(weight, pairs[name], scores[name]) for name, weight in weights.items()
         }
-        memory = Variances(
-            pathwise=_average(memory.pathwise, pairs, memory.count),
-            es=_average(memory.es, scores, memory.count),
-            count=memory.count + 1.0,
-        )
         flat = tf.concat([tf.reshape(w, [-1]) for w in weights.values()], axis=0)
         usable = features.gradients_are_usable(list(pairs.values()))
         metrics = {
@@ -93,15 +101,21 @@ def _merge(weight, pairs, scores):
     return tf.where(tf.math.is_finite(path), weight * es + (1.0 - weight) * path, es)
 
 
-def _average(averages, samples, count):
-    """The running averages with the variances of these samples, `[num_pairs, ...]`."""
-    rate = tf.maximum(1.0 / (count + 1.0), 1.0 / _MEMORY)
-    updated = {}
+def _variances(samples):
+    """Of one sample, for each entry: dict of `[...]` from dict of `[num_pairs, ...]`."""
+    variances = {}
     for name, x in samples.items():
         half = x.shape[0] // 2
         differences = x[0 : 2 * half : 2] - x[1 : 2 * half : 2]
         variance = tf.reduce_mean(tf.square(differences), axis=0) / 2
         # Neither a NaN nor an infinity is below: both count as the largest.
-        variance = tf.where(variance < _LARGEST_VARIANCE, variance, _LARGEST_VARIANCE)
-        updated[name] = averages[name] + rate * (variance - averages[name])
-    return updated
+        variances[name] = tf.where(variance < _LARGEST_VARIANCE, variance, _LARGEST_VARIANCE)
+    return variances
+
+
+def _remember(memory, variances):
+    """The memory with one more estimate. Blocks, so that what was rare and huge is forgotten."""
+    full = memory.count >= _BLOCK
+    older = tf.nest.map_structure(lambda n, o: tf.where(full, n, o), memory.newer, memory.older)
+    newer = tf.nest.map_structure(lambda n, v: tf.where(full, 0.0, n) + v, memory.newer, variances)
+    return Memory(older, newer, tf.where(full, 0.0, memory.count) + 1.0)
