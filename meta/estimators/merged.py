@@ -16,10 +16,12 @@ class Variances(NamedTuple):
 
     Attributes:
         pathwise, es: dicts as theta.
+        shared: their covariance, likewise.
     """
 
     pathwise: Any
     es: Any
+    shared: Any
 
 
 class Memory(NamedTuple):
@@ -39,9 +41,15 @@ class Memory(NamedTuple):
 class Merged(pathwise.Pathwise):
     """`(g_rp / v_rp + g_es / v_es) / (1 / v_rp + 1 / v_es)`, entry by entry.
 
-    g_rp is the pathwise estimate and g_es that of `ES`, from the same particles; v
-    is the variance of the antithetic pairs, averaged over this estimate and the 100 to
-    200 before it. It comes from the differences between neighbouring pairs, whose
+    Here v is what the variance of an estimate exceeds the covariance of the two by:
+    the weights with which the sum has the least variance. The problems that both have
+    seen are noise that no weights take away; where the loss is smooth in theta, the
+    covariance is v_rp, and ES adds noise only. (The paper leaves the covariance out.
+    A negative one is left out here too.)
+
+    g_rp is the pathwise estimate and g_es that of `ES`, from the same particles.
+    Variances are those of the antithetic pairs, averaged over this estimate and the 100
+    to 200 before it. They come from the differences between neighbouring pairs, whose
     problems are about equally old: that gradients differ between the start and the end
     of a problem is no error of a mean over staggered pairs.
 
@@ -71,18 +79,15 @@ class Merged(pathwise.Pathwise):
     def init_memory(self, theta):
         """`Memory` of no estimate."""
         zeros = {name: tf.zeros_like(x) for name, x in theta.items()}
-        none = Variances(zeros, zeros)
+        none = Variances(zeros, zeros, zeros)
         return Memory(none, none, tf.constant(0.0))
 
     def combine(self, samples, memory):
         n = self.num_pairs
         pairs = {name: (g[:n] + g[n:]) / 2 for name, g in samples.gradients.items()}
         scores = self.score_samples(samples.perturbations, samples.losses)
-        memory = _remember(memory, Variances(_variances(pairs), _variances(scores)))
-        seen = tf.nest.map_structure(tf.add, memory.older, memory.newer)
-        weights = {
-            name: tf.math.divide_no_nan(v, v + seen.es[name]) for name, v in seen.pathwise.items()
-        }
+        memory = _remember(memory, _variances(pairs, scores))
+        weights = _es_weights(tf.nest.map_structure(tf.add, memory.older, memory.newer))
         gradient = {
             name: _merge(weight, pairs[name], scores[name]) for name, weight in weights.items()
         }
@@ -101,16 +106,35 @@ def _merge(weight, pairs, scores):
     return tf.where(tf.math.is_finite(path), weight * es + (1.0 - weight) * path, es)
 
 
-def _variances(samples):
-    """Of one sample, for each entry: dict of `[...]` from dict of `[num_pairs, ...]`."""
-    variances = {}
-    for name, x in samples.items():
-        half = x.shape[0] // 2
-        differences = x[0 : 2 * half : 2] - x[1 : 2 * half : 2]
-        variance = tf.reduce_mean(tf.square(differences), axis=0) / 2
+def _es_weights(variances):
+    """From sums of `Variances`, as only their ratios matter: dict as theta."""
+    weights = {}
+    for name, v_rp in variances.pathwise.items():
+        v_es = variances.es[name]
+        shared = tf.clip_by_value(variances.shared[name], 0.0, tf.minimum(v_rp, v_es))
+        weights[name] = tf.math.divide_no_nan(v_rp - shared, v_rp - shared + v_es - shared)
+    return weights
+
+
+def _variances(pairs, scores):
+    """`Variances` of one estimate, from dicts of `[num_pairs, ...]`."""
+    variances = Variances({}, {}, {})
+    for name in pairs:
+        p, s = _differences(pairs[name]), _differences(scores[name])
+        products = (tf.square(p), tf.square(s), p * s)
+        means = [tf.reduce_mean(x, axis=0) / 2 for x in products]
         # Neither a NaN nor an infinity is below: both count as the largest.
-        variances[name] = tf.where(variance < _LARGEST_VARIANCE, variance, _LARGEST_VARIANCE)
+        usable = means[0] < _LARGEST_VARIANCE
+        variances.pathwise[name] = tf.where(usable, means[0], _LARGEST_VARIANCE)
+        variances.es[name] = means[1]
+        variances.shared[name] = tf.where(usable, means[2], 0.0)
     return variances
+
+
+def _differences(samples):
+    """Between neighbours: `[num_pairs // 2, ...]` from `[num_pairs, ...]`."""
+    even = samples.shape[0] // 2 * 2
+    return samples[0:even:2] - samples[1:even:2]
 
 
 def _remember(memory, variances):

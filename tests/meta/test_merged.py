@@ -25,8 +25,8 @@ def combine(gradients, scores, memory=None):
 
 
 def test_the_weights_are_inverse_variances_over_the_estimates_so_far():
-    gradient, memory, metrics = combine([1.0, 3.0], [10.0, 20.0])
-    # Variances 2 and 50.
+    gradient, memory, metrics = combine([1.0, 3.0], [20.0, 10.0])
+    # Variances 2 and 50, and a negative covariance.
     np.testing.assert_allclose(metrics["es_weight"], 2 / 52)
     np.testing.assert_allclose(gradient, (2 * 50 + 15 * 2) / 52, rtol=1e-6)
     gradient, memory, metrics = combine([1.0, 5.0], [0.0, 0.0], memory)
@@ -35,30 +35,41 @@ def test_the_weights_are_inverse_variances_over_the_estimates_so_far():
     np.testing.assert_allclose(gradient, 3 * 50 / 60, rtol=1e-6)
 
 
+def test_noise_that_both_share_does_not_count():
+    # Differences (2, 2) and (4, 0): variances 2 and 4, covariance 2.
+    gradient, _, metrics = combine([3.0, 1.0, 3.0, 1.0], [4.0, 0.0, 1.0, 1.0])
+    assert float(metrics["es_weight"]) == 0.0
+    assert gradient == 2.0
+    # Differences (4, 2) and (2, 2): 5 and 2, covariance 3, more than the second.
+    gradient, _, metrics = combine([4.0, 0.0, 3.0, 1.0], [3.0, 1.0, 4.0, 2.0])
+    assert float(metrics["es_weight"]) == 1.0
+    assert gradient == 2.5
+
+
 def test_without_any_variance_the_pathwise_gradient_stands():
     assert combine([1.0, 1.0], [3.0, 3.0])[0] == 1.0
 
 
 def test_neighbours_are_compared():
     # The first two pairs are of another age than the last two.
-    _, _, metrics = combine([1.0, 3.0, 101.0, 103.0], [0.0, 2.0, 50.0, 52.0])
+    _, _, metrics = combine([1.0, 3.0, 101.0, 103.0], [2.0, 0.0, 52.0, 50.0])
     np.testing.assert_allclose(metrics["es_weight"], 0.5)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 3e38])
 def test_a_gradient_that_is_not_finite_counts_as_infinite_variance(value):
-    _, memory, _ = combine([1.0, 3.0], [4.0, 8.0])
-    gradient, memory, metrics = combine([1.0, value], [4.0, 8.0], memory)
+    _, memory, _ = combine([1.0, 3.0], [8.0, 4.0])
+    gradient, memory, metrics = combine([1.0, value], [8.0, 4.0], memory)
     assert gradient == 6.0
     assert float(metrics["excluded"]) == 0.5
-    gradient, memory, metrics = combine([1.0, 3.0], [4.0, 8.0], memory)
+    gradient, memory, metrics = combine([1.0, 3.0], [8.0, 4.0], memory)
     assert gradient == 6.0
     assert float(metrics["excluded"]) == 0.0
     np.testing.assert_allclose(metrics["es_weight"], 1.0)
     # And is forgotten after the next block of a hundred.
     gradients = []
     for _ in range(200):
-        gradient, memory, _ = combine([1.0, 3.0], [4.0, 8.0], memory)
+        gradient, memory, _ = combine([1.0, 3.0], [8.0, 4.0], memory)
         gradients.append(gradient)
     assert gradients[196] == 6.0
     np.testing.assert_allclose(gradients[199], (2 / 2 + 6 / 8) / (1 / 2 + 1 / 8), rtol=1e-5)
