@@ -74,8 +74,8 @@ def run(
 
     A particle whose gradient is not usable stays where it is in that step, as
     `LearnedOptimizer` would. Under a gradient tape, a particle's step that is not
-    usable, or whose loss is not finite, is a constant: it passes on neither a
-    gradient of its own nor a NaN. Of the trajectory, only `outer_loss` has a gradient.
+    usable, or whose loss or update is not finite, is a constant: it passes on neither
+    a gradient of its own nor a NaN. Of the trajectory, only `outer_loss` has a gradient.
 
     Args:
         rule, task, theta, num_problems: as for `begin`.
@@ -114,10 +114,13 @@ def run(
 def _step(rule, task, theta, inner, seed, num_problems, outer_split):
     copies = _num_particles(theta) // num_problems
     params, state, step = inner
+
+    def is_smooth():
+        moved = features.gradients_are_usable(updates)
+        return usable & moved & tf.math.is_finite(train_loss)
+
     # What the step reads. Whether gradients return from it is known further down.
-    read_theta, read_params, read_state = _gated(
-        (theta, params, state), lambda: usable & tf.math.is_finite(train_loss)
-    )
+    read_theta, read_params, read_state = _gated((theta, params, state), is_smooth)
     data = _repeat(task.batch("train", random.fold_in(seed, 0), num_problems), copies)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(read_params)

@@ -130,14 +130,13 @@ def main(argv):
     rule = rules.MLP(hidden_size=4, step_mult=0.1, exp_mult=0.1)
     task = tasks.get("digits_mlp", hidden_units=[8], batch_size=32, data_dir=_DATA_DIR.value)
     evaluate = make_evaluation(rule, task)
-    results = {}
-    for label, (name, unroll_length) in ESTIMATORS.items():
-        results[label] = [
-            train(rule, task, name, unroll_length, seed, evaluate) for seed in range(_SEEDS.value)
-        ]
-        for run in results[label]:
-            final = np.mean(run["meta_loss"][-5:])
-            print(f"{label:>36}: {run['outer_steps']:6d} outer steps, loss {final:.4f}", flush=True)
+    results = {label: [] for label in ESTIMATORS}
+    for seed in range(_SEEDS.value):
+        for label, (name, unroll_length) in ESTIMATORS.items():
+            run = train(rule, task, name, unroll_length, seed, evaluate)
+            results[label].append(run)
+            steps, final = run["outer_steps"], np.mean(run["meta_loss"][-5:])
+            print(f"{label:>36}: {steps:6d} outer steps, loss {final:.4f}", flush=True)
     os.makedirs(_OUT_DIR.value, exist_ok=True)
     with open(os.path.join(_OUT_DIR.value, "curves.json"), "w", encoding="utf-8") as f:
         json.dump(results, f, indent=1)

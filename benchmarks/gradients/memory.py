@@ -17,7 +17,7 @@ from absl import app, flags, logging
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/gradients", "For the figures.")
 _UNROLL_LENGTH = flags.DEFINE_integer("unroll_length", 200, "Inner steps.", lower_bound=1)
 
-SETTINGS = [("es", None), *(("pathwise", n) for n in (None, 100, 50, 25, 14, 5))]
+SETTINGS = [("es", None), *(("pathwise", n) for n in (None, 50, 14, 5))]
 """Estimator and its `segment_length`."""
 
 _RUNS = 3

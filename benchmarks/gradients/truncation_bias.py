@@ -155,7 +155,7 @@ def plot(results, file):
     left.legend()
     right.plot(lengths, results["fixed_point_whole"], "k-", label="whole gradient")
     right.plot(lengths, results["fixed_point_truncated"], "k--o", label="truncated gradient")
-    right.set(xscale="log", yscale="log", xlabel="truncation length (inner steps)")
+    right.set(xscale="log", ylim=(0, 0.4), xlabel="truncation length (inner steps)")
     right.set(ylabel="learning rate", title="Where meta-training would come to rest")
     right.legend()
     for axis in (left, right):

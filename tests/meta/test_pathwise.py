@@ -144,8 +144,9 @@ def test_steps_that_cannot_be_taken_or_measured_pass_no_nan(split):
     assert_gradient(result.gradient, SGD, task, split=split)
 
 
-def test_a_loss_that_is_clipped_has_no_gradient():
-    result = estimate(rules.SGD(learning_rate=1e12), Quadratic())
+@pytest.mark.parametrize("learning_rate", [1e12, 3e38])
+def test_a_loss_that_is_clipped_has_no_gradient(learning_rate):
+    result = estimate(rules.SGD(learning_rate=learning_rate), Quadratic())
     # The first loss does not depend on theta, and all others are clipped.
     np.testing.assert_allclose(result.metrics["meta_loss"], (1 + 7 * 10) / LENGTH, rtol=1e-6)
     assert float(result.metrics["excluded"]) == 0.0
