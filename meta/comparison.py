@@ -117,7 +117,7 @@ def _run(rule, task, thetas, num_steps, seed, split, seeds):
 
     @tf.function(jit_compile=True, autograph=False)
     def run(particles):
-        inner = unroll.begin(rule, task, particles, random.fold_in(seed, 0), seeds)
+        inner = unroll.begin(rule, task, particles, random.fold_in(seed, 0), seeds, num_steps)
         batches = random.fold_in(seed, 1)
         return unroll.run(rule, task, particles, inner, batches, num_steps, seeds, split)[0]
 

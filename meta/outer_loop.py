@@ -9,6 +9,7 @@ import tensorflow as tf
 import tqdm
 
 from meta import random
+from meta.curriculum import Curriculum
 
 _SMOOTHING = 0.98
 _SUMMARY_EVERY = 10
@@ -29,15 +30,35 @@ class OuterLoop:
         out_dir: where checkpoints and TensorBoard summaries go.
         checkpoint_every: outer steps between checkpoints.
         gradient_clip: bound on the magnitude of each entry of the meta-gradient.
+        gradient_norm_clip: bound on its global norm, applied before that, or None.
+        curriculum: `Curriculum` of the problems' lengths, at most the estimator's
+            horizon. Defaults to the horizon itself.
     """
 
     def __init__(
-        self, estimator, outer_optimizer, seed, out_dir, checkpoint_every=100, gradient_clip=1.0
+        self,
+        estimator,
+        outer_optimizer,
+        seed,
+        out_dir,
+        checkpoint_every=100,
+        gradient_clip=1.0,
+        gradient_norm_clip=None,
+        curriculum=None,
     ):
+        if curriculum is None:
+            curriculum = Curriculum("constant", estimator.horizon)
+        if curriculum.longest > estimator.horizon:
+            raise ValueError(
+                f"`curriculum` must not be longer than horizon={estimator.horizon}. "
+                f"Received: longest={curriculum.longest}"
+            )
         self._estimator = estimator
         self._optimizer = outer_optimizer
         self._checkpoint_every = checkpoint_every
         self._gradient_clip = gradient_clip
+        self._gradient_norm_clip = gradient_norm_clip
+        self._curriculum = curriculum
         self._out_dir = out_dir
         self._seed = random.seed(seed)
         self._theta = {
@@ -113,18 +134,23 @@ class OuterLoop:
 
     @tf.function(jit_compile=True, autograph=False)
     def _init_worker(self, theta):
-        return self._estimator.init_worker(theta, random.fold_in(self._seed, 0))
+        seed = random.fold_in(self._seed, 0)
+        return self._estimator.init_worker(theta, seed, self._length(tf.constant(0, tf.int64)))
 
     @tf.function(jit_compile=True, autograph=False)
     def _outer_step(self):
         theta = self._theta_tensors()
         seed = random.fold_in(random.fold_in(self._seed, 1), self._step)
         worker = tf.nest.map_structure(tf.convert_to_tensor, self._worker)
-        estimate = self._estimator.estimate(theta, worker, seed)
+        length = self._length(self._step)
+        estimate = self._estimator.estimate(theta, worker, seed, length)
         gradient = {
             name: tf.where(tf.math.is_finite(g), g, 0.0) for name, g in estimate.gradient.items()
         }
         norm = tf.linalg.global_norm(list(gradient.values()))
+        if self._gradient_norm_clip is not None:
+            scale = tf.minimum(1.0, self._gradient_norm_clip / norm)
+            gradient = {name: scale * g for name, g in gradient.items()}
         clip = self._gradient_clip
         gradient = {name: tf.clip_by_value(g, -clip, clip) for name, g in gradient.items()}
         self._optimizer.apply([gradient[name] for name in self._theta], list(self._theta.values()))
@@ -136,9 +162,15 @@ class OuterLoop:
         moved = [self._theta[name] - theta[name] for name in theta]
         return {
             **estimate.metrics,
+            "unroll_length": tf.cast(length, tf.float32),
             "gradient_norm": norm,
             "outer_step_size": tf.linalg.global_norm(moved),
         }
+
+    def _length(self, step):
+        """Inner steps of the problems that begin at this outer step."""
+        seed = random.fold_in(random.fold_in(self._seed, 2), step)
+        return self._curriculum.length(step, seed)
 
     def _theta_tensors(self):
         return {name: tf.convert_to_tensor(value) for name, value in self._theta.items()}

@@ -15,12 +15,14 @@ from absl import app, flags, logging
 
 import export
 from lopt_keras import rules, saved_model
-from meta import comparison, estimators, run_directory, tasks
+from meta import comparison, curriculum, estimators, run_directory, tasks
 from meta.outer_loop import OuterLoop
 
 _TASK = flags.DEFINE_enum("task", "digits_mlp", tasks.NAMES, "Inner problem.")
 _TASK_CONFIG = flags.DEFINE_string("task_config", "{}", "The task's arguments, as JSON.")
-_DATASET = flags.DEFINE_string("dataset", "digits", "tensorflow-datasets name.")
+_DATASET = flags.DEFINE_string(
+    "dataset", None, "tensorflow-datasets name. Default: the task's own."
+)
 _RULE = flags.DEFINE_string("rule", "factored_mlp", f"Update rule, one of {rules.NAMES}.")
 _RULE_CONFIG = flags.DEFINE_string("rule_config", "{}", "The rule's arguments, as JSON.")
 _ESTIMATOR = flags.DEFINE_enum(
@@ -33,7 +35,32 @@ _UNROLL_LENGTH = flags.DEFINE_integer(
 _HORIZON = flags.DEFINE_integer(
     "horizon",
     None,
-    "Inner steps of a whole problem, for pes. Default: unroll_length.",
+    "Inner steps of a whole problem; if more than unroll_length, problems continue from one "
+    "outer step to the next (only pes then sees the whole gradient). Default: unroll_length.",
+    lower_bound=1,
+)
+_SEGMENT_LENGTH = flags.DEFINE_integer(
+    "segment_length",
+    None,
+    "Inner steps whose computation pathwise and merged keep at a time, to save memory. "
+    "Default: unroll_length.",
+    lower_bound=1,
+)
+_CURRICULUM = flags.DEFINE_enum(
+    "curriculum",
+    "constant",
+    curriculum.SCHEDULES,
+    "Length of the problems: horizon, or growing from shortest_problem to horizon, or drawn "
+    "between the two.",
+)
+_SHORTEST_PROBLEM = flags.DEFINE_integer(
+    "shortest_problem", None, "Where a curriculum begins, in inner steps.", lower_bound=1
+)
+_CURRICULUM_STEPS = flags.DEFINE_integer(
+    "curriculum_steps",
+    None,
+    "Outer steps in which a linear or exponential curriculum reaches the horizon. "
+    "Default: num_outer_steps.",
     lower_bound=1,
 )
 _NUM_PARTICLES = flags.DEFINE_integer(
@@ -42,8 +69,20 @@ _NUM_PARTICLES = flags.DEFINE_integer(
 _ES_STDDEV = flags.DEFINE_float("es_stddev", 0.01, "Standard deviation of the perturbations.")
 _OUTER_OPTIMIZER = flags.DEFINE_string("outer_optimizer", "adam", "Any Keras optimizer, by name.")
 _OUTER_LEARNING_RATE = flags.DEFINE_float("outer_learning_rate", 1e-3, "Its learning rate.")
+_OUTER_LEARNING_RATE_SCHEDULE = flags.DEFINE_enum(
+    "outer_learning_rate_schedule",
+    "constant",
+    ("constant", "cosine"),
+    "What it does after the warm-up: stay, or fall to zero at num_outer_steps.",
+)
+_OUTER_WARMUP_STEPS = flags.DEFINE_integer(
+    "outer_warmup_steps", 0, "Outer steps in which it rises from zero.", lower_bound=0
+)
 _OUTER_GRADIENT_CLIP = flags.DEFINE_float(
     "outer_gradient_clip", 1.0, "Bound on each entry of the meta-gradient."
+)
+_OUTER_GRADIENT_NORM_CLIP = flags.DEFINE_float(
+    "outer_gradient_norm_clip", None, "Bound on its global norm, applied before that."
 )
 _OUTER_OBJECTIVE = flags.DEFINE_enum(
     "outer_objective", "validation", estimators.OUTER_SPLITS, "Split of the outer loss."
@@ -68,6 +107,14 @@ flags.register_validator("num_particles", lambda n: n % 2 == 0, "must be even (a
 flags.register_validator("es_stddev", lambda x: x > 0, "must be positive.")
 flags.register_validator("outer_learning_rate", lambda x: x > 0, "must be positive.")
 flags.register_validator("outer_gradient_clip", lambda x: x > 0, "must be positive.")
+flags.register_validator(
+    "outer_gradient_norm_clip", lambda x: x is None or x > 0, "must be positive."
+)
+flags.register_multi_flags_validator(
+    ["outer_warmup_steps", "num_outer_steps"],
+    lambda values: values["outer_warmup_steps"] < values["num_outer_steps"],
+    "--outer_warmup_steps must be less than --num_outer_steps.",
+)
 flags.register_multi_flags_validator(
     ["horizon", "unroll_length"],
     lambda values: values["horizon"] is None or values["horizon"] % values["unroll_length"] == 0,
@@ -97,16 +144,21 @@ def _build():
     optimizer = _outer_optimizer()
     task_config = {"dataset": _DATASET.value, **_parse("task_config", _TASK_CONFIG.value)}
     task = tasks.get(_TASK.value, data_dir=_DATA_DIR.value, **task_config)
+    recomputation = {}
+    if _SEGMENT_LENGTH.value is not None:
+        recomputation["segment_length"] = _SEGMENT_LENGTH.value
     estimator = estimators.get(
         _ESTIMATOR.value,
         rule,
         task,
-        _horizon(),
+        horizon=_horizon(),
         num_particles=_NUM_PARTICLES.value,
         stddev=_ES_STDDEV.value,
         unroll_length=_UNROLL_LENGTH.value,
         outer_split=_OUTER_OBJECTIVE.value,
+        **recomputation,
     )
+    problem_lengths = _curriculum()
     run = {
         "command": shlex.join(["python", "-m", "meta.train", *sys.argv[1:]]),
         "flags": _deciding_flags(),
@@ -123,18 +175,50 @@ def _build():
         _OUT_DIR.value,
         _CHECKPOINT_EVERY.value,
         _OUTER_GRADIENT_CLIP.value,
+        _OUTER_GRADIENT_NORM_CLIP.value,
+        problem_lengths,
     )
     return rule, task, loop
 
 
 def _outer_optimizer():
-    config = {"learning_rate": _OUTER_LEARNING_RATE.value}
+    config = {"learning_rate": _outer_learning_rate()}
     try:
         return keras.optimizers.get({"class_name": _OUTER_OPTIMIZER.value, "config": config})
     except (TypeError, ValueError) as error:
         raise ValueError(
             "`--outer_optimizer` must be the name of a Keras optimizer. "
             f"Received: --outer_optimizer={_OUTER_OPTIMIZER.value}. {error}"
+        ) from error
+
+
+def _outer_learning_rate():
+    """A number, or the Keras schedule of warm-up and decay."""
+    rate, warmup = _OUTER_LEARNING_RATE.value, _OUTER_WARMUP_STEPS.value
+    decays = _OUTER_LEARNING_RATE_SCHEDULE.value == "cosine"
+    if not decays and not warmup:
+        return rate
+    return keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=0.0 if warmup else rate,
+        decay_steps=_NUM_OUTER_STEPS.value - warmup,
+        alpha=0.0 if decays else 1.0,
+        warmup_target=rate if warmup else None,
+        warmup_steps=warmup,
+    )
+
+
+def _curriculum():
+    num_steps = _CURRICULUM_STEPS.value
+    if num_steps is None and _CURRICULUM.value in ("linear", "exponential"):
+        num_steps = _NUM_OUTER_STEPS.value
+    try:
+        return curriculum.Curriculum(
+            _CURRICULUM.value, _horizon(), _SHORTEST_PROBLEM.value, num_steps
+        )
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"--curriculum={_CURRICULUM.value}, --shortest_problem={_SHORTEST_PROBLEM.value} and "
+            f"--curriculum_steps={_CURRICULUM_STEPS.value} do not fit: {error}"
         ) from error
 
 

@@ -8,10 +8,13 @@ antithetic pair, or all hyperparameters of a grid, then see the same problems.
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from lopt_keras import features, rules
 from meta import random
+
+_VALIDATION_EVERY = 10
 
 
 class InnerState(NamedTuple):
@@ -21,11 +24,14 @@ class InnerState(NamedTuple):
         params: list of `[P, *shape]`.
         rule_state: the update rule's state.
         step: `[P]` int32, steps taken so far.
+        total_steps: `[P]` float32, the steps that the problem has in all, which the
+            rule may know; NaN if it is not told.
     """
 
     params: Any
     rule_state: Any
     step: Any
+    total_steps: Any
 
 
 class Trajectory(NamedTuple):
@@ -43,7 +49,7 @@ class Trajectory(NamedTuple):
     step_size: Any
 
 
-def begin(rule, task, theta, seed, num_problems):
+def begin(rule, task, theta, seed, num_problems, total_steps=np.nan):
     """`InnerState` before the first step.
 
     Args:
@@ -52,33 +58,54 @@ def begin(rule, task, theta, seed, num_problems):
         theta: dict of `[P, ...]`, P a multiple of `num_problems`.
         seed: `[2]` int32.
         num_problems: Q.
+        total_steps: a number, scalar or `[P]`: what the rule is told of the horizon.
     """
     particles = _num_particles(theta)
     params = _repeat(task.init(seed, num_problems), particles // num_problems)
-    return InnerState(params, rule.init_state(theta, params), tf.zeros(particles, tf.int32))
+    total_steps = tf.broadcast_to(tf.cast(total_steps, tf.float32), [particles])
+    step = tf.zeros(particles, tf.int32)
+    return InnerState(params, rule.init_state(theta, params), step, total_steps)
 
 
-def run(rule, task, theta, inner, seed, length, num_problems, outer_split="train"):
+def run(
+    rule,
+    task,
+    theta,
+    inner,
+    seed,
+    length,
+    num_problems,
+    outer_split="train",
+    first=0,
+    num_steps=None,
+):
     """Takes `length` steps with every particle.
 
-    A particle whose gradient is not usable stays where it is in that step, as
-    `LearnedOptimizer` would.
+    The rule hears the training loss, the horizon that `begin` was given, and, if it
+    makes use of it, the loss on a fresh validation batch every tenth step. A
+    particle whose gradient is not usable stays where it is in that step, as
+    `LearnedOptimizer` would. Under a gradient tape, a particle's step that is not
+    usable, or whose loss or update is not finite, is a constant: it passes on neither
+    a gradient of its own nor a NaN. Of the trajectory, only `outer_loss` has a gradient.
 
     Args:
         rule, task, theta, num_problems: as for `begin`.
         inner: `InnerState`.
-        seed: `[2]` int32; step i draws its batches from it and i.
+        seed: `[2]` int32; step i draws its batches from it and `first + i`.
         length: T, a Python int.
         outer_split: "train", "validation" or "test".
+        first: where this run stands in a longer one, an integer or scalar tensor.
+        num_steps: scalar int32 tensor, at most `length`, to take fewer steps; the
+            trajectory is zero from there on. Defaults to `length`.
 
     Returns:
         `(Trajectory, InnerState)`.
     """
+    num_steps = length if num_steps is None else num_steps
 
     def body(i, inner, trajectory):
-        inner, measured = _step(
-            rule, task, theta, inner, random.fold_in(seed, i), num_problems, outer_split
-        )
+        step_seed = random.fold_in(seed, first + i)
+        inner, measured = _step(rule, task, theta, inner, step_seed, num_problems, outer_split)
         written = [array.write(i, x) for array, x in zip(trajectory, measured, strict=True)]
         return i + 1, inner, Trajectory(*written)
 
@@ -87,7 +114,7 @@ def run(rule, task, theta, inner, seed, length, num_problems, outer_split="train
         for _ in Trajectory._fields
     ]
     _, inner, trajectory = tf.while_loop(
-        lambda i, *_: i < length,
+        lambda i, *_: i < num_steps,
         body,
         (tf.constant(0), inner, Trajectory(*empty)),
         maximum_iterations=length,
@@ -97,26 +124,71 @@ def run(rule, task, theta, inner, seed, length, num_problems, outer_split="train
 
 def _step(rule, task, theta, inner, seed, num_problems, outer_split):
     copies = _num_particles(theta) // num_problems
-    params, state, step = inner
+    params, state, step, total_steps = inner
+
+    def is_smooth():
+        moved = features.gradients_are_usable(updates)
+        # A validation loss is NaN where none is heard.
+        finite = tf.math.is_finite(train_loss) & ~tf.math.is_inf(validation_loss)
+        return usable & moved & finite
+
+    # What the step reads. Whether gradients return from it is known further down.
+    read_theta, read_params, read_state = _gated((theta, params, state), is_smooth)
     data = _repeat(task.batch("train", random.fold_in(seed, 0), num_problems), copies)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
-        tape.watch(params)
-        train_loss = task.loss(params, data)
+        tape.watch(read_params)
+        train_loss = task.loss(read_params, data)
     # The particles do not interact: each gets the gradient of its own loss.
-    grads = tape.gradient(train_loss, params, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+    grads = tape.gradient(
+        train_loss, read_params, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
     outer_loss = train_loss
     if outer_split != "train":
         held_out = task.batch(outer_split, random.fold_in(seed, 1), num_problems)
-        outer_loss = task.loss(params, _repeat(held_out, copies))
+        tested = _gated(params, lambda: tf.math.is_finite(outer_loss))
+        outer_loss = task.loss(tested, _repeat(held_out, copies))
 
-    signals = rules.Signals.silent(step, train_loss=train_loss)
-    updates, new_state = rule.update(theta, state, grads, params, signals)
+    validation_loss = tf.fill([_num_particles(theta)], np.nan)
+    if "validation_loss" in rule.hears:
+        held_out = _repeat(task.batch("validation", random.fold_in(seed, 2), num_problems), copies)
+        observed = task.loss(read_params, held_out)
+        validation_loss = tf.where(step % _VALIDATION_EVERY == 0, observed, np.nan)
+    signals = rules.Signals(step, total_steps, train_loss, validation_loss)
+    updates, new_state = rule.update(read_theta, read_state, grads, read_params, signals)
     usable = features.gradients_are_usable(grads)
     updates = [features.select(usable, update, tf.zeros_like(update)) for update in updates]
     state = tf.nest.map_structure(lambda n, o: features.select(usable, n, o), new_state, state)
     params = [param + update for param, update in zip(params, updates, strict=True)]
-    inner = InnerState(params, state, step + tf.cast(usable, tf.int32))
-    return inner, Trajectory(train_loss, outer_loss, _root_mean_square(updates))
+    inner = InnerState(params, state, step + tf.cast(usable, tf.int32), total_steps)
+    # The root has no finite slope where nothing moved.
+    step_size = tf.stop_gradient(_root_mean_square(updates))
+    return inner, Trajectory(tf.stop_gradient(train_loss), outer_loss, step_size)
+
+
+def _gated(nest, is_open):
+    """The same tensors, to which gradients return only for particles that pass.
+
+    A tape multiplies by the Jacobian even where what comes back is zero, and zero
+    times infinity is NaN: a `tf.where` around the results alone does not stop it.
+
+    Args:
+        nest: of `[P, ...]`.
+        is_open: function that returns `[P]` booleans, called when the gradient is
+            taken, so that it may speak of what was computed from `nest`.
+    """
+
+    @tf.custom_gradient
+    def identity(*tensors):
+        def backward(*upstream):
+            return [features.select(is_open(), dy, tf.zeros_like(dy)) for dy in upstream]
+
+        return [tf.identity(x) for x in tensors], backward
+
+    flat = tf.nest.flatten(nest)
+    floats = [i for i, x in enumerate(flat) if x.dtype.is_floating]
+    for i, x in zip(floats, identity(*[flat[i] for i in floats]), strict=True):
+        flat[i] = x
+    return tf.nest.pack_sequence_as(nest, flat)
 
 
 def _root_mean_square(tensors):

@@ -2,23 +2,28 @@
 
 from meta.estimators.base import OUTER_SPLITS, Estimate, Estimator
 from meta.estimators.es import ES
+from meta.estimators.merged import Merged
+from meta.estimators.pathwise import Pathwise
 from meta.estimators.pes import PES
 
-_ESTIMATORS = {"es": ES, "pes": PES}
+_ESTIMATORS = {"es": ES, "pathwise": Pathwise, "merged": Merged, "pes": PES}
 NAMES = tuple(_ESTIMATORS)
 """The names that `get` knows."""
 
 
-def get(name, rule, task, horizon, **kwargs):
+def get(name, rule, task, **kwargs):
     """The estimator of that name.
 
     Args:
         name: one of `NAMES`.
-        rule, task, **kwargs: as `Estimator`.
-        horizon: inner steps of a whole problem; only for "pes".
+        rule, task, **kwargs: its constructor's arguments, see `Estimator`.
+
+    Raises:
+        ValueError: if no estimator bears the name, or its arguments do not fit it.
     """
     if name not in _ESTIMATORS:
         raise ValueError(f"`estimator` must be one of {NAMES}. Received: estimator={name!r}")
-    if name == "pes":
-        kwargs["horizon"] = horizon
-    return _ESTIMATORS[name](rule, task, **kwargs)
+    try:
+        return _ESTIMATORS[name](rule, task, **kwargs)
+    except TypeError as error:
+        raise ValueError(f"The estimator {name!r} cannot be made: {error}") from error

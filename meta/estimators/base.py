@@ -1,12 +1,14 @@
-"""What the estimators of the meta-gradient share: particles and their losses."""
+"""What the estimators of the meta-gradient share: particles, their problems and losses."""
 
 import abc
+import functools
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from lopt_keras import features
 from lopt_keras.rules.base import check_integer, check_number
-from meta import random
+from meta import random, unroll
 
 OUTER_SPLITS = ("train", "validation")
 
@@ -26,10 +28,74 @@ class Estimate(NamedTuple):
     metrics: Any
 
 
+class Problems(NamedTuple):
+    """Where the inner problems are that continue across estimates.
+
+    Attributes:
+        inner: `unroll.InnerState` of P particles.
+        remaining: `[num_pairs]` int32, inner steps until the pair begins a new
+            problem; it begins one with the next estimate where this is not positive.
+    """
+
+    inner: Any
+    remaining: Any
+
+
+class Worker(NamedTuple):
+    """What an estimator carries from one estimate to the next.
+
+    Attributes:
+        problems: `Problems`, or `()` where every estimate begins new ones.
+        memory: the estimator's own, a nest of tensors, maybe empty.
+    """
+
+    problems: Any
+    memory: Any
+
+
+class Measurement(NamedTuple):
+    """The inner steps of one estimate.
+
+    Attributes:
+        trajectory: `unroll.Trajectory`, zero after the last step.
+        inner: `unroll.InnerState` at the end.
+        gradients: dict of `[P, ...]`, the gradient of each particle's clipped mean
+            outer loss in its own theta, or `()` if it was not asked for.
+    """
+
+    trajectory: Any
+    inner: Any
+    gradients: Any = ()
+
+
+class Samples(NamedTuple):
+    """What an estimate is made of.
+
+    Attributes:
+        perturbations: dict of `[num_pairs, ...]`, the e_i.
+        begins: `[num_pairs]` bool, whether the pair's problem began here.
+        losses: `[P]`, the clipped mean outer loss, first of all theta + e_i, then
+            of theta - e_i.
+        gradients: as in `Measurement`.
+    """
+
+    perturbations: Any
+    begins: Any
+    losses: Any
+    gradients: Any
+
+
 class Estimator(abc.ABC):
     """An estimator of the gradient of the smoothed outer loss.
 
     Pure functions on tensors, to be called inside a `tf.function(jit_compile=True)`.
+
+    Where `horizon` is longer than `unroll_length`, the inner problems continue from
+    one estimate to the next, and each estimate sees a segment of `unroll_length`
+    steps. A pair begins a new problem at the horizon, or when one of its halves has
+    diverged. The pairs start staggered, so that at any time they are at different
+    points of their problems. But for `PES`, the gradient is then truncated: it does
+    not see how theta has changed the state that a segment starts from.
 
     Args:
         rule: the `UpdateRule` whose theta is meta-trained.
@@ -38,6 +104,8 @@ class Estimator(abc.ABC):
             are antithetic pairs, and a pair works on one problem.
         stddev: standard deviation of the perturbations of theta.
         unroll_length: inner steps for each estimate.
+        horizon: inner steps of a whole problem, a multiple of `unroll_length`.
+            Defaults to `unroll_length`: every estimate begins new problems.
         outer_split: "train" or "validation", on which the outer loss is measured.
 
     Raises:
@@ -45,7 +113,14 @@ class Estimator(abc.ABC):
     """
 
     def __init__(
-        self, rule, task, num_particles=16, stddev=0.01, unroll_length=100, outer_split="train"
+        self,
+        rule,
+        task,
+        num_particles=16,
+        stddev=0.01,
+        unroll_length=100,
+        horizon=None,
+        outer_split="train",
     ):
         check_integer("num_particles", num_particles, low=2)
         if num_particles % 2:
@@ -55,6 +130,13 @@ class Estimator(abc.ABC):
             )
         check_number("stddev", stddev, low_open=True)
         check_integer("unroll_length", unroll_length, low=1)
+        horizon = unroll_length if horizon is None else horizon
+        check_integer("horizon", horizon, low=1)
+        if horizon % unroll_length:
+            raise ValueError(
+                f"`horizon` must be a multiple of unroll_length={unroll_length}. "
+                f"Received: horizon={horizon}"
+            )
         if outer_split not in OUTER_SPLITS:
             raise ValueError(
                 f"`outer_split` must be one of {OUTER_SPLITS}. "
@@ -65,15 +147,71 @@ class Estimator(abc.ABC):
         self.num_pairs = num_particles // 2
         self.stddev = stddev
         self.unroll_length = unroll_length
+        self.horizon = horizon
         self.outer_split = outer_split
 
-    @abc.abstractmethod
-    def init_worker(self, theta, seed):
-        """The state before the first estimate: a nest of tensors, maybe empty."""
+    def init_worker(self, theta, seed, length=None):
+        """The `Worker` before the first estimate.
+
+        Args:
+            theta: dict of tensors.
+            seed: `[2]` int32.
+            length: scalar int32 tensor, the inner steps of the first problems.
+                Defaults to `horizon`.
+        """
+        return Worker(self._first_problems(theta, seed, length), self.init_memory(theta))
+
+    def estimate(self, theta, worker, seed, length=None):
+        """An `Estimate`.
+
+        Args:
+            theta: dict of tensors.
+            worker: `Worker`.
+            seed: `[2]` int32.
+            length: scalar int32 tensor, at most `horizon`: the inner steps of the
+                problems that begin now. Defaults to `horizon`. Problems that continue
+                across estimates end with the segment in which they reach it.
+        """
+        length = self.horizon if length is None else length
+        e = self.perturbations(theta, random.fold_in(seed, 0))
+        problems = worker.problems
+        begins = tf.ones(self.num_pairs, tf.bool) if not problems else problems.remaining <= 0
+        start = functools.partial(self._start, problems, begins, random.fold_in(seed, 1), length)
+        num_steps = self.unroll_length if problems else length
+        measured = self.measure(start, antithetic(theta, e), random.fold_in(seed, 2), num_steps)
+        losses, diverged = self.outer_losses(measured.trajectory, num_steps)
+        samples = Samples(e, begins, losses, measured.gradients)
+        gradient, memory, metrics = self.combine(samples, worker.memory)
+        if problems:
+            remaining = tf.where(begins, length, problems.remaining) - self.unroll_length
+            pair_diverged = diverged[: self.num_pairs] | diverged[self.num_pairs :]
+            problems = Problems(measured.inner, tf.where(pair_diverged, 0, remaining))
+        metrics |= _summaries(measured.trajectory, losses, diverged, num_steps)
+        return Estimate(gradient, Worker(problems, memory), metrics)
+
+    def init_memory(self, theta):
+        """The estimator's own part of the worker, before the first estimate."""
+        return ()
 
     @abc.abstractmethod
-    def estimate(self, theta, worker, seed):
-        """An `Estimate` from theta (a dict of tensors), the worker and a seed `[2]`."""
+    def combine(self, samples, memory):
+        """`(gradient, memory, metrics)` from `Samples` and the memory so far."""
+
+    def measure(self, start, particles, seed, num_steps):
+        """Takes the inner steps of one estimate.
+
+        Args:
+            start: function from particles to `unroll.InnerState`.
+            particles: dict of `[P, ...]`.
+            seed: `[2]` int32.
+            num_steps: scalar int32 tensor or int, at most `unroll_length`.
+
+        Returns:
+            `Measurement`.
+        """
+        inner = start(particles)
+        steps = (self.unroll_length, 0, num_steps)
+        return Measurement(*self._run(particles, inner, seed, *steps))
 
     def perturbations(self, theta, seed):
         """Normal perturbations of theta, one for each pair: dict of `[num_pairs, ...]`."""
@@ -83,41 +221,75 @@ class Estimator(abc.ABC):
             for i, (name, value) in enumerate(sorted(theta.items()))
         }
 
-    def correlate(self, directions, losses):
-        """The antithetic ES estimate `mean_i (l_i+ - l_i-) x_i / (2 stddev^2)`.
+    def score_samples(self, directions, losses):
+        """The ES estimate of each pair, `(l_i+ - l_i-) x_i / (2 stddev^2)`.
 
         Args:
             directions: dict of `[num_pairs, ...]`, the x_i.
-            losses: `[2 * num_pairs]`, first those of all theta + e_i, then theta - e_i.
+            losses: `[P]`, as in `Samples`.
+
+        Returns:
+            Dict of `[num_pairs, ...]`.
         """
         weights = (losses[: self.num_pairs] - losses[self.num_pairs :]) / (2 * self.stddev**2)
         return {
-            name: tf.tensordot(weights, x, axes=1) / self.num_pairs
+            name: tf.reshape(weights, (-1, *(1,) * (x.shape.rank - 1))) * x
             for name, x in directions.items()
         }
 
-    def outer_losses(self, trajectory):
+    def outer_losses(self, trajectory, num_steps):
         """The mean outer loss of each particle, clipped, and whether it diverged.
+
+        Args:
+            trajectory: `unroll.Trajectory`, zero after the last step.
+            num_steps: number of steps.
 
         Returns:
             `[P]` float32 and `[P]` bool.
         """
-        clip = self.task.loss_clip
-        losses = trajectory.outer_loss
-        finite = tf.math.is_finite(losses)
-        diverged = tf.reduce_any(~finite | (tf.abs(losses) > clip), axis=0)
-        clipped = tf.clip_by_value(tf.where(finite, losses, clip), -clip, clip)
-        return tf.reduce_mean(clipped, axis=0), diverged
+        clip, losses = self.task.loss_clip, trajectory.outer_loss
+        within = self.is_within_clip(losses)
+        clipped = tf.clip_by_value(tf.where(tf.math.is_finite(losses), losses, clip), -clip, clip)
+        mean = tf.reduce_sum(clipped, axis=0) / tf.cast(num_steps, tf.float32)
+        return mean, tf.reduce_any(~within, axis=0)
 
-    def metrics(self, trajectory, losses, diverged):
-        """The summaries that every estimator gives."""
-        steps = trajectory.step_size
-        steps = tf.where(tf.math.is_finite(steps), steps, 0.0)
-        return {
-            "meta_loss": tf.reduce_mean(losses),
-            "diverged": tf.reduce_mean(tf.cast(diverged, tf.float32)),
-            "inner_step_size": tf.reduce_mean(steps),
-        }
+    def is_within_clip(self, losses):
+        """Where outer losses are finite and not clipped."""
+        return tf.math.is_finite(losses) & (tf.abs(losses) <= self.task.loss_clip)
+
+    def _run(self, particles, inner, seed, length, first, num_steps):
+        """`unroll.run` on this estimator's rule, task and split."""
+        return unroll.run(
+            self.rule,
+            self.task,
+            particles,
+            inner,
+            seed,
+            length,
+            self.num_pairs,
+            self.outer_split,
+            first,
+            num_steps,
+        )
+
+    def _begin(self, particles, seed, length):
+        return unroll.begin(self.rule, self.task, particles, seed, self.num_pairs, length)
+
+    def _start(self, problems, begins, seed, length, particles):
+        """The `unroll.InnerState` of all particles before the estimate's first step."""
+        fresh = self._begin(particles, seed, length)
+        if not problems:
+            return fresh
+        renew = functools.partial(features.select, tf.concat([begins, begins], axis=0))
+        return tf.nest.map_structure(renew, fresh, problems.inner)
+
+    def _first_problems(self, theta, seed, length):
+        if self.horizon == self.unroll_length:
+            return ()
+        copies = {name: tf.stack([x] * (2 * self.num_pairs)) for name, x in theta.items()}
+        length = self.horizon if length is None else length
+        age = tf.range(self.num_pairs) * (length // self.unroll_length) // self.num_pairs
+        return Problems(self._begin(copies, seed, length), length - age * self.unroll_length)
 
 
 def antithetic(theta, perturbations):
@@ -125,4 +297,21 @@ def antithetic(theta, perturbations):
     return {
         name: tf.concat([value + perturbations[name], value - perturbations[name]], axis=0)
         for name, value in theta.items()
+    }
+
+
+def mean(samples):
+    """Over the leading axis, which counts samples: dict of `[...]` from dict of `[N, ...]`."""
+    return {name: tf.reduce_mean(x, axis=0) for name, x in samples.items()}
+
+
+def _summaries(trajectory, losses, diverged, num_steps):
+    """The metrics that every estimator gives."""
+    steps = trajectory.step_size
+    steps = tf.where(tf.math.is_finite(steps), steps, 0.0)
+    num_steps = tf.cast(num_steps, tf.float32)
+    return {
+        "meta_loss": tf.reduce_mean(losses),
+        "diverged": tf.reduce_mean(tf.cast(diverged, tf.float32)),
+        "inner_step_size": tf.reduce_mean(tf.reduce_sum(steps, axis=0)) / num_steps,
     }

@@ -7,15 +7,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lopt_keras import LearnedOptimizer, rules
 from meta import estimators
+from meta.curriculum import Curriculum
 from meta.outer_loop import OuterLoop
 
 RULE = rules.SGD(learning_rate=0.01, momentum=0.5)
 
 
-def make_loop(out_dir, name="es", optimizer=None, task=None, seed=0, **kwargs):
-    estimator = estimators.get(
-        name, RULE, task or small_mlp(), 12, num_particles=8, unroll_length=4, stddev=0.1
-    )
+def make_loop(out_dir, name="es", optimizer=None, task=None, seed=0, horizon=4, **kwargs):
+    arguments = {"num_particles": 8, "unroll_length": 4, "stddev": 0.1, "horizon": horizon}
+    estimator = estimators.get(name, RULE, task or small_mlp(), **arguments)
     optimizer = optimizer or keras.optimizers.Adam(0.05)
     return OuterLoop(estimator, optimizer, seed, str(out_dir), checkpoint_every=3, **kwargs)
 
@@ -37,17 +37,23 @@ def test_it_finds_a_better_learning_rate(tmp_path):
 
 @pytest.mark.parametrize("name", estimators.NAMES)
 def test_a_resumed_run_ends_with_the_same_theta_bit_for_bit(tmp_path, name):
-    whole = make_loop(tmp_path / "whole", name)
+    def make(folder, **kwargs):
+        arguments = {"horizon": 12, "curriculum": Curriculum("log_uniform", 12, 4), **kwargs}
+        rate = keras.optimizers.schedules.CosineDecay(0.0, 8, warmup_target=0.05, warmup_steps=2)
+        optimizer = keras.optimizers.Adam(rate)
+        return make_loop(tmp_path / folder, name, optimizer, Quadratic(), **arguments)
+
+    whole = make("whole")
     whole.run(10)
-    interrupted = make_loop(tmp_path / "interrupted", name)
+    interrupted = make("interrupted")
     interrupted.run(6)
-    resumed = make_loop(tmp_path / "interrupted", name)
+    resumed = make("interrupted")
     assert resumed.restore() == 6
     resumed.run(10)
     assert_equal(whole.theta, resumed.theta)
     assert whole.smoothed_loss == resumed.smoothed_loss
     # And the seed matters.
-    other = make_loop(tmp_path / "other", name, seed=1)
+    other = make("other", seed=1)
     other.run(10)
     assert (other.theta["log_learning_rate"] != whole.theta["log_learning_rate"]).any()
 
@@ -70,10 +76,20 @@ def test_nothing_to_restore_starts_at_zero(tmp_path):
     assert make_loop(tmp_path).restore() == 0
 
 
-def test_summaries(tmp_path):
-    make_loop(tmp_path).run(20)
-    events = EventAccumulator(str(tmp_path / "summaries"))
+def summaries(out_dir):
+    """Dict from name to `(steps, values)`."""
+    events = EventAccumulator(str(out_dir / "summaries"))
     events.Reload()
+    points = {name: events.Tensors(name) for name in events.Tags()["tensors"]}
+    return {
+        name: ([p.step for p in ps], np.array([tf.make_ndarray(p.tensor_proto) for p in ps]))
+        for name, ps in points.items()
+    }
+
+
+@pytest.mark.parametrize("name", estimators.NAMES)
+def test_summaries(tmp_path, name):
+    make_loop(tmp_path, name, task=Quadratic()).run(20)
     names = {
         "meta_loss",
         "meta_loss_smoothed",
@@ -81,14 +97,31 @@ def test_summaries(tmp_path):
         "diverged",
         "inner_step_size",
         "outer_step_size",
+        "unroll_length",
     }
-    assert set(events.Tags()["tensors"]) == names
-    for name in names:
-        points = events.Tensors(name)
-        assert [point.step for point in points] == [10, 20]
-        values = [tf.make_ndarray(point.tensor_proto) for point in points]
+    counts = {"pathwise": {"excluded"}, "merged": {"excluded", "es_weight"}}.get(name, set())
+    found = summaries(tmp_path)
+    assert set(found) == names | counts
+    for key, (steps, values) in found.items():
+        assert steps == [10, 20]
         assert np.isfinite(values).all()
-        assert name == "diverged" or (np.array(values) > 0).all()
+        assert key in ("diverged", "excluded") or (values > 0).all()
+    assert found["unroll_length"][1].tolist() == [4, 4]
+
+
+def test_the_curriculum_decides_how_long_problems_are(tmp_path):
+    curriculum = Curriculum("linear", 4, 1, num_steps=30)
+    make_loop(tmp_path, task=Quadratic(), curriculum=curriculum).run(30)
+    found = summaries(tmp_path)
+    # The summary of outer step k is of the length for which k - 1 steps had been taken.
+    assert found["unroll_length"][1].tolist() == [2, 3, 4]
+    losses = found["meta_loss"][1]
+    assert losses[0] > losses[1] > losses[2]
+
+
+def test_a_curriculum_beyond_the_horizon_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="`curriculum`.*horizon=4.*longest=5"):
+        make_loop(tmp_path, curriculum=Curriculum("constant", 5))
 
 
 def test_the_meta_gradient_is_clipped(tmp_path):
@@ -98,6 +131,20 @@ def test_the_meta_gradient_is_clipped(tmp_path):
     for name in before:
         step = np.abs(loop.theta[name] - before[name])
         assert 0 < step <= 1.01e-4
+
+
+def test_the_norm_of_the_meta_gradient_is_clipped_and_its_direction_kept(tmp_path):
+    def step(folder, **kwargs):
+        optimizer = keras.optimizers.SGD(1.0)
+        loop = make_loop(tmp_path / folder, optimizer=optimizer, gradient_clip=1e6, **kwargs)
+        before = loop.theta
+        loop.run(1)
+        return np.array([loop.theta[name] - before[name] for name in sorted(before)])
+
+    whole, clipped = step("whole"), step("clipped", gradient_norm_clip=1e-3)
+    np.testing.assert_allclose(np.linalg.norm(clipped), 1e-3, rtol=1e-3)
+    np.testing.assert_allclose(clipped, whole * 1e-3 / np.linalg.norm(whole), rtol=1e-2)
+    np.testing.assert_array_equal(step("loose", gradient_norm_clip=1e3), whole)
 
 
 def test_a_learned_optimizer_can_be_the_outer_optimizer(tmp_path):

@@ -25,6 +25,8 @@ FLAGS = [
     "--num_particles=8",
     "--es_stddev=0.02",
     "--outer_learning_rate=0.01",
+    "--outer_learning_rate_schedule=cosine",
+    "--outer_warmup_steps=30",
     "--outer_objective=validation",
     "--seed=3",
     "--checkpoint_every=20",
@@ -114,6 +116,21 @@ def test_the_run_leaves_an_export_a_picture_and_summaries(whole):
         assert text in result.stdout
 
 
+def test_the_outer_learning_rate_warms_up_and_decays():
+    def rates(*given):
+        flags.FLAGS([*command("x", "y")[2:], *given])
+        rate = binary._outer_learning_rate()
+        flags.FLAGS.unparse_flags()
+        return rate if isinstance(rate, float) else [float(rate(i)) for i in (0, 15, 30, 215, 400)]
+
+    np.testing.assert_allclose(rates(), [0.0, 0.005, 0.01, 0.005, 0.0], atol=1e-6)
+    constant = "--outer_learning_rate_schedule=constant"
+    np.testing.assert_allclose(rates(constant), [0.0, 0.005, 0.01, 0.01, 0.01], atol=1e-6)
+    assert rates(constant, "--outer_warmup_steps=0") == 0.01
+    no_warmup = [0.01 * (1 + np.cos(np.pi * i / 400)) / 2 for i in (0, 15, 30, 215, 400)]
+    np.testing.assert_allclose(rates("--outer_warmup_steps=0"), no_warmup, atol=1e-6)
+
+
 def test_a_finished_run_is_not_trained_further(whole, data_dir):
     out_dir, _ = whole
     _, expected, _ = saved_model.read(out_dir / "export")
@@ -190,6 +207,14 @@ def test_the_export_binary_writes_the_same(whole, tmp_path):
         ("--es_stddev=0", "es_stddev"),
         ("--outer_learning_rate=-1", "outer_learning_rate"),
         ("--outer_optimizer=nope", "outer_optimizer"),
+        ("--outer_gradient_norm_clip=0", "outer_gradient_norm_clip"),
+        ("--outer_learning_rate_schedule=nope", "outer_learning_rate_schedule"),
+        ("--outer_warmup_steps=400", "outer_warmup_steps"),
+        ("--curriculum=nope", "curriculum"),
+        ("--curriculum=linear", "--shortest_problem=None"),
+        ("--shortest_problem=5", "--shortest_problem=5"),
+        ("--curriculum_steps=5", "--curriculum_steps=5"),
+        ("--segment_length=3", "segment_length"),
         ("--outer_objective=test", "outer_objective"),
         ("--dataset=no_such_dataset", "no_such_dataset"),
     ],

@@ -1,0 +1,149 @@
+"""Meta-training with each estimator, at equal compute.
+
+python benchmarks/gradients/curves.py --out_dir=benchmarks/results/gradients
+
+Compute is processor time of this process (meant for one core), without compilation
+and evaluation. All start from the same random MLP rule, with the same outer optimizer;
+theta is evaluated, unperturbed, on problems of its own.
+"""
+
+import json
+import os
+import time
+
+import keras
+import matplotlib
+import numpy as np
+import tensorflow as tf
+from absl import app, flags, logging
+
+from lopt_keras import rules
+from meta import estimators, random, tasks, unroll
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+_OUT_DIR = flags.DEFINE_string("out_dir", "out/gradients", "For the picture and the figures.")
+_SECONDS = flags.DEFINE_float("seconds", 60.0, "Processor time of each meta-training.")
+_SEEDS = flags.DEFINE_integer("seeds", 2, "Meta-trainings with each.", lower_bound=1)
+_LEARNING_RATE = flags.DEFINE_float("learning_rate", 0.01, "Of the outer Adam.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
+
+HORIZON, SEGMENT = 200, 10
+ESTIMATORS = {
+    "pathwise": ("pathwise", HORIZON),
+    "es": ("es", HORIZON),
+    "merged": ("merged", HORIZON),
+    "pes, segments of 10": ("pes", SEGMENT),
+    "truncated pathwise, segments of 10": ("pathwise", SEGMENT),
+    "truncated es, segments of 10": ("es", SEGMENT),
+    "truncated merged, segments of 10": ("merged", SEGMENT),
+}
+"""Label: name of the estimator and its `unroll_length`."""
+
+_EVALUATIONS = 20
+_EVALUATED_PROBLEMS = 16
+
+
+def make_step(estimator, optimizer, theta):
+    """The outer step as one program, as `OuterLoop` takes it."""
+
+    @tf.function(jit_compile=True, autograph=False)
+    def step(worker, seed):
+        values = {name: tf.convert_to_tensor(x) for name, x in theta.items()}
+        estimate = estimator.estimate(values, worker, seed)
+        gradient = [
+            tf.clip_by_value(tf.where(tf.math.is_finite(g), g, 0.0), -1.0, 1.0)
+            for g in (estimate.gradient[name] for name in theta)
+        ]
+        optimizer.apply(gradient, list(theta.values()))
+        return estimate.worker
+
+    return step
+
+
+def make_evaluation(rule, task):
+    """Mean clipped training loss over the horizon, of a theta, on always the same problems."""
+
+    @tf.function(jit_compile=True, autograph=False)
+    def evaluate(theta):
+        particles = {name: tf.stack([x] * _EVALUATED_PROBLEMS) for name, x in theta.items()}
+        seed, count = random.seed(999), _EVALUATED_PROBLEMS
+        inner = unroll.begin(rule, task, particles, seed, count)
+        losses = unroll.run(rule, task, particles, inner, seed, HORIZON, count)[0].outer_loss
+        clipped = tf.where(tf.math.is_finite(losses), losses, task.loss_clip)
+        return tf.reduce_mean(tf.minimum(clipped, task.loss_clip))
+
+    return evaluate
+
+
+def train(rule, task, name, unroll_length, seed, evaluate):
+    """One meta-training: seconds and losses at the evaluations, and its outer steps."""
+    arguments = {"num_particles": 16, "unroll_length": unroll_length, "horizon": HORIZON}
+    if name in ("pathwise", "merged"):
+        arguments["segment_length"] = min(20, unroll_length)
+    estimator = estimators.get(name, rule, task, **arguments)
+    theta = {key: keras.Variable(x, name=key) for key, x in rule.init_theta(seed).items()}
+    optimizer = keras.optimizers.Adam(_LEARNING_RATE.value)
+    optimizer.build(list(theta.values()))
+    step = make_step(estimator, optimizer, theta)
+
+    def values():
+        return {key: tf.convert_to_tensor(x) for key, x in theta.items()}
+
+    worker = estimator.init_worker(values(), random.seed(seed))
+    seconds, losses = [0.0], [float(evaluate(values()))]
+    spent, steps = 0.0, 0
+    while spent < _SECONDS.value:
+        begin = time.process_time()
+        worker = step(worker, random.fold_in(random.seed(seed), steps))
+        if steps:  # The first step compiles.
+            spent += time.process_time() - begin
+        steps += 1
+        if spent >= _SECONDS.value * len(seconds) / _EVALUATIONS:
+            seconds.append(spent)
+            losses.append(float(evaluate(values())))
+    return {"seconds": seconds, "meta_loss": losses, "outer_steps": steps}
+
+
+def plot(results, file):
+    figure, axis = plt.subplots(figsize=(8.5, 5.2), layout="constrained")
+    for i, (label, runs) in enumerate(results.items()):
+        whole = not label.startswith("truncated")
+        # The truncated three in the colours of the first three.
+        style = {"color": f"C{i % 4}", "ls": "-" if whole else "--"}
+        for j, run in enumerate(runs):
+            name = label if j == 0 else None
+            axis.plot(run["seconds"], run["meta_loss"], label=name, lw=1.6, **style)
+    axis.set(xlabel="processor seconds on one core", yscale="log")
+    axis.set_ylabel(f"mean training loss over {HORIZON} inner steps")
+    axis.set_title("Meta-training at equal compute, one line a seed")
+    axis.grid(alpha=0.3, which="both")
+    axis.legend(fontsize=8)
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    rule = rules.MLP(hidden_size=4, step_mult=0.1, exp_mult=0.1)
+    task = tasks.get("digits_mlp", hidden_units=[8], batch_size=32, data_dir=_DATA_DIR.value)
+    evaluate = make_evaluation(rule, task)
+    results = {label: [] for label in ESTIMATORS}
+    for seed in range(_SEEDS.value):
+        for label, (name, unroll_length) in ESTIMATORS.items():
+            run = train(rule, task, name, unroll_length, seed, evaluate)
+            results[label].append(run)
+            steps, final = run["outer_steps"], np.mean(run["meta_loss"][-5:])
+            print(f"{label:>36}: {steps:6d} outer steps, loss {final:.4f}", flush=True)
+    os.makedirs(_OUT_DIR.value, exist_ok=True)
+    with open(os.path.join(_OUT_DIR.value, "curves.json"), "w", encoding="utf-8") as f:
+        json.dump(results, f, indent=1)
+        f.write("\n")
+    plot(results, os.path.join(_OUT_DIR.value, "curves.png"))
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)
+    app.run(main)

@@ -1,0 +1,80 @@
+"""Memory and time of pathwise gradients, with and without recomputed segments.
+
+python benchmarks/gradients/memory.py --out_dir=benchmarks/results/gradients
+
+Unrolls of 200 steps of the default task (an MLP 64-32-10, 16 particles). Each setting
+has a process of its own; its peak is that of the resident memory while the compiled
+program runs, above what the process held before.
+"""
+
+import json
+import multiprocessing
+import os
+import time
+
+from absl import app, flags, logging
+
+_OUT_DIR = flags.DEFINE_string("out_dir", "out/gradients", "For the figures.")
+_UNROLL_LENGTH = flags.DEFINE_integer("unroll_length", 200, "Inner steps.", lower_bound=1)
+
+SETTINGS = [("es", None), *(("pathwise", n) for n in (None, 50, 14, 5))]
+"""Estimator and its `segment_length`."""
+
+_RUNS = 3
+
+
+def resident(field):
+    """VmRSS (now) or VmHWM (peak) of this process, in MiB."""
+    with open("/proc/self/status", encoding="ascii") as f:
+        return int(next(line for line in f if line.startswith(field)).split()[1]) / 1024
+
+
+def measure(name, segment_length, unroll_length):
+    """Compile time, time of an estimate and memory: dict of numbers."""
+    import tensorflow as tf
+
+    from lopt_keras import rules
+    from meta import estimators, random, tasks
+
+    rule = rules.FactoredMLP(step_mult=0.01, exp_mult=0.1)
+    arguments = {"num_particles": 16, "unroll_length": unroll_length}
+    if segment_length is not None:
+        arguments["segment_length"] = segment_length
+    estimator = estimators.get(name, rule, tasks.get("digits_mlp"), **arguments)
+    theta = {key: tf.constant(value) for key, value in rule.init_theta().items()}
+    worker = estimator.init_worker(theta, random.seed(0))
+    step = tf.function(estimator.estimate, jit_compile=True, autograph=False)
+    start = time.perf_counter()
+    step(theta, worker, random.seed(1), tf.constant(1))
+    compile_seconds = time.perf_counter() - start
+    before = resident("VmRSS")
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as f:
+        f.write("5")  # The peak is then counted from here.
+    start = time.process_time()
+    for i in range(_RUNS):
+        step(theta, worker, random.seed(i), tf.constant(unroll_length))
+    return {
+        "compile_seconds": compile_seconds,
+        "cpu_seconds": (time.process_time() - start) / _RUNS,
+        "peak_mebibytes": resident("VmHWM") - before,
+    }
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    results = []
+    for name, segment_length in SETTINGS:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            figures = pool.apply(measure, (name, segment_length, _UNROLL_LENGTH.value))
+        results.append({"estimator": name, "segment_length": segment_length, **figures})
+        print(results[-1], flush=True)
+    os.makedirs(_OUT_DIR.value, exist_ok=True)
+    with open(os.path.join(_OUT_DIR.value, "memory.json"), "w", encoding="utf-8") as f:
+        json.dump({"unroll_length": _UNROLL_LENGTH.value, "settings": results}, f, indent=1)
+        f.write("\n")
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)
+    app.run(main)
