@@ -33,6 +33,8 @@ class OuterLoop:
         gradient_norm_clip: bound on its global norm, applied before that, or None.
         curriculum: `Curriculum` of the problems' lengths, at most the estimator's
             horizon. Defaults to the horizon itself.
+        initial_theta: dict of arrays to start from. Defaults to the rule's own start
+            for the seed.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class OuterLoop:
         gradient_clip=1.0,
         gradient_norm_clip=None,
         curriculum=None,
+        initial_theta=None,
     ):
         if curriculum is None:
             curriculum = Curriculum("constant", estimator.horizon)
@@ -61,9 +64,10 @@ class OuterLoop:
         self._curriculum = curriculum
         self._out_dir = out_dir
         self._seed = random.seed(seed)
+        theta = estimator.rule.init_theta(seed) if initial_theta is None else initial_theta
         self._theta = {
             name: keras.Variable(value, name=name)
-            for name, value in estimator.rule.init_theta(seed).items()
+            for name, value in estimator.rule.check_theta(theta).items()
         }
         outer_optimizer.build(list(self._theta.values()))
         worker = self._init_worker(self._theta_tensors())

@@ -14,7 +14,7 @@ import keras
 from absl import app, flags, logging
 
 import export
-from lopt_keras import rules, saved_model
+from lopt_keras import pretrained, rules, saved_model
 from meta import comparison, curriculum, estimators, run_directory, tasks
 from meta.outer_loop import OuterLoop
 
@@ -25,6 +25,11 @@ _DATASET = flags.DEFINE_string(
 )
 _RULE = flags.DEFINE_string("rule", "factored_mlp", f"Update rule, one of {rules.NAMES}.")
 _RULE_CONFIG = flags.DEFINE_string("rule_config", "{}", "The rule's arguments, as JSON.")
+_INITIAL_WEIGHTS = flags.DEFINE_string(
+    "initial_weights",
+    None,
+    "Shipped weights, or a SavedModel, of the same rule to start from. Default: random.",
+)
 _ESTIMATOR = flags.DEFINE_enum(
     "estimator", "pes", estimators.NAMES, "Estimator of the meta-gradient."
 )
@@ -159,12 +164,14 @@ def _build():
         **recomputation,
     )
     problem_lengths = _curriculum()
+    initial_theta, origin = _initial_theta(rule)
     run = {
         "command": shlex.join(["python", "-m", "meta.train", *sys.argv[1:]]),
         "flags": _deciding_flags(),
         "rule": rules.serialize(rule),
         "seed": _SEED.value,
         "task": {"name": _TASK.value, "config": task.get_config()},
+        **origin,
     }
     _check_export_dir(run["flags"])
     run_directory.claim(_OUT_DIR.value, run)
@@ -177,6 +184,7 @@ def _build():
         _OUTER_GRADIENT_CLIP.value,
         _OUTER_GRADIENT_NORM_CLIP.value,
         problem_lengths,
+        initial_theta,
     )
     return rule, task, loop
 
@@ -189,6 +197,22 @@ def _outer_optimizer():
         raise ValueError(
             "`--outer_optimizer` must be the name of a Keras optimizer. "
             f"Received: --outer_optimizer={_OUTER_OPTIMIZER.value}. {error}"
+        ) from error
+
+
+def _initial_theta(rule):
+    """Where theta starts, or None, and what the run's metadata says of it."""
+    name = _INITIAL_WEIGHTS.value
+    if name is None:
+        return None, {}
+    path = pretrained.path(name) if name in pretrained.list_pretrained() else name
+    try:
+        _, theta, metadata = saved_model.read(path)
+        return rule.check_theta(theta), {"initial_weights_sha256": metadata["sha256"]}
+    except ValueError as error:
+        raise ValueError(
+            f"`--initial_weights` must be weights of the rule {rule}. "
+            f"Received: --initial_weights={name}. {error}"
         ) from error
 
 

@@ -131,6 +131,21 @@ def test_the_outer_learning_rate_warms_up_and_decays():
     np.testing.assert_allclose(rates("--outer_warmup_steps=0"), no_warmup, atol=1e-6)
 
 
+def test_a_run_can_start_from_the_weights_of_another(whole, tmp_path, data_dir):
+    out_dir, _ = whole
+    start = out_dir / "export"
+    names = ("--num_outer_steps=1", "--outer_learning_rate=1e-9", "--outer_warmup_steps=0")
+    result = train(
+        tmp_path / "run", data_dir, *names, f"--initial_weights={start}", "--nolearning_curve"
+    )
+    assert result.returncode == 0, result.stderr
+    _, expected, metadata = saved_model.read(start)
+    _, theta, own = saved_model.read(tmp_path / "run" / "export")
+    for name in expected:
+        np.testing.assert_allclose(theta[name], expected[name], atol=1e-6)
+    assert own["initial_weights_sha256"] == metadata["sha256"]
+
+
 def test_a_finished_run_is_not_trained_further(whole, data_dir):
     out_dir, _ = whole
     _, expected, _ = saved_model.read(out_dir / "export")
@@ -217,6 +232,8 @@ def test_the_export_binary_writes_the_same(whole, tmp_path):
         ("--segment_length=3", "segment_length"),
         ("--outer_objective=test", "outer_objective"),
         ("--dataset=no_such_dataset", "no_such_dataset"),
+        ("--initial_weights=nope", "initial_weights.*nope"),
+        ("--initial_weights=default", "(?s)initial_weights.*default.*does not fit"),
     ],
 )
 def test_wrong_flags_are_named_before_any_work_starts(tmp_path, data_dir, flag, text):
