@@ -133,20 +133,21 @@ def _loss_features(train, valid, loss):
 def _tensor_features(mean_square, grad, param, step, count):
     """`[P, 11]`."""
     rank = len(param.shape) - 1
-    size = math.prod(param.shape[1:])
+    # Not `param.shape`: in the signatures of an export, sizes are not known.
+    size = ops.cast(math.prod(ops.shape(param)[1:]), "float32")
     age = ops.cast(count, "float32")[:, None] + 1.0
     bias = 1.0 - ops.power(features.constant([_GRAD_DECAYS]), age)
     grad_norm, param_norm, step_norm = (features.norm(x) for x in (grad, param, step))
-    grad_rms = (grad_norm / math.sqrt(size))[:, None]
-    relative = ops.log(grad_rms + 1e-12) - 0.5 * ops.log(mean_square / bias + 1e-24)
+    grad_rms, param_rms = grad_norm * ops.rsqrt(size), param_norm * ops.rsqrt(size)
+    relative = ops.log(grad_rms + 1e-12)[:, None] - 0.5 * ops.log(mean_square / bias + 1e-24)
     cosine = ops.sum(features.flat(grad) * features.flat(step), axis=1)
     cosine = cosine / (grad_norm * step_norm + 1e-12)
-    constants = (math.log(size) / 5.0 - 1.0, float(rank == 0), float(rank == 1), float(rank > 1))
+    constants = (ops.log(size) / 5.0 - 1.0, float(rank == 0), float(rank == 1), float(rank > 1))
     single = [
-        0.2 * features.clipped_log(grad_rms[:, 0]),
-        0.2 * features.clipped_log(param_norm / math.sqrt(size)),
+        0.2 * features.clipped_log(grad_rms),
+        0.2 * features.clipped_log(param_rms),
         0.2 * features.clipped_log(step_norm / (param_norm + 1e-8)),
         cosine,
-        *(ops.full_like(cosine, constant) for constant in constants),
+        *(ops.ones_like(cosine) * constant for constant in constants),
     ]
     return ops.concatenate([ops.clip(relative, -5.0, 5.0), ops.stack(single, axis=1)], axis=1)

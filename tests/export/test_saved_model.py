@@ -56,6 +56,52 @@ def test_signatures_do_what_the_optimizer_does(path, signatures, shape):
         np.testing.assert_allclose(parameter, variable.numpy(), rtol=1e-5, atol=1e-6)
 
 
+SCHEDULED = rules.Scheduled(
+    rules.NormalizedMLP(hidden_size=2, hidden_layers=1, step_mult=0.1), hidden_size=2
+)
+
+
+def test_signatures_of_a_rule_that_hears(tmp_path):
+    theta = {
+        name: 0.3 * np.random.RandomState(i).standard_normal(shape).astype("float32")
+        for i, (name, shape) in enumerate(SCHEDULED.theta_shapes().items())
+    }
+    export.save(tmp_path / "x", SCHEDULED, theta)
+    signatures = tf.saved_model.load(str(tmp_path / "x")).signatures
+    # The update of a normalised rule depends on the order of more than two axes.
+    assert {name[-1] for name in signatures} == {"0", "1", "2"}
+    optimizer = LearnedOptimizer(weights=tmp_path / "x", jit_compile=False, total_steps=3)
+    optimizer.expect("validation_loss")
+    rng = np.random.RandomState(0)
+    variable = keras.Variable(random(rng, (6, 4)))
+    parameter = tf.constant(variable.numpy())
+    state = signatures["init_state_rank_2"](parameter=parameter)
+    assert {name.split("_")[0] for name in state} == {"state", "shared"}
+    for i in range(3):
+        gradient = tf.constant(random(rng, (6, 4)))
+        optimizer.observe(train_loss=1.0 / (i + 1))
+        optimizer.apply([gradient], [variable])
+        outputs = signatures["update_rank_2"](
+            parameter=parameter,
+            gradient=gradient,
+            step=tf.constant(i),
+            train_loss=tf.constant(1.0 / (i + 1)),
+            validation_loss=tf.constant(np.nan),
+            total_steps=tf.constant(3.0),
+            **state,
+        )
+        parameter = outputs["parameter"]
+        state = {name: value for name, value in outputs.items() if name != "parameter"}
+        np.testing.assert_allclose(parameter, variable.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_rule_that_mixes_tensors_has_no_signatures_but_can_be_read(tmp_path):
+    rule = rules.Hierarchical(hidden_size=2, lstm_size=2)
+    export.save(tmp_path / "x", rule, rule.init_theta())
+    assert not tf.saved_model.load(str(tmp_path / "x")).signatures
+    assert LearnedOptimizer(weights=tmp_path / "x").rule == rule
+
+
 def saved_model_cli(*arguments):
     script = os.path.join(os.path.dirname(sys.executable), "saved_model_cli")
     result = subprocess.run([script, *arguments], capture_output=True, text=True)

@@ -1,10 +1,11 @@
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from problems import Quadratic, small_mlp
 
 from lopt_keras import LearnedOptimizer, rules
-from meta import random, unroll
+from meta import estimators, random, unroll
 
 RULE = rules.FactoredMLP(hidden_size=4, step_mult=0.05, exp_mult=0.1)
 SEED = random.seed(1)
@@ -94,3 +95,65 @@ def test_the_same_seed_gives_the_same_program_bit_for_bit():
     first, second = run(RULE, task, theta, 5, 1)[0], run(RULE, task, theta, 5, 1)[0]
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+class Listener(rules.SGD):
+    """SGD that keeps the sums of what it hears, and how often it heard it."""
+
+    hears = ("train_loss", "validation_loss", "total_steps")
+
+    def init_shared_state(self, theta):
+        zeros = tf.zeros_like(theta["log_learning_rate"])
+        return {f"{name}_{kind}": zeros for name in self.hears for kind in ("sum", "count")}
+
+    def coordinate(self, theta, shared, summaries, signals):
+        new = {}
+        for name in self.hears:
+            value = getattr(signals, name)
+            known = tf.math.is_finite(value)
+            new[f"{name}_sum"] = shared[f"{name}_sum"] + tf.where(known, value, 0.0)
+            new[f"{name}_count"] = shared[f"{name}_count"] + tf.cast(known, tf.float32)
+        return new, [{}] * len(summaries)
+
+
+def test_the_rule_hears_losses_and_the_horizon():
+    rule, task = Listener(learning_rate=0.1), Quadratic()
+    theta = stack([rule.init_theta()] * 2)
+
+    @tf.function(jit_compile=True)
+    def program():
+        inner = unroll.begin(rule, task, theta, SEED, 1, total_steps=[12.0, np.nan])
+        return unroll.run(rule, task, theta, inner, SEED, 12, 1)
+
+    trajectory, inner = program()
+    heard = {name: value.numpy() for name, value in inner.rule_state.shared.items()}
+    np.testing.assert_allclose(heard["train_loss_sum"], trajectory.train_loss.numpy().sum(axis=0))
+    assert heard["train_loss_count"].tolist() == [12, 12]
+    # Every tenth step, from the first; the loss of this task has no noise.
+    expected = trajectory.train_loss.numpy()[[0, 10]].sum(axis=0)
+    np.testing.assert_allclose(heard["validation_loss_sum"], expected, rtol=1e-5)
+    assert heard["validation_loss_count"].tolist() == [2, 2]
+    assert heard["total_steps_sum"].tolist() == [12 * 12, 0]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        rules.Hierarchical(hidden_size=2, lstm_size=2, hidden_layers=1, decays=(0.9,)),
+        rules.Scheduled(rules.NormalizedMLP(hidden_size=2, hidden_layers=1), hidden_size=2),
+        rules.LearnedHyperparameters(hidden_size=2),
+        rules.Recurrent(hidden_size=2),
+    ],
+    ids=lambda rule: type(rule).__name__,
+)
+def test_learned_rules_can_be_meta_trained(rule):
+    estimator = estimators.get(
+        "es", rule, small_mlp(), num_particles=4, unroll_length=3, outer_split="validation"
+    )
+    theta = {name: tf.constant(value) for name, value in rule.init_theta(1).items()}
+    estimate = tf.function(estimator.estimate, jit_compile=True)(
+        theta, estimator.init_worker(theta, SEED), SEED
+    )
+    gradient = {name: g.numpy() for name, g in estimate.gradient.items()}
+    assert all(np.isfinite(g).all() for g in gradient.values())
+    assert all(g.any() for name, g in gradient.items() if name in ("w0", "kernel0", "rule_w0"))
