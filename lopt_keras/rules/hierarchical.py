@@ -210,7 +210,8 @@ class Hierarchical(base.UpdateRule):
         num_tensors = stacked["hidden"].shape[1]
 
         def repeated(x):
-            return ops.repeat(x[:, None], num_tensors, axis=1)
+            # The gradient of ops.repeat does not compile under XLA in a loop.
+            return ops.stack([x] * num_tensors, axis=1)
 
         # In the order of the published weights: the losses stand before the variances.
         means, variances = stacked["statistics"][..., :-3], stacked["statistics"][..., -3:]
