@@ -128,6 +128,11 @@ def safe_rsqrt(x):
     return ops.rsqrt(ops.maximum(x, 1e-9))
 
 
+def safe_sqrt(x):
+    """The square root, with a derivative at zero too (which XLA makes NaN)."""
+    return ops.sqrt(ops.maximum(x, 1e-30))
+
+
 class FactoredMoments(NamedTuple):
     """Second moments of a tensor, and what preconditions with them.
 

@@ -124,7 +124,7 @@ class Adam(_Handcrafted):
         v = features.accumulate(state["v"], ops.square(grad), beta_2)
         count = ops.reshape(ops.cast(signals.step, "float32") + 1.0, learning_rate.shape)
         correction = ops.sqrt(1.0 - ops.power(beta_2, count)) / (1.0 - ops.power(beta_1, count))
-        update = -learning_rate * correction * m / (ops.sqrt(v) + epsilon)
+        update = -learning_rate * correction * m / (features.safe_sqrt(v) + epsilon)
         return update, {"m": m, "v": v}
 
 

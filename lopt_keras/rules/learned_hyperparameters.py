@@ -99,7 +99,7 @@ class LearnedHyperparameters(base.UpdateRule):
         v = features.accumulate(state["v"], ops.square(grad), beta_2)
         products = [state["beta_1_product"] * beta_1, state["beta_2_product"] * beta_2]
         correction = ops.sqrt(1.0 - products[1]) / (1.0 - products[0])
-        update = -learning_rate * correction * m / (ops.sqrt(v) + epsilon)
+        update = -learning_rate * correction * m / (features.safe_sqrt(v) + epsilon)
         products = dict(zip(("beta_1_product", "beta_2_product"), products, strict=True))
         return update, {"m": m, "v": v, **products, **controlled}
 
