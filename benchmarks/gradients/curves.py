@@ -107,7 +107,7 @@ def train(rule, task, name, unroll_length, seed, evaluate):
 
 
 def plot(results, file):
-    figure, axis = plt.subplots(figsize=(8.5, 5.2), layout="constrained")
+    figure, axis = plt.subplots(figsize=(10, 5), layout="constrained")
     for i, (label, runs) in enumerate(results.items()):
         whole = not label.startswith("truncated")
         # The truncated three in the colours of the first three.
@@ -117,9 +117,10 @@ def plot(results, file):
             axis.plot(run["seconds"], run["meta_loss"], label=name, lw=1.6, **style)
     axis.set(xlabel="processor seconds on one core", yscale="log")
     axis.set_ylabel(f"mean training loss over {HORIZON} inner steps")
-    axis.set_title("Meta-training at equal compute, one line a seed")
+    rate = _LEARNING_RATE.value
+    axis.set_title(f"Meta-training at equal compute, outer Adam {rate:g}, one line a seed")
     axis.grid(alpha=0.3, which="both")
-    axis.legend(fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=9)
     figure.savefig(file, dpi=120)
     plt.close(figure)
 
