@@ -27,6 +27,7 @@ _OUT_DIR = flags.DEFINE_string("out_dir", "out/gradients", "For the picture and 
 _SECONDS = flags.DEFINE_float("seconds", 60.0, "Processor time of each meta-training.")
 _SEEDS = flags.DEFINE_integer("seeds", 2, "Meta-trainings with each.", lower_bound=1)
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 0.01, "Of the outer Adam.")
+_ONLY = flags.DEFINE_multi_string("only", None, "Labels of estimators. Default: all.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
 
 HORIZON, SEGMENT = 200, 10
@@ -108,7 +109,8 @@ def train(rule, task, name, unroll_length, seed, evaluate):
 
 def plot(results, file):
     figure, axis = plt.subplots(figsize=(10, 5), layout="constrained")
-    for i, (label, runs) in enumerate(results.items()):
+    for label, runs in results.items():
+        i = list(ESTIMATORS).index(label)
         whole = not label.startswith("truncated")
         # The truncated three in the colours of the first three.
         style = {"color": f"C{i % 4}", "ls": "-" if whole else "--"}
@@ -131,9 +133,10 @@ def main(argv):
     rule = rules.MLP(hidden_size=4, step_mult=0.1, exp_mult=0.1)
     task = tasks.get("digits_mlp", hidden_units=[8], batch_size=32, data_dir=_DATA_DIR.value)
     evaluate = make_evaluation(rule, task)
-    results = {label: [] for label in ESTIMATORS}
+    results = {label: [] for label in _ONLY.value or ESTIMATORS}
     for seed in range(_SEEDS.value):
-        for label, (name, unroll_length) in ESTIMATORS.items():
+        for label in results:
+            name, unroll_length = ESTIMATORS[label]
             run = train(rule, task, name, unroll_length, seed, evaluate)
             results[label].append(run)
             steps, final = run["outer_steps"], np.mean(run["meta_loss"][-5:])
