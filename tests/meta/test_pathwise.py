@@ -71,12 +71,12 @@ def assert_gradient(gradient, rule, task, width=3e-3, num=20, **kwargs):
 
 
 @pytest.mark.parametrize(
-    ("rule", "split"),
-    [(rules.MLP(**LEARNED), "validation"), (rules.FactoredMLP(**LEARNED), "train")],
+    ("rule", "split", "segment_length"),
+    [(rules.MLP(**LEARNED), "validation", LENGTH), (rules.FactoredMLP(**LEARNED), "train", 3)],
 )
-def test_learned_rules_against_finite_differences(rule, split):
+def test_learned_rules_against_finite_differences(rule, split, segment_length):
     task = small_mlp(activation="tanh")
-    result = estimate(rule, task, outer_split=split, segment_length=3)
+    result = estimate(rule, task, outer_split=split, segment_length=segment_length)
     assert_gradient(result.gradient, rule, task, split=split)
 
 
