@@ -27,6 +27,8 @@ _OUT_DIR = flags.DEFINE_string("out_dir", "out/gradients", "For the picture and 
 _SECONDS = flags.DEFINE_float("seconds", 60.0, "Processor time of each meta-training.")
 _SEEDS = flags.DEFINE_integer("seeds", 2, "Meta-trainings with each.", lower_bound=1)
 _LEARNING_RATE = flags.DEFINE_float("learning_rate", 0.01, "Of the outer Adam.")
+_STEP_MULT = flags.DEFINE_float("step_mult", 0.1, "Scale of the rule's step.")
+_ONLY = flags.DEFINE_multi_string("only", None, "Labels of estimators. Default: all.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
 
 HORIZON, SEGMENT = 200, 10
@@ -107,8 +109,9 @@ def train(rule, task, name, unroll_length, seed, evaluate):
 
 
 def plot(results, file):
-    figure, axis = plt.subplots(figsize=(8.5, 5.2), layout="constrained")
-    for i, (label, runs) in enumerate(results.items()):
+    figure, axis = plt.subplots(figsize=(10, 5), layout="constrained")
+    for label, runs in results.items():
+        i = list(ESTIMATORS).index(label)
         whole = not label.startswith("truncated")
         # The truncated three in the colours of the first three.
         style = {"color": f"C{i % 4}", "ls": "-" if whole else "--"}
@@ -117,9 +120,10 @@ def plot(results, file):
             axis.plot(run["seconds"], run["meta_loss"], label=name, lw=1.6, **style)
     axis.set(xlabel="processor seconds on one core", yscale="log")
     axis.set_ylabel(f"mean training loss over {HORIZON} inner steps")
-    axis.set_title("Meta-training at equal compute, one line a seed")
+    setting = f"step_mult {_STEP_MULT.value:g}, outer Adam {_LEARNING_RATE.value:g}"
+    axis.set_title(f"Meta-training at equal compute, {setting}, one line a seed")
     axis.grid(alpha=0.3, which="both")
-    axis.legend(fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=9)
     figure.savefig(file, dpi=120)
     plt.close(figure)
 
@@ -127,12 +131,13 @@ def plot(results, file):
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    rule = rules.MLP(hidden_size=4, step_mult=0.1, exp_mult=0.1)
+    rule = rules.MLP(hidden_size=4, step_mult=_STEP_MULT.value, exp_mult=0.1)
     task = tasks.get("digits_mlp", hidden_units=[8], batch_size=32, data_dir=_DATA_DIR.value)
     evaluate = make_evaluation(rule, task)
-    results = {label: [] for label in ESTIMATORS}
+    results = {label: [] for label in _ONLY.value or ESTIMATORS}
     for seed in range(_SEEDS.value):
-        for label, (name, unroll_length) in ESTIMATORS.items():
+        for label in results:
+            name, unroll_length = ESTIMATORS[label]
             run = train(rule, task, name, unroll_length, seed, evaluate)
             results[label].append(run)
             steps, final = run["outer_steps"], np.mean(run["meta_loss"][-5:])

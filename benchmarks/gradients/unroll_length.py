@@ -4,8 +4,9 @@ python benchmarks/gradients/unroll_length.py --out_dir=benchmarks/results/gradie
 
 Pathwise, ES and merged estimates come from the same particles. PES runs on problems
 of the same length, in segments of 5 steps. The rule is an MLP with random weights and a
-step large enough for training to be near chaos; theta stays what it is. Every
-estimate counts, the first ones of `Merged` too: what is rare has to count for all.
+step large enough for training to be near chaos, or, with --weights, one that ships;
+theta stays what it is. Every estimate counts, the first ones of `Merged` too: what is
+rare has to count for all.
 """
 
 import functools
@@ -17,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
 
-from lopt_keras import rules
+from lopt_keras import pretrained, rules, saved_model
 from meta import estimators, random, tasks
 
 matplotlib.use("Agg")
@@ -28,6 +29,9 @@ _SAMPLES = flags.DEFINE_string("samples", "out/gradients/pairs.npz", "For merge_
 _ESTIMATES = flags.DEFINE_integer("estimates", 200, "Estimates at each length.", lower_bound=10)
 _LENGTHS = flags.DEFINE_list("lengths", "5,10,20,40,80,120,160,240", "Inner steps.")
 _STEP_MULT = flags.DEFINE_float("step_mult", 0.1, "Scale of the rule's step.")
+_WEIGHTS = flags.DEFINE_string(
+    "weights", None, "Shipped weights to measure on their task, instead of a random rule."
+)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
 
 PES_SEGMENT = 5
@@ -195,13 +199,23 @@ def _finish(figure, axis, lengths, title, file):
     plt.close(figure)
 
 
+def choose():
+    """Rule, theta, task, and what to call them."""
+    if _WEIGHTS.value:
+        rule, theta, _ = saved_model.read(pretrained.path(_WEIGHTS.value))
+        task = tasks.get("digits_mlp", data_dir=_DATA_DIR.value)
+        return rule, theta, task, f"meta-trained weights {_WEIGHTS.value!r}"
+    rule = rules.MLP(hidden_size=4, step_mult=_STEP_MULT.value, exp_mult=0.1)
+    task = tasks.get("digits_mlp", hidden_units=[8], batch_size=32, data_dir=_DATA_DIR.value)
+    return rule, rule.init_theta(), task, f"random MLP rule, step_mult {_STEP_MULT.value}"
+
+
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     lengths = [int(length) for length in _LENGTHS.value]
-    rule = rules.MLP(hidden_size=4, step_mult=_STEP_MULT.value, exp_mult=0.1)
-    task = tasks.get("digits_mlp", hidden_units=[8], batch_size=32, data_dir=_DATA_DIR.value)
-    theta = {name: tf.constant(value) for name, value in rule.init_theta().items()}
+    rule, theta, task, setting = choose()
+    theta = {name: tf.constant(value) for name, value in theta.items()}
     longest = {"num_particles": _PARTICLES, "horizon": max(lengths)}
     recorder = Recorder(rule, task, unroll_length=max(lengths), segment_length=20, **longest)
     pes = estimators.PES(rule, task, unroll_length=PES_SEGMENT, **longest)
@@ -211,15 +225,15 @@ def main(argv):
         results[length], pairs, scores = measure(recorder, pes, theta, length, rng)
         samples |= {f"pairs_{length}": pairs, f"scores_{length}": scores}
         figures = ", ".join(f"{name} {results[length][name]['variance']:.3g}" for name in NAMES)
-        ratio = results[length]["merged_over_lower"]
-        print(f"{length:4d} steps: variance {figures}, merged/lower {ratio}", flush=True)
+        ratio = results[length]["merged_over_lower"]["interval"]
+        print(f"{length:4d} steps: variance {figures}, 95 % of merged/lower {ratio}", flush=True)
     os.makedirs(_OUT_DIR.value, exist_ok=True)
     os.makedirs(os.path.dirname(_SAMPLES.value) or ".", exist_ok=True)
     np.savez(_SAMPLES.value, lengths=lengths, **samples)
     with open(os.path.join(_OUT_DIR.value, "unroll_length.json"), "w", encoding="utf-8") as f:
         json.dump(results, f, indent=1)
         f.write("\n")
-    setting = f"random MLP rule, step_mult {_STEP_MULT.value}, {_PARTICLES} particles"
+    setting = f"{setting}, {_PARTICLES} particles"
     plot_norms(lengths, results, setting, os.path.join(_OUT_DIR.value, "gradient_norm.png"))
     file = os.path.join(_OUT_DIR.value, "gradient_variance.png")
     plot_variances(lengths, results, setting, file)

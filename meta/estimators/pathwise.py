@@ -17,8 +17,8 @@ class Pathwise(base.Estimator):
 
     Memory: reverse differentiation keeps all that the inner steps compute. With
     `segment_length` it keeps the inner state at the start of each segment instead,
-    and takes the steps of one segment at a time once more; the cheapest in memory
-    is about the square root of `unroll_length`.
+    and takes the steps of one segment at a time once more. The square root of
+    `unroll_length` is a good choice (measured in docs/gradients.md).
 
     A particle whose gradient is not finite is left out of the mean, and counted in
     the metric `excluded`, a share of all particles.

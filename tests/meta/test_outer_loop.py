@@ -136,7 +136,8 @@ def test_the_meta_gradient_is_clipped(tmp_path):
 def test_the_norm_of_the_meta_gradient_is_clipped_and_its_direction_kept(tmp_path):
     def step(folder, **kwargs):
         optimizer = keras.optimizers.SGD(1.0)
-        loop = make_loop(tmp_path / folder, optimizer=optimizer, gradient_clip=1e6, **kwargs)
+        arguments = {"optimizer": optimizer, "task": Quadratic(), "gradient_clip": 1e6, **kwargs}
+        loop = make_loop(tmp_path / folder, **arguments)
         before = loop.theta
         loop.run(1)
         return np.array([loop.theta[name] - before[name] for name in sorted(before)])

@@ -76,7 +76,7 @@ def assert_gradient(gradient, rule, task, width=3e-3, num=20, **kwargs):
 )
 def test_learned_rules_against_finite_differences(rule, split):
     task = small_mlp(activation="tanh")
-    result = estimate(rule, task, outer_split=split, segment_length=3)
+    result = estimate(rule, task, outer_split=split)
     assert_gradient(result.gradient, rule, task, split=split)
 
 

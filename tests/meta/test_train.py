@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -57,8 +58,11 @@ def whole(tmp_path_factory, data_dir):
 
 
 def last_checkpoint(out_dir):
-    steps = [int(f.stem.split("-")[1]) for f in (out_dir / "checkpoints").glob("ckpt-*.index")]
-    return max(steps, default=0)
+    """The outer step from which the run would resume: a checkpoint counts once it is listed."""
+    listed = out_dir / "checkpoints" / "checkpoint"
+    if not listed.exists():
+        return 0
+    return int(re.match(r'model_checkpoint_path: "ckpt-(\d+)"', listed.read_text()).group(1))
 
 
 def kill_after(out_dir, data_dir, step, delay):
