@@ -45,9 +45,9 @@ def test_reads_what_was_written(pristine):
         np.testing.assert_array_equal(theta[name], value)
     assert metadata["seed"] == 2
     assert metadata["versions"]["tensorflow"] == tf.__version__
-    optimizer = LearnedOptimizer(weights=pristine)
-    assert optimizer.rule == RULE
-    assert LearnedOptimizer(weights=str(pristine)).get_config() == optimizer.get_config()
+    optimizers = [LearnedOptimizer(weights=path, name="x") for path in (pristine, str(pristine))]
+    assert optimizers[0].rule == RULE
+    assert optimizers[0].get_config() == optimizers[1].get_config()
 
 
 def test_a_rule_can_be_given_if_theta_fits_it(pristine):
