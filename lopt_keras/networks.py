@@ -105,10 +105,15 @@ def _normalised_product(w, x, epsilon, axes):
     """`w [P, F, H]` applied to `x [P, F, *shape]`, each feature second-moment normalised."""
     particles, count, hidden_size = w.shape
     shape = ops.shape(x)[2:]
-    blocks = 1 if axes is None else math.prod(shape[: max(0, len(shape) - axes)])
-    flat = ops.reshape(x, (particles, count, blocks, -1))
-    scale = features.second_moment_scale(flat, epsilon, axis=3)
-    # One product for each block, as each has scales of its own.
-    w = ops.transpose(w[:, :, None] * scale, (0, 2, 3, 1))
-    product = ops.matmul(w, ops.swapaxes(flat, 1, 2))
-    return ops.reshape(ops.swapaxes(product, 1, 2), (particles, hidden_size, *shape))
+    if axes is None or len(shape) <= axes:
+        flat = ops.reshape(x, (particles, count, -1))
+        w = w * features.second_moment_scale(flat, epsilon, axis=2)
+        product = ops.matmul(ops.swapaxes(w, 1, 2), flat)
+    else:
+        # One product for each block of the trailing axes, as each has scales of its own.
+        blocks = math.prod(shape[: len(shape) - axes])
+        flat = ops.reshape(x, (particles, count, blocks, -1))
+        scale = features.second_moment_scale(flat, epsilon, axis=3)
+        w = ops.transpose(w[:, :, None] * scale, (0, 2, 3, 1))
+        product = ops.swapaxes(ops.matmul(w, ops.swapaxes(flat, 1, 2)), 1, 2)
+    return ops.reshape(product, (particles, hidden_size, *shape))
