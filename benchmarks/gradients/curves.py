@@ -121,9 +121,9 @@ def plot(results, file):
     axis.set(xlabel="processor seconds on one core", yscale="log")
     axis.set_ylabel(f"mean training loss over {HORIZON} inner steps")
     setting = f"step_mult {_STEP_MULT.value:g}, outer Adam {_LEARNING_RATE.value:g}"
-    axis.set_title(f"Meta-training at equal compute, {setting}, one line a seed")
+    figure.suptitle(f"Meta-training at equal compute, {setting}, one line a seed")
     axis.grid(alpha=0.3, which="both")
-    figure.legend(loc="outside right upper", fontsize=9)
+    figure.legend(loc="outside right center", fontsize=9)
     figure.savefig(file, dpi=120)
     plt.close(figure)
 
