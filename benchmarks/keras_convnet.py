@@ -9,16 +9,13 @@ validation loss at the end). The convnet is not among the tasks of meta-training
 import json
 import os
 
+import epoch_curves
 import keras
-import matplotlib
 import numpy as np
 from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer
 from meta import datasets
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 _WEIGHTS = flags.DEFINE_string("weights", "default", "Shipped weights, or a SavedModel.")
 _EPOCHS = flags.DEFINE_integer("epochs", 15, "Epochs of each training.", lower_bound=1)
@@ -68,23 +65,6 @@ def tune_adam(dataset):
     return float(_ADAM_GRID[np.nanargmin(final)])
 
 
-def plot(runs, file):
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
-    for axis, split in zip(axes, ("train", "validation"), strict=True):
-        for i, (name, trainings) in enumerate(runs.items()):
-            losses = np.array([training[split] for training in trainings])
-            epochs = np.arange(1, losses.shape[1] + 1)
-            axis.plot(epochs, losses.mean(axis=0), label=name, color=f"C{i}", marker=".")
-            axis.fill_between(epochs, losses.min(0), losses.max(0), color=f"C{i}", alpha=0.2, lw=0)
-        axis.set(xlabel="epoch", yscale="log", title=f"{split} loss")
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("loss (mean and range over seeds)")
-    axes[1].legend()
-    figure.suptitle("A Keras convnet on 8x8 digits")
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
-
-
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
@@ -108,7 +88,7 @@ def main(argv):
     with open(os.path.join(_OUT_DIR.value, "keras_convnet.json"), "w", encoding="utf-8") as f:
         json.dump(runs, f, indent=1)
     picture = os.path.join(_OUT_DIR.value, "keras_convnet.png")
-    plot(runs, picture)
+    epoch_curves.plot(runs, "A Keras convnet on 8x8 digits", picture)
     print(f"Picture: {picture}")
     print(f"SavedModel: {_WEIGHTS.value}")
 

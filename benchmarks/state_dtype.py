@@ -11,17 +11,14 @@ import json
 import os
 from unittest import mock
 
+import epoch_curves
 import keras
-import matplotlib
 import numpy as np
 from absl import app, flags, logging
 from keras import ops
 
 from lopt_keras import LearnedOptimizer, rounding
 from meta import datasets
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
 
 _EPOCHS = flags.DEFINE_integer("epochs", 80, "Epochs (of 19 steps) of each training.")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Trainings of each kind.", lower_bound=2)
@@ -71,23 +68,6 @@ def state_bytes(optimizer):
     return sum(int(ops.size(v)) * sizes[v.dtype] for v in optimizer.variables)
 
 
-def plot(runs, file):
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
-    for axis, split in zip(axes, ("train", "validation"), strict=True):
-        for i, (name, trainings) in enumerate(runs.items()):
-            losses = np.array([training[split] for training in trainings])
-            epochs = np.arange(1, losses.shape[1] + 1)
-            axis.plot(epochs, losses.mean(axis=0), label=name, color=f"C{i}")
-            axis.fill_between(epochs, losses.min(0), losses.max(0), color=f"C{i}", alpha=0.2, lw=0)
-        axis.set(xlabel="epoch", yscale="log", title=f"{split} loss")
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("loss (mean and range over seeds)")
-    axes[1].legend()
-    figure.suptitle("State of the optimizer in float32 and bfloat16, a Keras MLP on 8x8 digits")
-    figure.savefig(file, dpi=120)
-    plt.close(figure)
-
-
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
@@ -105,7 +85,8 @@ def main(argv):
     with open(os.path.join(_OUT_DIR.value, "state_dtype.json"), "w", encoding="utf-8") as f:
         json.dump(runs, f, indent=1)
         f.write("\n")
-    plot(runs, os.path.join(_OUT_DIR.value, "state_dtype.png"))
+    title = "State of the optimizer in float32 and bfloat16, a Keras MLP on 8x8 digits"
+    epoch_curves.plot(runs, title, os.path.join(_OUT_DIR.value, "state_dtype.png"))
 
 
 if __name__ == "__main__":
