@@ -137,7 +137,10 @@ def _learned_optimizers(optimizer):
 
 
 def _loss_function(model):
-    """The model's own loss of one batch, with what only training does switched off."""
+    """The model's own loss of one batch, with what only training does switched off.
+
+    `evaluate` and `test_on_batch` would mix it into the metrics of the running epoch.
+    """
 
     def loss(x, y):
         x, y = ops.convert_to_tensor(x), ops.convert_to_tensor(y)

@@ -321,9 +321,11 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         indices = [self._get_variable_index(variable) for variable in variables]
         state = [self._state.tensors[i] for i in indices]
         kinds = [_kind(v, tensor) for v, tensor in zip(variables, state, strict=True)]
-        new_state, summaries = self._summarise(kinds, state, shared, grads, variables)
-        new_shared, messages = self._coordinate(shared, summaries, signals)
         learning_rate = ops.cast(self.learning_rate, "float32")
+        new_state, summaries = self._summarise(
+            kinds, state, shared, grads, variables, learning_rate
+        )
+        new_shared, messages = self._coordinate(shared, summaries, signals)
         for i, variable in enumerate(variables):
             decays = self._decays(variable)
             step = functools.partial(self._new_values, decays)
@@ -339,26 +341,25 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             {name: ops.where(apply, new_shared[name][0], shared[name]) for name in shared},
         )
 
-    def _summarise(self, kinds, state, shared, grads, variables):
+    def _summarise(self, kinds, state, shared, grads, variables, learning_rate):
         """The `[1, ...]` states and summaries of all variables: the rule's first part."""
         if not self.rule.mixes_tensors:
             return [{}] * len(state), [{}] * len(state)
 
-        def summarise(state, shared, grad, param):
+        def summarise(decays, state, shared, grad, param, learning_rate):
             return self.rule.summarise(
                 self._particle(self._theta),
                 _particles(state),
                 _particles(shared),
                 grad[None],
-                ops.cast(param, "float32")[None],
+                ops.cast(self._decayed(decays, param, learning_rate), "float32")[None],
             )
 
-        pairs = [
-            self._compiled(summarise, "summarise", kind)(
-                _values(tensor), shared, grad, _value(variable)
-            )
-            for kind, tensor, grad, variable in zip(kinds, state, grads, variables, strict=True)
-        ]
+        pairs = []
+        for kind, tensor, grad, variable in zip(kinds, state, grads, variables, strict=True):
+            decays = self._decays(variable)
+            part = self._compiled(functools.partial(summarise, decays), "summarise", kind, decays)
+            pairs.append(part(_values(tensor), shared, grad, _value(variable), learning_rate))
         new_state, summaries = zip(*pairs, strict=True)
         return new_state, summaries
 
@@ -378,9 +379,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         """`(param, state)` of one variable after a step, or as they were; pure."""
         apply, learning_rate, index = how
         new_state, message, grad, old, signals = inputs
-        wide = _widened(old)
-        if decays:
-            wide = wide * ops.cast(1.0 - self.weight_decay * learning_rate, wide.dtype)
+        wide = self._decayed(decays, old, learning_rate)
         update, state = self.rule.update_tensor(
             self._particle(self._theta),
             # Without a first part of the rule, its state is the old one.
@@ -399,6 +398,13 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         }
         new = {name: ops.where(apply, rounded[name], old_state[name]) for name in old_state}
         return ops.where(apply, param, old), new
+
+    def _decayed(self, decays, param, learning_rate):
+        """A parameter after its weight decay, if it has any, in float32 or wider."""
+        wide = _widened(param)
+        if not decays:
+            return wide
+        return wide * ops.cast(1.0 - self.weight_decay * learning_rate, wide.dtype)
 
     def _particle(self, arrays):
         """Constants as one particle."""

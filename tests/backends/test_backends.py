@@ -39,4 +39,4 @@ def test_the_same_weights_as_under_tensorflow(backend, reference, tmp_path):
     weights = trained(backend, tmp_path)
     assert set(weights) == set(reference)
     for name, expected in reference.items():
-        np.testing.assert_allclose(weights[name], expected, rtol=0, atol=1e-4, err_msg=name)
+        np.testing.assert_allclose(weights[name], expected, rtol=0, atol=1e-5, err_msg=name)
