@@ -82,7 +82,8 @@ def run(
     """Takes `length` steps with every particle.
 
     The rule hears the training loss, the horizon that `begin` was given, and, if it
-    makes use of it, the loss on a fresh validation batch every tenth step. A
+    makes use of it, the loss on a fresh validation batch every tenth step (the outer
+    loss itself, where that is a validation loss). A
     particle whose gradient is not usable stays where it is in that step, as
     `LearnedOptimizer` would. Under a gradient tape, a particle's step that is not
     usable, or whose loss or update is not finite, is a constant: it passes on neither
@@ -150,8 +151,12 @@ def _step(rule, task, theta, inner, seed, num_problems, outer_split):
 
     validation_loss = tf.fill([_num_particles(theta)], np.nan)
     if "validation_loss" in rule.hears:
-        held_out = _repeat(task.batch("validation", random.fold_in(seed, 2), num_problems), copies)
-        observed = task.loss(read_params, held_out)
+        if outer_split == "validation":
+            # Measured before the step, so that to have heard it helps only later losses.
+            observed = outer_loss
+        else:
+            held_out = task.batch("validation", random.fold_in(seed, 2), num_problems)
+            observed = task.loss(read_params, _repeat(held_out, copies))
         validation_loss = tf.where(step % _VALIDATION_EVERY == 0, observed, np.nan)
     signals = rules.Signals(step, total_steps, train_loss, validation_loss)
     updates, new_state = rule.update(read_theta, read_state, grads, read_params, signals)

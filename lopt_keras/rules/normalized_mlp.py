@@ -1,6 +1,7 @@
 """The normalised MLP of Celo2, whose steps all have the same size."""
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import numpy as np
@@ -12,6 +13,8 @@ from lopt_keras.rules import base, handcrafted, mlp
 _EPSILON = 1e-9
 _GRAD_BOUND, _GRAD_FEATURE_BOUND = 1000.0, 0.1
 _OUTPUTS = 3
+_SWITCHES = ("orthogonalize", "flatten_filters", "start_as_momentum", "adam_fallback")
+_MOMENTUM_ROW = 3
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _NEWTON_SCHULZ_STEPS = 5
 # With the weight decay of LearnedOptimizer, this is AdamW.
@@ -48,6 +51,11 @@ class NormalizedMLP(mlp.MLP):
             `momentum_decays`.
         orthogonalize: whether five Newton-Schulz iterations bring the singular values
             of the direction, as a matrix of its last two axes, towards 1.
+        flatten_filters: whether tensors of rank 3 and more are taken as one matrix,
+            all axes but the last by the last, as Muon takes convolutions. Otherwise
+            each place of a filter's window is a matrix of its own, as in Celo2.
+        start_as_momentum: whether the untrained direction is the first of the
+            accumulators of g, as in Muon, instead of a random one.
         adam_fallback: whether tensors of rank 0 and 1, and embeddings (told by
             "embedding" in their name), take steps of Adam (decays 0.9 and 0.95) with
             the learning rate `step_mult` instead.
@@ -68,18 +76,31 @@ class NormalizedMLP(mlp.MLP):
     rms_decays: tuple[float, ...] = (0.95,)
     factored_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
     orthogonalize: bool = True
+    flatten_filters: bool = False
+    start_as_momentum: bool = False
     adam_fallback: bool = True
 
     def __post_init__(self):
         super().__post_init__()
         base.check_decay_counts(self)
-        for name in ("orthogonalize", "adam_fallback"):
+        for name in _SWITCHES:
             base.check_bool(name, getattr(self, name))
+        if self.start_as_momentum and self.hidden_size < 2:
+            raise ValueError(
+                "`hidden_size` must be at least 2 with start_as_momentum. "
+                f"Received: hidden_size={self.hidden_size}"
+            )
 
     def theta_shapes(self):
         momenta, rms = len(self.momentum_decays), len(self.rms_decays)
         inputs = 3 + momenta + rms + momenta + rms + momenta + rms + 5 * momenta
         return networks.mlp_shapes([inputs, *[self.hidden_size] * self.hidden_layers, _OUTPUTS])
+
+    def init_theta(self, seed=0):
+        theta = super().init_theta(seed)
+        if self.start_as_momentum:
+            _pass_on(theta, _MOMENTUM_ROW, self.hidden_layers)
+        return theta
 
     def from_reference(self, arrays):
         arrays = {name.removeprefix("ff_mod_stack/~/"): value for name, value in arrays.items()}
@@ -94,6 +115,8 @@ class NormalizedMLP(mlp.MLP):
         particles, *shape = ops.shape(param)
         if self.adam_fallback and (len(shape) < 2 or "embedding" in name.lower()):
             return _FALLBACK.init_tensor_state(theta, param, name)
+        param = self._as_matrix(param)
+        particles, *shape = ops.shape(param)
         return {
             "m": ops.zeros((particles, len(self.momentum_decays), *shape), "float32"),
             "rms": ops.zeros((particles, len(self.rms_decays), *shape), "float32"),
@@ -103,6 +126,8 @@ class NormalizedMLP(mlp.MLP):
     def update_tensor(self, theta, state, message, grad, param, signals):
         if "rms" not in state:
             return self._fallback_update(state, message, grad, param, signals)
+        shape = ops.shape(param)
+        grad, param = self._as_matrix(grad), self._as_matrix(param)
         rank = len(param.shape) - 1
         grad = ops.clip(grad, -_GRAD_BOUND, _GRAD_BOUND)
         g, p = grad[:, None], param[:, None]
@@ -125,7 +150,15 @@ class NormalizedMLP(mlp.MLP):
         )
         step = outputs[:, 0] * ops.exp(self.exp_mult * outputs[:, 1])
         step = self._normalised(ops.reshape(step, ops.shape(param)))
+        step = ops.reshape(step, shape)
         return -self.step_mult * step, {"m": m, "rms": rms, **moments.state}
+
+    def _as_matrix(self, x):
+        """`[P, *shape]`, the filters of a convolution as one matrix if so asked."""
+        if not self.flatten_filters or len(x.shape) <= 3:
+            return x
+        shape = ops.shape(x)
+        return ops.reshape(x, (shape[0], math.prod(shape[1:-1]), shape[-1]))
 
     def _fallback_update(self, state, message, grad, param, signals):
         particles = param.shape[0]
@@ -143,6 +176,21 @@ class NormalizedMLP(mlp.MLP):
             step = _orthogonalized(step)
         axis = tuple(range(max(1, rank - 1), rank + 1))
         return step * features.second_moment_scale(step, _EPSILON, axis)
+
+
+def _pass_on(theta, row, hidden_layers):
+    """Sets two units of each layer so that output 0 is input `row`, others random."""
+    for layer in range(hidden_layers + 1):
+        weights = theta[f"w{layer}"]
+        if layer == 0:
+            weights[:, :2] = 0.0
+            weights[row, :2] = (1.0, -1.0)
+        elif layer < hidden_layers:
+            weights[:, :2] = 0.0
+            weights[:2, :2] = np.eye(2)
+        else:
+            weights[:, 0] = 0.0
+            weights[:2, 0] = (1.0, -1.0)
 
 
 def _orthogonalized(x):
