@@ -154,8 +154,9 @@ IMPLEMENTATIONS = {
 
 def make_program(implementation, task, particles, num_steps):
     """A function that trains the network and returns the losses of the last step, `[P]`."""
-    params = task.init(random.seed(0), particles)
-    images, labels = task.batch("train", random.seed(1), particles)
+    setting = task.draw(random.seed(2), particles)
+    params = task.init(random.seed(0), particles, setting)
+    images, labels = task.batch("train", random.seed(1), particles, setting)
 
     def step(params):
         with tf.GradientTape(watch_accessed_variables=False) as tape:

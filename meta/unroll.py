@@ -26,12 +26,14 @@ class InnerState(NamedTuple):
         step: `[P]` int32, steps taken so far.
         total_steps: `[P]` float32, the steps that the problem has in all, which the
             rule may know; NaN if it is not told.
+        setting: of the task, which variant of it each problem is: nest of `[P, ...]`.
     """
 
     params: Any
     rule_state: Any
     step: Any
     total_steps: Any
+    setting: Any
 
 
 class Trajectory(NamedTuple):
@@ -39,8 +41,8 @@ class Trajectory(NamedTuple):
 
     Attributes:
         train_loss: loss on the training batch of the step, before it.
-        outer_loss: loss on a fresh batch of the outer split, before the step
-            (the training loss itself, where that split is "train").
+        outer_loss: the task's score of the loss on a fresh batch of the outer split,
+            before the step (of the training loss itself, where that split is "train").
         step_size: root mean square of the step over all parameters.
     """
 
@@ -61,10 +63,12 @@ def begin(rule, task, theta, seed, num_problems, total_steps=np.nan):
         total_steps: a number, scalar or `[P]`: what the rule is told of the horizon.
     """
     particles = _num_particles(theta)
-    params = _repeat(task.init(seed, num_problems), particles // num_problems)
+    setting = task.draw(random.fold_in(seed, 0), num_problems)
+    params = task.init(random.fold_in(seed, 1), num_problems, setting)
+    params, setting = _repeat((params, setting), particles // num_problems)
     total_steps = tf.broadcast_to(tf.cast(total_steps, tf.float32), [particles])
     step = tf.zeros(particles, tf.int32)
-    return InnerState(params, rule.init_state(theta, params), step, total_steps)
+    return InnerState(params, rule.init_state(theta, params), step, total_steps, setting)
 
 
 def run(
@@ -125,7 +129,11 @@ def run(
 
 def _step(rule, task, theta, inner, seed, num_problems, outer_split):
     copies = _num_particles(theta) // num_problems
-    params, state, step, total_steps = inner
+    params, state, step, total_steps, setting = inner
+
+    def batch(split, seed):
+        problems = tf.nest.map_structure(lambda x: x[:num_problems], setting)
+        return _repeat(task.batch(split, seed, num_problems, problems), copies)
 
     def is_smooth():
         moved = features.gradients_are_usable(updates)
@@ -135,19 +143,19 @@ def _step(rule, task, theta, inner, seed, num_problems, outer_split):
 
     # What the step reads. Whether gradients return from it is known further down.
     read_theta, read_params, read_state = _gated((theta, params, state), is_smooth)
-    data = _repeat(task.batch("train", random.fold_in(seed, 0), num_problems), copies)
+    data = batch("train", random.fold_in(seed, 0))
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(read_params)
-        train_loss = task.loss(read_params, data)
+        train_loss = task.loss(read_params, data, setting)
     # The particles do not interact: each gets the gradient of its own loss.
     grads = tape.gradient(
         train_loss, read_params, unconnected_gradients=tf.UnconnectedGradients.ZERO
     )
     outer_loss = train_loss
     if outer_split != "train":
-        held_out = task.batch(outer_split, random.fold_in(seed, 1), num_problems)
+        held_out = batch(outer_split, random.fold_in(seed, 1))
         tested = _gated(params, lambda: tf.math.is_finite(outer_loss))
-        outer_loss = task.loss(tested, _repeat(held_out, copies))
+        outer_loss = task.loss(tested, held_out, setting)
 
     validation_loss = tf.fill([_num_particles(theta)], np.nan)
     if "validation_loss" in rule.hears:
@@ -155,8 +163,8 @@ def _step(rule, task, theta, inner, seed, num_problems, outer_split):
             # Measured before the step, so that to have heard it helps only later losses.
             observed = outer_loss
         else:
-            held_out = task.batch("validation", random.fold_in(seed, 2), num_problems)
-            observed = task.loss(read_params, _repeat(held_out, copies))
+            held_out = batch("validation", random.fold_in(seed, 2))
+            observed = task.loss(read_params, held_out, setting)
         validation_loss = tf.where(step % _VALIDATION_EVERY == 0, observed, np.nan)
     signals = rules.Signals(step, total_steps, train_loss, validation_loss)
     updates, new_state = rule.update(read_theta, read_state, grads, read_params, signals)
@@ -164,10 +172,12 @@ def _step(rule, task, theta, inner, seed, num_problems, outer_split):
     updates = [features.select(usable, update, tf.zeros_like(update)) for update in updates]
     state = tf.nest.map_structure(lambda n, o: features.select(usable, n, o), new_state, state)
     params = [param + update for param, update in zip(params, updates, strict=True)]
-    inner = InnerState(params, state, step + tf.cast(usable, tf.int32), total_steps)
+    step = step + tf.cast(usable, tf.int32)
+    inner = InnerState(params, state, step, total_steps, setting)
     # The root has no finite slope where nothing moved.
     step_size = tf.stop_gradient(_root_mean_square(updates))
-    return inner, Trajectory(tf.stop_gradient(train_loss), outer_loss, step_size)
+    score = task.score(outer_loss, setting)
+    return inner, Trajectory(tf.stop_gradient(train_loss), score, step_size)
 
 
 def _gated(nest, is_open):

@@ -58,18 +58,15 @@ class NoisyQuadratic(tasks.Task):
 
     loss_clip = 1e6  # The closed form knows no clipping.
 
-    def init(self, seed, num):
+    def init(self, seed, num, setting):
         return [tf.tile(tf.constant(_STARTS[None], tf.float32), (num, 1))]
 
-    def batch(self, split, seed, num):
+    def batch(self, split, seed, num, setting):
         return tf.constant(_NOISES, tf.float32) * random.normal((num, 2), seed)
 
-    def loss(self, params, data):
+    def loss(self, params, data, setting):
         curvatures = tf.constant(_CURVATURES, tf.float32)
         return 0.5 * tf.reduce_sum(curvatures * tf.square(params[0] - data), axis=1)
-
-    def get_config(self):
-        return {}
 
 
 def exact_gradients(length, log_learning_rate):

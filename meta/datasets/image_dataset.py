@@ -1,8 +1,10 @@
 """Labelled images in memory: one path for bundled and downloaded datasets."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 SPLITS = ("train", "validation", "test")
@@ -43,8 +45,9 @@ class ImageDataset(NamedTuple):
         return getattr(self, name)
 
 
-def load(name, data_dir=None):
-    """A labelled image dataset, prepared once into a directory.
+@functools.lru_cache(maxsize=32)
+def load(name, data_dir=None, size=None):
+    """A labelled image dataset, prepared once into a directory, and read once.
 
     Where the dataset has no validation split, the last tenth of its training
     split serves; where it has no test split, the tenth before that.
@@ -55,6 +58,8 @@ def load(name, data_dir=None):
             (`"mnist"`, `"cifar10"`, ...).
         data_dir: where to prepare it. Defaults to tensorflow-datasets' own
             directory (`TFDS_DATA_DIR` or `~/tensorflow_datasets`).
+        size: height and width to which images are resized, by the mean over areas
+            where that shrinks them; None to leave them as they are.
 
     Returns:
         `ImageDataset`.
@@ -75,7 +80,7 @@ def load(name, data_dir=None):
     except Exception as error:  # Whatever the dataset's own download code raises.
         raise ValueError(f"The dataset {name!r} cannot be prepared: {error!r}") from error
     ranges = _split_ranges(builder.info.splits)
-    raw = {split: _read(builder, ranges[split]) for split in SPLITS}
+    raw = {split: _read(builder, ranges[split], size) for split in SPLITS}
     pixels = raw["train"][0].astype("float32")
     mean, std = pixels.mean(), pixels.std() + 1e-6
     splits = {
@@ -88,11 +93,14 @@ def load(name, data_dir=None):
     return ImageDataset(name, builder.info.features["label"].num_classes, **splits)
 
 
-def _read(builder, split):
+def _read(builder, split, size):
     """All images and labels of a split, in the order in which they were prepared."""
     batches = builder.as_dataset(split=split, batch_size=1024, shuffle_files=False)
     images, labels = zip(*((b["image"], b["label"]) for b in tfds.as_numpy(batches)), strict=True)
-    return np.concatenate(images), np.concatenate(labels)
+    images, labels = np.concatenate(images), np.concatenate(labels)
+    if size is not None and images.shape[1:3] != (size, size):
+        images = tf.image.resize(images, (size, size), "area").numpy()
+    return images, labels
 
 
 def _check_features(name, features):

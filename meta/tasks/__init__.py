@@ -1,12 +1,14 @@
 """Tasks: the inner problems of meta-training, one family a file."""
 
 from meta.tasks.base import Task
+from meta.tasks.distribution import SETS, Config, build, sample, sample_config
+from meta.tasks.families import FAMILIES
 from meta.tasks.image_convnet import ImageConvnet
 from meta.tasks.image_mlp import ImageMLP
 
-_TASKS = {"digits_mlp": ImageMLP, "patches_convnet": ImageConvnet}
+_TASKS = {**FAMILIES, "digits_mlp": ImageMLP, "patches_convnet": ImageConvnet}
 NAMES = tuple(_TASKS)
-"""The names that `get` knows."""
+"""The names that `get` knows: of the families, and of two of their tasks."""
 
 
 def get(name, **config):

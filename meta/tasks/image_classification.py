@@ -1,16 +1,17 @@
 """What the classifiers of images share: data, initial parameters, loss."""
 
 import abc
+import dataclasses
+from typing import Any, ClassVar
 
-import keras
-import numpy as np
 import tensorflow as tf
 
 from lopt_keras.rules.base import check_integer
 from meta import datasets, random
-from meta.tasks import base
+from meta.tasks import base, layers, ranges
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class ImageClassification(base.Task):
     """Classification of the images of a dataset, on random batches.
 
@@ -22,31 +23,51 @@ class ImageClassification(base.Task):
 
     Args:
         dataset: tensorflow-datasets name, or an `ImageDataset`.
+        image_size: height and width to which images are resized; None for their own.
         activation: any Keras activation by name.
         batch_size: images in a batch.
+        init_scale: multiplies the initial weights.
+        input_noise: standard deviation of noise on the training images, which are
+            standardised.
+        label_noise: share of training labels that are drawn at random, in each batch anew.
         data_dir: where the dataset is prepared; see `datasets.load`.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what is expected.
     """
 
-    def __init__(self, dataset, activation, batch_size, data_dir=None):
-        check_integer("batch_size", batch_size, low=1)
-        self.activation = keras.activations.get(activation)
+    setting: ClassVar = {
+        "init_scale": ranges.LogUniform(0.3, 3.0),
+        "input_noise": ranges.Uniform(0.0, 0.5),
+        "label_noise": ranges.Uniform(0.0, 0.3),
+    }
+
+    dataset: Any = "digits"
+    image_size: int | None = None
+    activation: str = "relu"
+    batch_size: int = 64
+    init_scale: float = 1.0
+    input_noise: float = 0.0
+    label_noise: float = 0.0
+    data_dir: str | None = base.elsewhere()
+
+    def __post_init__(self):
+        check_integer("batch_size", self.batch_size, low=1)
+        if self.image_size is not None:
+            check_integer("image_size", self.image_size, low=1)
+        layers.activation(self.activation)
+        super().__post_init__()
+        dataset = self.dataset
         if isinstance(dataset, str):
-            dataset = datasets.load(dataset, data_dir)
-        self._config = {
-            "dataset": dataset.name,
-            "activation": activation,
-            "batch_size": batch_size,
-        }
-        self._splits = {
+            dataset = datasets.load(dataset, self.data_dir, self.image_size)
+        splits = {
             name: tuple(tf.constant(array) for array in dataset.split(name))
             for name in datasets.SPLITS
         }
-        self._weight_shapes = self.weight_shapes(
-            dataset.train.images.shape[1:], dataset.num_classes
-        )
+        object.__setattr__(self, "_splits", splits)
+        object.__setattr__(self, "_num_classes", dataset.num_classes)
+        shapes = self.weight_shapes(dataset.train.images.shape[1:], dataset.num_classes)
+        object.__setattr__(self, "_weight_shapes", shapes)
 
     @abc.abstractmethod
     def weight_shapes(self, image_shape, num_classes):
@@ -69,26 +90,23 @@ class ImageClassification(base.Task):
             `[P, B, num_classes]`.
         """
 
-    def init(self, seed, num):
-        params = []
-        for layer, shape in enumerate(self._weight_shapes):
-            *window, inputs, outputs = shape
-            limit = np.sqrt(6.0 / (np.prod(window) * (inputs + outputs)))
-            layer_seed = random.fold_in(seed, layer)
-            params.append(random.uniform((num, *shape), layer_seed, -limit, limit))
-            params.append(tf.zeros((num, outputs)))
-        return params
+    def init(self, seed, num, setting):
+        return layers.init_weights(seed, num, self._weight_shapes, setting["init_scale"])
 
-    def batch(self, split, seed, num):
+    def batch(self, split, seed, num, setting):
         images, labels = self._splits[split]
-        indices = random.integers((num, self._config["batch_size"]), seed, len(labels))
-        return tf.gather(images, indices), tf.gather(labels, indices)
+        shape = (num, self.batch_size)
+        indices = random.integers(shape, seed, len(labels))
+        images, labels = tf.gather(images, indices), tf.gather(labels, indices)
+        if split != "train":
+            return images, labels
+        seeds = [random.fold_in(seed, i) for i in range(3)]
+        noise = layers.per_particle(setting["input_noise"], 5)
+        images += noise * random.normal(images.shape, seeds[0])
+        flips = random.uniform(shape, seeds[1]) < setting["label_noise"][:, None]
+        anything = random.integers(shape, seeds[2], self._num_classes)
+        return images, tf.where(flips, anything, labels)
 
-    def loss(self, params, data):
+    def loss(self, params, data, setting):
         images, labels = data
-        logits = self.logits(params, images)
-        losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
-        return tf.reduce_mean(losses, axis=1)
-
-    def get_config(self):
-        return dict(self._config)
+        return layers.cross_entropy(labels, self.logits(params, images))

@@ -1,16 +1,20 @@
 """Image classification with a convolutional network."""
 
+import dataclasses
 import itertools
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
 from lopt_keras.rules.base import check_integer
+from meta.tasks import layers, ranges
 from meta.tasks.convolution import convolve
 from meta.tasks.image_classification import ImageClassification
 
 _KERNEL_SIZE = 3
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class ImageConvnet(ImageClassification):
     """A convolutional classifier of the images of a dataset: by default six layers.
 
@@ -20,10 +24,10 @@ class ImageConvnet(ImageClassification):
     million multiplications for an image.
 
     Args:
-        dataset: tensorflow-datasets name, or an `ImageDataset`.
         filters: outputs of each convolution.
         strides: stride of each convolution, as many as `filters`.
-        activation, batch_size, data_dir: as for `ImageClassification`.
+        dataset, image_size, activation, batch_size, init_scale, input_noise,
+            label_noise, data_dir: as for `ImageClassification`.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what is expected.
@@ -31,41 +35,49 @@ class ImageConvnet(ImageClassification):
     Source: the six-layer convnet task of Metz et al., arXiv 1810.10180; its size is ours.
     """
 
-    def __init__(
-        self,
-        dataset="patches",
-        filters=(8, 8, 16, 16, 32),
-        strides=(2, 2, 1, 2, 1),
-        activation="relu",
-        batch_size=32,
-        data_dir=None,
-    ):
-        for outputs in filters:
+    name: ClassVar = "image_convnet"
+    architecture: ClassVar = {
+        "dataset": ranges.Choice("digits", "patches"),
+        "image_size": ranges.Choice(8, 16),
+        "filters": ranges.Layers(2, 4, ranges.Size(4, 16)),
+        "strides": ranges.Each("filters", ranges.Choice(1, 2)),
+        "activation": ranges.Choice(*layers.ACTIVATIONS),
+        "batch_size": ranges.Size(8, 64),
+    }
+    large: ClassVar = {
+        "image_size": ranges.Choice(32),
+        "filters": ranges.Layers(4, 5, ranges.Size(64, 64)),
+    }
+
+    dataset: Any = "patches"
+    batch_size: int = 32
+    filters: tuple[int, ...] = (8, 8, 16, 16, 32)
+    strides: tuple[int, ...] = (2, 2, 1, 2, 1)
+
+    def __post_init__(self):
+        for outputs in self.filters:
             check_integer("filters", outputs, low=1)
-        for stride in strides:
+        for stride in self.strides:
             check_integer("strides", stride, low=1)
-        if not len(filters) == len(strides) >= 1:
+        if not len(self.filters) == len(self.strides) >= 1:
             raise ValueError(
                 "`filters` and `strides` must be equally long, with a value for each "
-                f"convolution. Received: filters={filters}, strides={strides}"
+                f"convolution. Received: filters={self.filters}, strides={self.strides}"
             )
-        self._filters, self._strides = list(filters), list(strides)
-        super().__init__(dataset, activation, batch_size, data_dir)
+        super().__post_init__()
 
     def weight_shapes(self, image_shape, num_classes):
-        channels = itertools.pairwise([image_shape[-1], *self._filters])
+        channels = itertools.pairwise([image_shape[-1], *self.filters])
         window = (_KERNEL_SIZE, _KERNEL_SIZE)
-        return [*((*window, *pair) for pair in channels), (self._filters[-1], num_classes)]
+        return [*((*window, *pair) for pair in channels), (self.filters[-1], num_classes)]
 
     def logits(self, params, images):
         *convolutions, dense, dense_bias = params
+        nonlinearity = layers.activation(self.activation)
         x = tf.transpose(images, (0, 4, 2, 3, 1))
         for filters, bias, stride in zip(
-            convolutions[::2], convolutions[1::2], self._strides, strict=True
+            convolutions[::2], convolutions[1::2], self.strides, strict=True
         ):
-            x = self.activation(convolve(x, filters, stride) + bias[:, :, None, None, None])
+            x = nonlinearity(convolve(x, filters, stride) + bias[:, :, None, None, None])
         means = tf.reduce_mean(x, axis=(2, 3))
         return tf.matmul(means, dense, transpose_a=True) + dense_bias[:, None]
-
-    def get_config(self):
-        return {**super().get_config(), "filters": self._filters, "strides": self._strides}

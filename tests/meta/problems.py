@@ -12,34 +12,28 @@ class Quadratic(Task):
 
     curvature = 2.0
 
-    def init(self, seed, num):
+    def init(self, seed, num, setting):
         return [tf.ones((num, 1))]
 
-    def batch(self, split, seed, num):
+    def batch(self, split, seed, num, setting):
         return tf.zeros(num)
 
-    def loss(self, params, data):
+    def loss(self, params, data, setting):
         return 0.5 * self.curvature * tf.reduce_sum(tf.square(params[0]), axis=1)
-
-    def get_config(self):
-        return {}
 
 
 class Noise(Task):
     """A loss that nothing can lower: the sum of start value and batch."""
 
-    def init(self, seed, num):
+    def init(self, seed, num, setting):
         return [random.normal((num, 3), seed)]
 
-    def batch(self, split, seed, num):
+    def batch(self, split, seed, num, setting):
         shift = {"train": 0.0, "validation": 1.0, "test": 2.0}[split]
         return random.normal((num,), seed) + shift
 
-    def loss(self, params, data):
+    def loss(self, params, data, setting):
         return tf.reduce_sum(tf.stop_gradient(params[0]), axis=1) + data + 0.0 * params[0][:, 0]
-
-    def get_config(self):
-        return {}
 
 
 def random_images(shape=(3, 3, 1)):

@@ -105,12 +105,12 @@ class SometimesInfinite(Quadratic):
     def __init__(self, split):
         self.split = split
 
-    def batch(self, split, seed, num):
+    def batch(self, split, seed, num, setting):
         bad = random.uniform((num,), seed) < 0.3
         return tf.where(bad & (split == self.split), np.inf, 1.0)
 
-    def loss(self, params, data):
-        return super().loss(params, data) * data
+    def loss(self, params, data, setting):
+        return super().loss(params, data, setting) * data
 
 
 def test_segments_change_nothing_but_the_cost():

@@ -8,6 +8,12 @@ from problems import random_images, small_convnet, small_mlp
 from meta import datasets, random, tasks
 
 SEED = random.seed(3)
+SETTING = None  # Classification of images does not look at it in its loss.
+
+
+def plain(num):
+    """The setting of `num` problems without noise, at Keras's scale."""
+    return small_mlp().draw(SEED, num)
 
 
 def keras_mlp():
@@ -27,7 +33,7 @@ def keras_convnet():
 def loss_and_gradient(task, params, data):
     with tf.GradientTape() as tape:
         tape.watch(params)
-        loss = task.loss(params, data)
+        loss = task.loss(params, data, SETTING)
     return loss, tape.gradient(loss, params)
 
 
@@ -36,8 +42,8 @@ def loss_and_gradient(task, params, data):
 )
 def test_loss_and_gradient_are_those_of_the_keras_model(make_task, make_model):
     task = make_task(activation="tanh")
-    params = [p + 0.1 * random.normal(p.shape, SEED) for p in task.init(SEED, 2)]
-    images, labels = task.batch("train", SEED, 2)
+    params = [p + 0.1 * random.normal(p.shape, SEED) for p in task.init(SEED, 2, plain(2))]
+    images, labels = task.batch("train", SEED, 2, plain(2))
     losses, grads = loss_and_gradient(task, params, (images, labels))
     for i in range(2):
         model = make_model()
@@ -54,7 +60,7 @@ def test_loss_and_gradient_are_those_of_the_keras_model(make_task, make_model):
 @pytest.mark.parametrize("make_task", [small_mlp, small_convnet])
 def test_particles_do_not_interact(make_task):
     task = make_task()
-    params, data = task.init(SEED, 3), task.batch("train", SEED, 3)
+    params, data = task.init(SEED, 3, plain(3)), task.batch("train", SEED, 3, plain(3))
     losses, grads = loss_and_gradient(task, params, data)
     others = tf.constant([1.0, 0.0, 1.0])
     moved = [p + tf.reshape(others, (3, *(1,) * (p.shape.rank - 1))) for p in params]
@@ -67,7 +73,7 @@ def test_particles_do_not_interact(make_task):
 @pytest.mark.parametrize("make_task", [small_mlp, small_convnet])
 def test_the_loss_is_twice_differentiable_under_xla(make_task):
     task = make_task(activation="tanh")
-    params, data = task.init(SEED, 2), task.batch("train", SEED, 2)
+    params, data = task.init(SEED, 2, plain(2)), task.batch("train", SEED, 2, plain(2))
     direction = [random.normal(p.shape, random.fold_in(SEED, i)) for i, p in enumerate(params)]
 
     @tf.function(jit_compile=True)
@@ -90,8 +96,8 @@ def test_the_loss_is_twice_differentiable_under_xla(make_task):
 
 
 def test_initial_weights_are_glorot_uniform_and_independent():
-    w0, b0, w1, _ = small_mlp().init(SEED, 1000)
-    filters, *_ = small_convnet().init(SEED, 1000)
+    w0, b0, w1, _ = small_mlp().init(SEED, 1000, plain(1000))
+    filters, *_ = small_convnet().init(SEED, 1000, plain(1000))
     assert w0.shape == (1000, 9, 4)
     assert filters.shape == (1000, 3, 3, 2, 3)
     # The units of the two sides of a layer; a unit of a convolution has nine weights a channel.
@@ -106,18 +112,19 @@ def test_initial_weights_are_glorot_uniform_and_independent():
 def test_batches_come_from_their_split(split):
     dataset = random_images()
     expected = {image.tobytes() for image in dataset.split(split).images}
-    images, labels = small_mlp().batch(split, SEED, 4)
+    images, labels = small_mlp().batch(split, SEED, 4, plain(4))
     assert images.shape == (4, 8, 3, 3, 1)
     assert labels.shape == (4, 8)
     assert {image.tobytes() for image in images.numpy().reshape(-1, 3, 3, 1)} <= expected
-    again, _ = small_mlp().batch(split, SEED, 4)
-    other, _ = small_mlp().batch(split, SEED + 1, 4)
+    again, _ = small_mlp().batch(split, SEED, 4, plain(4))
+    other, _ = small_mlp().batch(split, SEED + 1, 4, plain(4))
     np.testing.assert_array_equal(images, again)
     assert (images != other).numpy().any()
 
 
 def test_config_makes_the_task_again():
-    common = {"dataset": "random", "activation": "tanh", "batch_size": 8}
+    plain = {"image_size": None, "init_scale": 1.0, "input_noise": 0.0, "label_noise": 0.0}
+    common = {"dataset": "random", "activation": "tanh", "batch_size": 8, **plain}
     assert small_mlp(activation="tanh").get_config() == {**common, "hidden_units": [4]}
     convnet = {**common, "filters": [3, 4], "strides": [1, 2]}
     assert small_convnet(activation="tanh").get_config() == convnet
@@ -132,7 +139,7 @@ def test_config_makes_the_task_again():
     ],
 )
 def test_a_task_has_a_dataset_of_its_own(name, given, loaded, monkeypatch):
-    def load(name, data_dir):
+    def load(name, data_dir, size):
         return random_images()._replace(name=name)
 
     monkeypatch.setattr(datasets, "load", load)
@@ -142,7 +149,7 @@ def test_a_task_has_a_dataset_of_its_own(name, given, loaded, monkeypatch):
 def test_the_convnet_has_six_layers_on_any_images():
     with tfds.testing.mock_data(num_examples=200):
         task = tasks.get("patches_convnet", dataset="cifar10", batch_size=2)
-    params = task.init(SEED, 1)
+    params = task.init(SEED, 1, plain(1))
     assert [p.shape[1:].as_list() for p in params[::2]] == [
         [3, 3, 3, 8],
         [3, 3, 8, 8],
@@ -151,9 +158,9 @@ def test_the_convnet_has_six_layers_on_any_images():
         [3, 3, 16, 32],
         [32, 10],
     ]
-    images, labels = task.batch("test", SEED, 1)
+    images, labels = task.batch("test", SEED, 1, plain(1))
     assert images.shape == (1, 2, 32, 32, 3)
-    assert 1 < task.loss(params, (images, labels)).numpy()[0] < 5
+    assert 1 < task.loss(params, (images, labels), SETTING).numpy()[0] < 5
 
 
 @pytest.mark.parametrize(

@@ -29,17 +29,20 @@ def test_an_unroll_does_what_the_keras_optimizer_does():
     trajectory, inner = run(RULE, task, stack([theta]), length, 1, "validation")
 
     optimizer = LearnedOptimizer(weights=theta, rule=RULE)
-    variables = [keras.Variable(p[0]) for p in task.init(SEED, 1)]
+    setting = task.draw(random.fold_in(SEED, 0), 1)
+    start = task.init(random.fold_in(SEED, 1), 1, setting)
+    variables = [keras.Variable(p[0]) for p in start]
     for i in range(length):
         seed = random.fold_in(SEED, i)
-        batch = task.batch("train", random.fold_in(seed, 0), 1)
-        held_out = task.batch("validation", random.fold_in(seed, 1), 1)
+        batch = task.batch("train", random.fold_in(seed, 0), 1, setting)
+        held_out = task.batch("validation", random.fold_in(seed, 1), 1, setting)
         before = [v.numpy() for v in variables]
         with tf.GradientTape() as tape:
             params = [v.value[None] for v in variables]
-            loss = task.loss(params, batch)
+            loss = task.loss(params, batch, setting)
         np.testing.assert_allclose(trajectory.train_loss[i], loss, rtol=1e-5)
-        np.testing.assert_allclose(trajectory.outer_loss[i], task.loss(params, held_out), rtol=1e-5)
+        outer_loss = task.loss(params, held_out, setting)
+        np.testing.assert_allclose(trajectory.outer_loss[i], outer_loss, rtol=1e-5)
         optimizer.apply(tape.gradient(loss, [v.value for v in variables]), variables)
         steps = np.concatenate(
             [(v.numpy() - b).ravel() for v, b in zip(variables, before, strict=True)]
@@ -79,8 +82,8 @@ def test_an_unroll_can_be_continued():
 
 def test_a_particle_with_an_unusable_gradient_stays_where_it_is():
     class Broken(Quadratic):
-        def loss(self, params, data):
-            return super().loss(params, data) * tf.constant([1.0, np.nan])
+        def loss(self, params, data, setting):
+            return super().loss(params, data, setting) * tf.constant([1.0, np.nan])
 
     rule = rules.SGD(learning_rate=0.1)
     _, inner = run(rule, Broken(), stack([rule.init_theta()] * 2), 3, 2)

@@ -1,0 +1,160 @@
+"""The distribution over tasks: what a seed means, and which tasks are held out.
+
+Four sets of tasks, none of which shares a task with another:
+
+- `train`: for meta-training.
+- `heldout_easy`: the same families, with architectures and settings of their own.
+- `heldout_families`: families that are never meta-trained on.
+- `heldout_scale`: the same families as `train`, with 10 to 100 times as many parameters.
+
+A family has a few architectures in each set, and each is one XLA program; settings
+make as many tasks of them as there are seeds.
+"""
+
+import json
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+
+from meta.tasks.families import FAMILIES
+from meta.tasks.ranges import Choice
+
+SETS = ("train", "heldout_easy", "heldout_families", "heldout_scale")
+"""The names of the sets."""
+
+HELD_OUT_FAMILIES = ("synthetic_function",)
+"""Families of which no task is in `train`, `heldout_easy` or `heldout_scale`."""
+
+
+class Config(NamedTuple):
+    """What makes a task, as JSON can hold it.
+
+    Attributes:
+        family: name.
+        architecture, setting: dicts, together the arguments of the family.
+    """
+
+    family: str
+    architecture: dict
+    setting: dict
+
+    @property
+    def program(self):
+        """A string that is the same for tasks that are one XLA program."""
+        return f"{self.family} {json.dumps(self.architecture, sort_keys=True)}"
+
+    @property
+    def key(self):
+        """A string that tells the task from any other."""
+        return f"{self.program} {json.dumps(self.setting, sort_keys=True)}"
+
+    def build(self, data_dir=None):
+        """The `Task`."""
+        return build([self], data_dir)
+
+
+def families(of):
+    """The names of the families in a set.
+
+    Raises:
+        ValueError: if there is no such set.
+    """
+    if of not in SETS:
+        raise ValueError(f"`of` must be one of {SETS}. Received: of={of!r}")
+    if of == "heldout_families":
+        return HELD_OUT_FAMILIES
+    seen = [name for name in FAMILIES if name not in HELD_OUT_FAMILIES]
+    if of == "heldout_scale":
+        seen = [name for name in seen if FAMILIES[name].large]
+    return tuple(seen)
+
+
+def sample(seed, of="train", data_dir=None):
+    """The task of that seed, the same on every machine.
+
+    Args:
+        seed: non-negative integer.
+        of: one of `SETS`.
+        data_dir: where datasets are prepared.
+
+    Returns:
+        `Task`.
+
+    Raises:
+        ValueError: if there is no such set.
+    """
+    return sample_config(seed, of).build(data_dir)
+
+
+def sample_config(seed, of="train", among=None):
+    """The `Config` of `sample`.
+
+    Args:
+        seed, of: as for `sample`.
+        among: dict from name of family to its weight; by default all of the set, equally.
+
+    Raises:
+        ValueError: if there is no such set, or no such family in it.
+    """
+    known = families(of)
+    among = dict.fromkeys(known, 1.0) if among is None else among
+    if unknown := set(among) - set(known):
+        raise ValueError(
+            f"The families of {of!r} are {known}. Received: {', '.join(sorted(unknown))}"
+        )
+    rng = _rng("task", of, seed)
+    ends = np.cumsum([among[name] for name in among])
+    family = list(among)[int(np.searchsorted(ends, rng.random() * ends[-1], side="right"))]
+    choices = architectures(family, of)
+    architecture = Choice(*choices).sample(rng, {})
+    return Config(family, architecture, _draw(FAMILIES[family].setting, rng))
+
+
+def architectures(family, of="train"):
+    """The architectures that tasks of a family have in a set: list of dicts, all different.
+
+    Those of `heldout_easy` differ from those of `train`.
+    """
+    cls = FAMILIES[family]
+    ranges = {**cls.architecture, **(cls.large if of == "heldout_scale" else {})}
+    taken = architectures(family, "train") if of == "heldout_easy" else []
+    found, attempt = [], 0
+    # A family may have fewer architectures than it is allowed.
+    while len(found) < cls.num_architectures and attempt < 20 * cls.num_architectures:
+        candidate = _draw(ranges, _rng(family, of, attempt))
+        if candidate not in found and candidate not in taken:
+            found.append(candidate)
+        attempt += 1
+    return found
+
+
+def build(configs, data_dir=None):
+    """One `Task` of which tasks that share their program are the variants.
+
+    Args:
+        configs: sequence of `Config`.
+        data_dir: where datasets are prepared.
+
+    Raises:
+        ValueError: if their programs differ.
+    """
+    first, *others = configs
+    if any(config.program != first.program for config in others):
+        raise ValueError("`configs` must be of one family and architecture.")
+    cls = FAMILIES[first.family]
+    columns = {name: [config.setting[name] for config in configs] for name in cls.setting}
+    where = {"data_dir": data_dir} if "data_dir" in cls.__dataclass_fields__ else {}
+    return cls(**first.architecture, **columns, **where)
+
+
+def _draw(ranges, rng):
+    drawn = {}
+    for name, values in ranges.items():
+        drawn[name] = values.sample(rng, drawn)
+    return drawn
+
+
+def _rng(purpose, of, number):
+    """A generator for each purpose, set and number, the same on every machine."""
+    return np.random.default_rng([zlib.crc32(purpose.encode()), SETS.index(of), number])

@@ -1,0 +1,17 @@
+"""The families of tasks, by name."""
+
+from meta.tasks.image_convnet import ImageConvnet
+from meta.tasks.image_mlp import ImageMLP
+from meta.tasks.quadratic import Quadratic
+from meta.tasks.synthetic_function import SyntheticFunction
+
+FAMILIES = {
+    family.name: family
+    for family in (
+        ImageConvnet,
+        ImageMLP,
+        Quadratic,
+        SyntheticFunction,
+    )
+}
+"""Every family of tasks, by name."""

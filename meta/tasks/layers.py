@@ -1,0 +1,82 @@
+"""Layers of networks that have a particle axis: every particle has weights of its own.
+
+Shapes: P particles, B examples of a batch.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from meta import random
+
+ACTIVATIONS = ("relu", "tanh", "sigmoid", "gelu", "elu", "silu")
+"""Names of Keras activations that tasks draw from."""
+
+
+def activation(name):
+    """The Keras activation of that name."""
+    return keras.activations.get(name)
+
+
+def per_particle(values, rank):
+    """`[P]` as `[P, 1, ...]`, to scale tensors of `rank` dimensions."""
+    return tf.reshape(values, (-1, *(1,) * (rank - 1)))
+
+
+def init_weights(seed, num, shapes, scale=None):
+    """Weights and a bias for each of several layers, as Keras's `Dense` and `Conv2D` start.
+
+    Args:
+        seed: `[2]`.
+        num: number of problems.
+        shapes: of each layer's weights, input and output units last; what comes before
+            is a filter's window.
+        scale: `[num]`, multiplies the weights; None for 1.
+
+    Returns:
+        List of `[num, *shape]` weights, Glorot-uniform, and `[num, outputs]` biases,
+        zero, in turn.
+    """
+    params = []
+    for layer, shape in enumerate(shapes):
+        weights = glorot_uniform(random.fold_in(seed, layer), num, shape)
+        if scale is not None:
+            weights = weights * per_particle(scale, weights.shape.rank)
+        params += [weights, tf.zeros((num, shape[-1]))]
+    return params
+
+
+def glorot_uniform(seed, num, shape):
+    """`[num, *shape]`, as Keras's `GlorotUniform` for one of them."""
+    *window, inputs, outputs = shape
+    limit = np.sqrt(6.0 / (np.prod(window) * (inputs + outputs)))
+    return random.uniform((num, *shape), seed, -limit, limit)
+
+
+def dense(x, weights, bias):
+    """`[P, ..., inputs]` -> `[P, ..., outputs]`."""
+    flat = tf.reshape(x, (x.shape[0], -1, x.shape[-1]))
+    y = tf.matmul(flat, weights) + bias[:, None]
+    return tf.reshape(y, (*x.shape[:-1], weights.shape[-1]))
+
+
+def mlp(x, params, nonlinearity):
+    """Dense layers with a nonlinearity between them; params as `init_weights` gives them."""
+    for layer, (weights, bias) in enumerate(zip(params[::2], params[1::2], strict=True)):
+        x = dense(nonlinearity(x) if layer else x, weights, bias)
+    return x
+
+
+def layer_norm(x, scale, bias):
+    """Layer normalisation over the last axis of `[P, ..., units]`; scale and bias `[P, units]`."""
+    mean = tf.reduce_mean(x, axis=-1, keepdims=True)
+    variance = tf.reduce_mean(tf.square(x - mean), axis=-1, keepdims=True)
+    shape = (x.shape[0], *(1,) * (x.shape.rank - 2), x.shape[-1])
+    x = (x - mean) * tf.math.rsqrt(variance + 1e-5)
+    return x * tf.reshape(scale, shape) + tf.reshape(bias, shape)
+
+
+def cross_entropy(labels, logits):
+    """Mean over all but the particle axis: `[P]`, labels `[P, ...]`, logits `[P, ..., classes]`."""
+    losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    return tf.reduce_mean(losses, axis=range(1, losses.shape.rank))
