@@ -129,6 +129,14 @@ def architectures(family, of="train"):
     return found
 
 
+def by_program(configs):
+    """Dict from program to the list of those `Config`s that it is of."""
+    groups = {}
+    for config in configs:
+        groups.setdefault(config.program, []).append(config)
+    return groups
+
+
 def build(configs, data_dir=None):
     """One `Task` of which tasks that share their program are the variants.
 
