@@ -80,7 +80,8 @@ class OuterLoop:
             name: keras.Variable(value, name=name)
             for name, value in estimator.rule.check_theta(theta).items()
         }
-        outer_optimizer.build(list(self._theta.values()))
+        self._trained = [name for name in self._theta if name in estimator.trained]
+        outer_optimizer.build([self._theta[name] for name in self._trained])
         self._workers = [
             tf.nest.map_structure(tf.Variable, self._init_worker(self._theta_tensors(), i))
             for i in range(len(self._estimators))
@@ -193,7 +194,9 @@ class OuterLoop:
         length = self._length(self._step)
         estimate = self._estimators[index].estimate(theta, worker, seed, length)
         gradient = {
-            name: tf.where(tf.math.is_finite(g), g, 0.0) for name, g in estimate.gradient.items()
+            name: tf.where(tf.math.is_finite(g), g, 0.0)
+            for name, g in estimate.gradient.items()
+            if name in self._trained
         }
         norm = tf.linalg.global_norm(list(gradient.values()))
         if self._gradient_norm_clip is not None:
@@ -201,7 +204,10 @@ class OuterLoop:
             gradient = {name: scale * g for name, g in gradient.items()}
         clip = self._gradient_clip
         gradient = {name: tf.clip_by_value(g, -clip, clip) for name, g in gradient.items()}
-        self._optimizer.apply([gradient[name] for name in self._theta], list(self._theta.values()))
+        self._optimizer.apply(
+            [gradient[name] for name in self._trained],
+            [self._theta[name] for name in self._trained],
+        )
         for variable, value in zip(
             tf.nest.flatten(self._workers[index]), tf.nest.flatten(estimate.worker), strict=True
         ):

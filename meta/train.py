@@ -8,6 +8,7 @@ Run again with the same flags, it resumes.
 import dataclasses
 import json
 import os
+import re
 import shlex
 import sys
 
@@ -99,6 +100,15 @@ _OUTER_GRADIENT_NORM_CLIP = flags.DEFINE_float(
 )
 _OUTER_OBJECTIVE = flags.DEFINE_enum(
     "outer_objective", "validation", estimators.OUTER_SPLITS, "Split of the outer loss."
+)
+_OUTER_TAIL = flags.DEFINE_float(
+    "outer_tail",
+    1.0,
+    "The outer loss is the mean over this share of a problem's steps, its last; less than 1 "
+    "only where every estimate takes whole problems.",
+)
+_TRAINED = flags.DEFINE_string(
+    "trained", ".*", "Regular expression of the entries of theta to train; others stay."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0)
 _CHECKPOINT_EVERY = flags.DEFINE_integer(
@@ -248,8 +258,20 @@ def _estimator(rule, task):
         stddev=_ES_STDDEV.value,
         unroll_length=_UNROLL_LENGTH.value,
         outer_split=_OUTER_OBJECTIVE.value,
+        outer_tail=_OUTER_TAIL.value,
+        trained=_trained(rule),
         **recomputation,
     )
+
+
+def _trained(rule):
+    """The names of the entries of theta to train."""
+    try:
+        return [name for name in rule.theta_shapes() if re.fullmatch(_TRAINED.value, name)]
+    except re.error as error:
+        raise ValueError(
+            f"`--trained` must be a regular expression. Received: {_TRAINED.value}: {error}"
+        ) from error
 
 
 def _outer_optimizer():

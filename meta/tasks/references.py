@@ -136,9 +136,7 @@ def main(argv):
     wanted = [distribution.sample_config(seed, _SET.value) for seed in range(_NUM_TASKS.value)]
     missing = {identify(c): c for c in wanted if identify(c) not in found}
     groups = distribution.by_program(missing.values())
-    print(
-        f"{len(wanted)} tasks, {len(missing)} of them without a reference, in {len(groups)} programs."
-    )
+    print(f"{len(missing)} of {len(wanted)} tasks are without a reference: {len(groups)} programs.")
     for configs in tqdm.tqdm(groups.values(), unit="program"):
         references = compute(configs, _DATA_DIR.value)
         found |= {identify(c): r for c, r in zip(configs, references, strict=True)}
