@@ -1,10 +1,7 @@
 """Losses of a tuned Adam, by which the losses of tasks are compared.
 
-python -m meta.tasks.references --num_tasks=2000
-
-computes what the file `references.json` beside this one does not yet hold, and writes it:
-for each task the mean validation loss at the start, that over the last tenth of 100 steps of
-the best of Adam's 9 learning rates, and what a step takes.
+The file `references.json` beside this one holds them for the tasks of meta-training.
+`python -m meta.tasks --references=2000` computes what is missing in it.
 """
 
 import functools
@@ -17,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 import tqdm
-from absl import app, flags, logging
 
 from lopt_keras import rules
 from meta import random, run_directory, unroll
@@ -30,11 +26,6 @@ LEARNING_RATES = tuple(float(f"{rate:.3g}") for rate in 10.0 ** np.arange(-4.0, 
 _PROBLEMS = 2
 _TAIL = NUM_STEPS // 10
 _SEED = 0
-
-_SET = flags.DEFINE_enum("set", "train", distribution.SETS, "Which set of tasks.")
-_NUM_TASKS = flags.DEFINE_integer("num_tasks", 100, "How many of its tasks.", lower_bound=1)
-_FILE = flags.DEFINE_string("file", FILE, "JSON to complete.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
 
 
 class Reference(NamedTuple):
@@ -72,6 +63,28 @@ def load(file=FILE):
         return {}
     with open(file, encoding="utf-8") as f:
         return {key: Reference(*values) for key, values in json.load(f).items()}
+
+
+def complete(configs, data_dir=None, file=FILE):
+    """Computes what the file lacks for some tasks, and writes it, program by program.
+
+    Args:
+        configs: sequence of `Config`.
+        data_dir: where datasets are prepared.
+        file: JSON, written under a temporary name and renamed.
+
+    Returns:
+        The `Reference` of each: list.
+    """
+    found = dict(load(file))
+    missing = {identify(c): c for c in configs if identify(c) not in found}
+    groups = distribution.by_program(missing.values())
+    for group in tqdm.tqdm(groups.values(), unit="program", disable=not groups):
+        references = compute(group, data_dir)
+        found |= {identify(c): r for c, r in zip(group, references, strict=True)}
+        run_directory.write_json(file, found)
+    load.cache_clear()
+    return [found[identify(config)] for config in configs]
 
 
 def compute(configs, data_dir=None):
@@ -127,24 +140,3 @@ class _Chosen:
 
 def _rounded(*values):
     return Reference(*(float(f"{value:.5g}") for value in values))
-
-
-def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    found = dict(load(_FILE.value))
-    wanted = [distribution.sample_config(seed, _SET.value) for seed in range(_NUM_TASKS.value)]
-    missing = {identify(c): c for c in wanted if identify(c) not in found}
-    groups = distribution.by_program(missing.values())
-    print(f"{len(missing)} of {len(wanted)} tasks are without a reference: {len(groups)} programs.")
-    for configs in tqdm.tqdm(groups.values(), unit="program"):
-        references = compute(configs, _DATA_DIR.value)
-        found |= {identify(c): r for c, r in zip(configs, references, strict=True)}
-        run_directory.write_json(_FILE.value, found)
-    untrainable = sum(not found[identify(config)].is_trainable for config in wanted)
-    print(f"{untrainable} of {len(wanted)} tasks are not trainable. {_FILE.value}")
-
-
-if __name__ == "__main__":
-    logging.set_verbosity(logging.WARNING)
-    app.run(main)
