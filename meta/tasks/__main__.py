@@ -75,7 +75,7 @@ def _show_task(seed):
     )
     losses = trajectory.outer_loss.mean(axis=-1)
     best = int(np.nanargmin(losses[-10:].mean(axis=0)))
-    sizes = [tuple(p.shape[1:]) for p in task.init(random.seed(0), 1, task.draw(random.seed(0), 1))]
+    sizes = task.parameter_shapes()
     arguments = {**config.architecture, **config.setting}
     print(f"seed {seed}: {config.family}({', '.join(f'{k}={v}' for k, v in arguments.items())})")
     print(f"  {sum(int(np.prod(size)) for size in sizes)} parameters: {sizes}")

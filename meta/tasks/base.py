@@ -123,6 +123,17 @@ class Task(abc.ABC):
         """
         return losses
 
+    def parameter_shapes(self):
+        """The shape of each parameter of one problem: list of tuples."""
+
+        @tf.function(autograph=False)
+        def init():  # Traced, not run.
+            seed = random.seed(0)
+            return self.init(seed, 1, self.draw(seed, 1))
+
+        params = init.get_concrete_function().structured_outputs
+        return [tuple(param.shape[1:]) for param in params]
+
     def get_config(self):
         """The constructor's arguments, as JSON can hold them."""
         fields = (f for f in dataclasses.fields(self) if f.metadata.get("in_config", True))
