@@ -1,0 +1,187 @@
+"""Does meta-training on more tasks generalise better?
+
+python benchmarks/tasks/generalisation.py --seconds=600 --out_dir=benchmarks/results/tasks
+
+The same rule is meta-trained on 1, 10, 100 and 1000 tasks, each time for the same number of
+seconds (compilation is not counted), then it trains held-out tasks. What it reaches is
+measured as a score: 1 is the validation loss at the start, 0 that of Adam with the best of 9
+learning rates for this very task, after as many steps. Every run is resumed where it was, and
+evaluations are kept.
+"""
+
+import hashlib
+import json
+import os
+
+import keras
+import matplotlib
+import numpy as np
+import tqdm
+from absl import app, flags, logging
+
+from lopt_keras import rules
+from meta import comparison, estimators, random, run_directory, tasks
+from meta.curriculum import Curriculum
+from meta.mixture import Mixture, normalized
+from meta.outer_loop import OuterLoop
+from meta.tasks import references
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+_COUNTS = flags.DEFINE_list("counts", ["1", "10", "100", "1000"], "Numbers of tasks.")
+_FAMILIES = flags.DEFINE_list("families", None, "Families to train on. Default: all.")
+_MILLISECONDS = flags.DEFINE_float("milliseconds", None, "Time budget of a task's step.")
+_SECONDS = flags.DEFINE_float("seconds", 600.0, "Of each meta-training.", lower_bound=1.0)
+_SEEDS = flags.DEFINE_integer("seeds", 1, "Meta-trainings of each number.", lower_bound=1)
+_HELD_OUT = flags.DEFINE_integer("held_out", 24, "Tasks of each held-out set.", lower_bound=2)
+_RUNS_DIR = flags.DEFINE_string("runs_dir", "out/generalisation", "Checkpoints and evaluations.")
+_OUT_DIR = flags.DEFINE_string("out_dir", "out/tasks", "For the picture and the figures.")
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
+
+RULE = rules.FactoredMLP(hidden_size=8, step_mult=0.01, exp_mult=0.1)
+HELD_OUT_SETS = ("heldout_easy", "heldout_families")
+_UNROLL_LENGTH, _PARTICLES, _STDDEV, _OUTER_RATE = 20, 16, 0.01, 1e-3
+_PROBLEMS = 4
+_CHUNK = 50
+_LARGEST_SCORE = 3.0
+
+
+def meta_train(count, seed):
+    """Theta after the seconds of meta-training on `count` tasks, and what it took: dict."""
+    families = None if _FAMILIES.value is None else dict.fromkeys(_FAMILIES.value, 1.0)
+    programs = Mixture(families, count, _MILLISECONDS.value).build(_DATA_DIR.value)
+    horizon = references.NUM_STEPS
+    training = {
+        name: (
+            estimators.get(
+                "pes",
+                RULE,
+                task,
+                num_particles=_PARTICLES,
+                stddev=_STDDEV,
+                unroll_length=_UNROLL_LENGTH,
+                horizon=horizon,
+                outer_split="validation",
+            ),
+            weight,
+        )
+        for name, (task, weight) in programs.items()
+    }
+    loop = OuterLoop(
+        training,
+        keras.optimizers.Adam(_OUTER_RATE),
+        seed,
+        os.path.join(_RUNS_DIR.value, f"{count}_{seed}"),
+        checkpoint_every=_CHUNK,
+        curriculum=Curriculum("constant", horizon),
+    )
+    loop.restore()
+    while loop.seconds < _SECONDS.value:
+        loop.run(loop.step + _CHUNK)
+    return loop.theta, {
+        "tasks": int(sum(weight for _, weight in programs.values())),
+        "programs": len(programs),
+        "outer_steps": loop.step,
+        "seconds": loop.seconds,
+        "compile_seconds": loop.compile_seconds,
+    }
+
+
+def held_out_tasks(of):
+    """The first `_HELD_OUT` tasks of the set that Adam trains: list of `(Config, Task)`."""
+    configs = [tasks.sample_config(seed, of) for seed in range(2 * _HELD_OUT.value)]
+    known = references.complete(configs, _DATA_DIR.value)
+    chosen = [c for c, reference in zip(configs, known, strict=True) if reference.is_trainable]
+    return [(c, normalized([c], _DATA_DIR.value)) for c in chosen[: _HELD_OUT.value]]
+
+
+def evaluate(config, task, thetas):
+    """The score of each theta at the end of a held-out task, mean over problems: list.
+
+    The last tenth of the steps counts, and each score at most 3.
+    """
+    digest = hashlib.sha256(config.key.encode())
+    for theta in thetas:
+        for name in sorted(theta):
+            digest.update(theta[name].tobytes())
+    file = os.path.join(_RUNS_DIR.value, "evaluations", f"{digest.hexdigest()[:20]}.json")
+    if os.path.exists(file):
+        with open(file, encoding="utf-8") as f:
+            return json.load(f)
+    steps, seed = references.NUM_STEPS, random.seed(1)
+    trajectory = comparison.run(RULE, task, thetas, steps, seed, "validation", _PROBLEMS)
+    scores = trajectory.outer_loss[-steps // 10 :]
+    scores = np.where(np.isfinite(scores), scores, _LARGEST_SCORE)
+    scores = np.clip(scores, -_LARGEST_SCORE, _LARGEST_SCORE).mean(axis=(0, 2)).tolist()
+    os.makedirs(os.path.dirname(file), exist_ok=True)
+    run_directory.write_json(file, scores)
+    return scores
+
+
+def interval(scores, rng):
+    """Mean over tasks and seeds, and its 95 % interval from a bootstrap over tasks."""
+    means = scores.mean(axis=0)
+    drawn = rng.choice(means, (2000, len(means)))
+    return [float(means.mean()), *np.quantile(drawn.mean(axis=1), [0.025, 0.975]).tolist()]
+
+
+def plot(results, file):
+    figure, axis = plt.subplots(figsize=(6.5, 4.5), layout="constrained")
+    for i, (of, found) in enumerate(results["scores"].items()):
+        counts = np.array([int(count) for count in found])
+        middle, low, high = np.array([f["mean"] for f in found.values()]).T
+        axis.errorbar(
+            counts * 1.03**i, middle, [middle - low, high - middle], label=of, marker="o", capsize=4
+        )
+    axis.axhline(0.0, color="black", lw=0.8, ls="--", label="tuned Adam")
+    axis.set(
+        xscale="log", xlabel="tasks of meta-training", ylabel="score at the end (less is better)"
+    )
+    axis.set_title("Mean over held-out tasks, with 95 % intervals")
+    axis.grid(alpha=0.3)
+    axis.legend()
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    counts = [int(count) for count in _COUNTS.value]
+    trained = {count: [meta_train(count, seed) for seed in range(_SEEDS.value)] for count in counts}
+    thetas = [theta for runs in trained.values() for theta, _ in runs]
+    results = {
+        "runs": {count: [figures for _, figures in runs] for count, runs in trained.items()},
+        "seconds": _SECONDS.value,
+        "scores": {},
+    }
+    rng = np.random.default_rng(0)
+    for of in HELD_OUT_SETS:
+        held_out = held_out_tasks(of)
+        scores = np.array([evaluate(c, t, thetas) for c, t in tqdm.tqdm(held_out, unit="task")])
+        scores = scores.T.reshape(len(counts), _SEEDS.value, len(held_out))
+        results["scores"][of] = {
+            count: {
+                "mean": interval(found, rng),
+                "median": float(np.median(found)),
+                "by_task": {c.key: found[:, i].tolist() for i, (c, _) in enumerate(held_out)},
+            }
+            for count, found in zip(counts, scores, strict=True)
+        }
+        for count, found in results["scores"][of].items():
+            middle, low, high = found["mean"]
+            print(
+                f"{of:>17}, {count:5d} tasks: mean score {middle:6.3f} [{low:.3f}, {high:.3f}], "
+                f"median {found['median']:6.3f}"
+            )
+    os.makedirs(_OUT_DIR.value, exist_ok=True)
+    run_directory.write_json(os.path.join(_OUT_DIR.value, "generalisation.json"), results)
+    picture = os.path.join(_OUT_DIR.value, "generalisation.png")
+    plot(results, picture)
+    print(f"Picture: {picture}")
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)
+    app.run(main)
