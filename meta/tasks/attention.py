@@ -39,12 +39,12 @@ def self_attention(x, weights, num_heads, causal=False):
     qkv_weights, qkv_bias, out_weights, out_bias = weights
     qkv = layers.dense(x, qkv_weights, qkv_bias)
     heads = tf.reshape(qkv, (particles, examples, length, 3, num_heads, width // num_heads))
-    q, k, v = tf.unstack(tf.transpose(heads, (3, 0, 1, 4, 2, 5)))
+    q, k, v = tf.unstack(layers.transpose(heads, (3, 0, 1, 4, 2, 5)))
     logits = tf.matmul(q, k, transpose_b=True) * (width // num_heads) ** -0.5
     if causal:
         logits += tf.constant(np.triu(np.full((length, length), _NEVER), k=1), tf.float32)
     seen = tf.matmul(tf.nn.softmax(logits), v)
-    joined = tf.reshape(tf.transpose(seen, (0, 1, 3, 2, 4)), x.shape)
+    joined = tf.reshape(layers.transpose(seen, (0, 1, 3, 2, 4)), x.shape)
     return layers.dense(joined, out_weights, out_bias)
 
 
