@@ -1,5 +1,6 @@
 """The families of tasks, by name."""
 
+from meta.tasks.autoencoder import ConvAutoencoder, MLPAutoencoder
 from meta.tasks.image_convnet import ImageConvnet
 from meta.tasks.image_mlp import ImageMLP
 from meta.tasks.quadratic import Quadratic
@@ -8,8 +9,10 @@ from meta.tasks.synthetic_function import SyntheticFunction
 FAMILIES = {
     family.name: family
     for family in (
+        ConvAutoencoder,
         ImageConvnet,
         ImageMLP,
+        MLPAutoencoder,
         Quadratic,
         SyntheticFunction,
     )

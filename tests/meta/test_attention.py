@@ -58,3 +58,34 @@ def test_heads_must_divide_the_width():
     x, weights = example()
     with pytest.raises(ValueError, match="`num_heads`.*3"):
         attention.self_attention(x, weights, 3)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_it_is_twice_differentiable_in_a_compiled_loop(causal):
+    x, weights = example()
+
+    @tf.function(jit_compile=True, autograph=False)
+    def meta_gradient(scale):
+        """Of a loss after two steps of gradient descent, in their size."""
+
+        def loss(weights):
+            return tf.reduce_mean(tf.square(attention.self_attention(x, weights, 2, causal)))
+
+        def body(i, weights):
+            with tf.GradientTape() as inner:
+                inner.watch(weights)
+                value = loss(weights)
+            grads = inner.gradient(value, weights)
+            return i + 1, [w - scale * g for w, g in zip(weights, grads, strict=True)]
+
+        with tf.GradientTape() as tape:
+            tape.watch(scale)
+            start = (tf.constant(0), weights)
+            _, end = tf.while_loop(lambda i, _: i < 2, body, start, maximum_iterations=2)
+            value = loss(end)
+        return value, tape.gradient(value, scale)
+
+    scale, step = tf.constant(0.3), 0.01
+    _, slope = meta_gradient(scale)
+    difference = (meta_gradient(scale + step)[0] - meta_gradient(scale - step)[0]) / (2 * step)
+    np.testing.assert_allclose(slope, difference, rtol=1e-2)
