@@ -5,6 +5,7 @@ from meta.tasks.image_convnet import ImageConvnet
 from meta.tasks.image_mlp import ImageMLP
 from meta.tasks.quadratic import Quadratic
 from meta.tasks.synthetic_function import SyntheticFunction
+from meta.tasks.vae import VAE
 
 FAMILIES = {
     family.name: family
@@ -15,6 +16,7 @@ FAMILIES = {
         MLPAutoencoder,
         Quadratic,
         SyntheticFunction,
+        VAE,
     )
 }
 """Every family of tasks, by name."""
