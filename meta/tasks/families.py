@@ -3,9 +3,11 @@
 from meta.tasks.autoencoder import ConvAutoencoder, MLPAutoencoder
 from meta.tasks.image_convnet import ImageConvnet
 from meta.tasks.image_mlp import ImageMLP
+from meta.tasks.mixer import MLPMixer
 from meta.tasks.quadratic import Quadratic
 from meta.tasks.synthetic_function import SyntheticFunction
 from meta.tasks.vae import VAE
+from meta.tasks.vision_transformer import VisionTransformer
 
 FAMILIES = {
     family.name: family
@@ -14,9 +16,11 @@ FAMILIES = {
         ImageConvnet,
         ImageMLP,
         MLPAutoencoder,
+        MLPMixer,
         Quadratic,
         SyntheticFunction,
         VAE,
+        VisionTransformer,
     )
 }
 """Every family of tasks, by name."""

@@ -62,7 +62,8 @@ class ImageTask(base.Task):
         }
         object.__setattr__(self, "_splits", splits)
         object.__setattr__(self, "_num_classes", dataset.num_classes)
-        shapes = self.weight_shapes(dataset.train.images.shape[1:], dataset.num_classes)
+        object.__setattr__(self, "_image_shape", dataset.train.images.shape[1:])
+        shapes = self.weight_shapes(self._image_shape, self._num_classes)
         object.__setattr__(self, "_weight_shapes", shapes)
 
     @abc.abstractmethod

@@ -44,15 +44,18 @@ def init_weights(seed, num, shapes, scale=None):
         seed: `[2]`.
         num: number of problems.
         shapes: of each layer's weights, input and output units last; what comes before
-            is a filter's window.
+            is a filter's window. A shape `(units,)` is a layer normalisation.
         scale: `[num]`, multiplies the weights; None for 1.
 
     Returns:
         List of `[num, *shape]` weights, Glorot-uniform, and `[num, outputs]` biases,
-        zero, in turn.
+        zero, in turn. The weights of a normalisation are one, whatever the scale.
     """
     params = []
     for layer, shape in enumerate(shapes):
+        if len(shape) == 1:
+            params += [tf.ones((num, *shape)), tf.zeros((num, *shape))]
+            continue
         weights = glorot_uniform(random.fold_in(seed, layer), num, shape)
         if scale is not None:
             weights = weights * per_particle(scale, weights.shape.rank)
