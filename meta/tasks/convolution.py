@@ -25,6 +25,22 @@ def convolve(x, filters, stride):
     return _Convolution(x.shape, filters.shape, stride).of(x, filters)
 
 
+def upsample(x, factor):
+    """Each pixel as a square of them: the nearest neighbour.
+
+    Args:
+        x: `[P, channels, height, width, B]`.
+        factor: Python int, the side of the square.
+
+    Returns:
+        `[P, channels, factor * height, factor * width, B]`.
+    """
+    particles, channels, height, width, batch = x.shape
+    x = tf.reshape(x, (particles, channels, height, 1, width, 1, batch))
+    x = tf.broadcast_to(x, (particles, channels, height, factor, width, factor, batch))
+    return tf.reshape(x, (particles, channels, factor * height, factor * width, batch))
+
+
 class Windows:
     """The windows along one dimension, with padding `"same"`.
 

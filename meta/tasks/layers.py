@@ -23,6 +23,20 @@ def per_particle(values, rank):
     return tf.reshape(values, (-1, *(1,) * (rank - 1)))
 
 
+def transpose(x, permutation):
+    """`tf.transpose`, whose second gradient compiles in a loop.
+
+    That of TensorFlow inverts the permutation in the graph, where XLA wants a constant.
+    """
+
+    @tf.custom_gradient
+    def apply(x):
+        inverse = [int(axis) for axis in np.argsort(permutation)]
+        return tf.transpose(x, permutation), lambda dy: transpose(dy, inverse)
+
+    return apply(x)
+
+
 def init_weights(seed, num, shapes, scale=None):
     """Weights and a bias for each of several layers, as Keras's `Dense` and `Conv2D` start.
 
@@ -30,15 +44,18 @@ def init_weights(seed, num, shapes, scale=None):
         seed: `[2]`.
         num: number of problems.
         shapes: of each layer's weights, input and output units last; what comes before
-            is a filter's window.
+            is a filter's window. A shape `(units,)` is a layer normalisation.
         scale: `[num]`, multiplies the weights; None for 1.
 
     Returns:
         List of `[num, *shape]` weights, Glorot-uniform, and `[num, outputs]` biases,
-        zero, in turn.
+        zero, in turn. The weights of a normalisation are one, whatever the scale.
     """
     params = []
     for layer, shape in enumerate(shapes):
+        if len(shape) == 1:
+            params += [tf.ones((num, *shape)), tf.zeros((num, *shape))]
+            continue
         weights = glorot_uniform(random.fold_in(seed, layer), num, shape)
         if scale is not None:
             weights = weights * per_particle(scale, weights.shape.rank)
