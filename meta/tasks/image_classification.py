@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from lopt_keras.rules.base import check_integer
 from meta import datasets, random
-from meta.tasks import base, layers, ranges
+from meta.tasks import base, layers, noise, ranges
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -101,11 +101,9 @@ class ImageClassification(base.Task):
         if split != "train":
             return images, labels
         seeds = [random.fold_in(seed, i) for i in range(3)]
-        noise = layers.per_particle(setting["input_noise"], 5)
-        images += noise * random.normal(images.shape, seeds[0])
-        flips = random.uniform(shape, seeds[1]) < setting["label_noise"][:, None]
-        anything = random.integers(shape, seeds[2], self._num_classes)
-        return images, tf.where(flips, anything, labels)
+        images = noise.normal(images, setting["input_noise"], seeds[0])
+        share = setting["label_noise"]
+        return images, noise.random_labels(labels, share, self._num_classes, seeds[1:])
 
     def loss(self, params, data, setting):
         images, labels = data
