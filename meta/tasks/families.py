@@ -3,6 +3,7 @@
 from meta.tasks.image_convnet import ImageConvnet
 from meta.tasks.image_mlp import ImageMLP
 from meta.tasks.linear import LinearRegression, LogisticRegression
+from meta.tasks.optimizer_training import OptimizerTraining
 from meta.tasks.quadratic import Quadratic
 from meta.tasks.synthetic_function import SyntheticFunction
 from meta.tasks.table_mlp import TableMLP
@@ -15,6 +16,7 @@ FAMILIES = {
         ImageMLP,
         LinearRegression,
         LogisticRegression,
+        OptimizerTraining,
         Quadratic,
         SyntheticFunction,
         TableMLP,

@@ -92,7 +92,7 @@ def draw_points(seed, shape, noise_stddev, rotation):
     labels = random.integers(shape, seeds[0], 2)
     angle = random.uniform(shape, seeds[1], 0.0, math.pi)
     sign = tf.cast(1 - 2 * labels, tf.float32)
-    # Half of the vector between the centres of the moons, (1, 1/2), to either side.
+    # About zero, the second moon is the first one turned by half a circle.
     x = sign * (tf.cos(angle) - 0.5)
     y = sign * (tf.sin(angle) - 0.25)
     cosine, sine = tf.cos(rotation)[:, None], tf.sin(rotation)[:, None]
