@@ -5,7 +5,8 @@ import pathlib
 import numpy as np
 import tensorflow_datasets as tfds
 
-_SEED = 0
+from meta.datasets import splits
+
 _HELD_OUT = {"validation": 300, "test": 300}
 
 
@@ -39,16 +40,9 @@ class Digits(tfds.core.GeneratorBasedBuilder):
 
         images, labels = load_digits(return_X_y=True)
         images = np.round(images.reshape(-1, 8, 8, 1) * (255 / 16)).astype("uint8")
-        order = np.random.RandomState(_SEED).permutation(len(images))
-        validation, test = np.cumsum(list(_HELD_OUT.values()))
-        parts = {
-            "train": order[test:],
-            "validation": order[:validation],
-            "test": order[validation:test],
-        }
         return {
             name: self._generate_examples(images, labels, indices)
-            for name, indices in parts.items()
+            for name, indices in splits.partition(len(images), **_HELD_OUT).items()
         }
 
     def _generate_examples(self, images, labels, indices):

@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-SPLITS = ("train", "validation", "test")
+from meta.datasets import preparing, splits
 
 
 class ImageSplit(NamedTuple):
@@ -39,10 +39,8 @@ class ImageDataset(NamedTuple):
     test: ImageSplit
 
     def split(self, name):
-        """The split of that name, one of `SPLITS`."""
-        if name not in SPLITS:
-            raise ValueError(f"`split` must be one of {SPLITS}. Received: split={name!r}")
-        return getattr(self, name)
+        """The `ImageSplit` of that name, one of `SPLITS`."""
+        return splits.choose(self, name)
 
 
 @functools.lru_cache(maxsize=32)
@@ -68,39 +66,25 @@ def load(name, data_dir=None, size=None):
         ValueError: if there is no such dataset, it cannot be downloaded, or it
             has no images of one shape with a label.
     """
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except tfds.core.DatasetNotFoundError as error:
-        raise ValueError(
-            f"`dataset` must be a name that tensorflow-datasets knows. Received: {name!r}"
-        ) from error
+    builder = preparing.find(name, data_dir)
     _check_features(name, builder.info.features)
-    try:
-        builder.download_and_prepare()
-    except Exception as error:  # Whatever the dataset's own download code raises.
-        raise ValueError(f"The dataset {name!r} cannot be prepared: {error!r}") from error
-    ranges = _split_ranges(builder.info.splits)
-    raw = {split: _read(builder, ranges[split], size) for split in SPLITS}
+    raw = preparing.read(builder, lambda batch: (_resized(batch["image"], size), batch["label"]))
     pixels = raw["train"][0].astype("float32")
     mean, std = pixels.mean(), pixels.std() + 1e-6
-    splits = {
+    parts = {
         split: ImageSplit(
             images=((images.astype("float32") - mean) / std).astype("float32"),
             labels=labels.astype("int32"),
         )
         for split, (images, labels) in raw.items()
     }
-    return ImageDataset(name, builder.info.features["label"].num_classes, **splits)
+    return ImageDataset(name, builder.info.features["label"].num_classes, **parts)
 
 
-def _read(builder, split, size):
-    """All images and labels of a split, in the order in which they were prepared."""
-    batches = builder.as_dataset(split=split, batch_size=1024, shuffle_files=False)
-    images, labels = zip(*((b["image"], b["label"]) for b in tfds.as_numpy(batches)), strict=True)
-    images, labels = np.concatenate(images), np.concatenate(labels)
-    if size is not None and images.shape[1:3] != (size, size):
-        images = tf.image.resize(images, (size, size), "area").numpy()
-    return images, labels
+def _resized(images, size):
+    if size is None or images.shape[1:3] == (size, size):
+        return images
+    return tf.image.resize(images, (size, size), "area").numpy()
 
 
 def _check_features(name, features):
@@ -114,17 +98,3 @@ def _check_features(name, features):
             "`dataset` must have features 'image' (all of one shape) and 'label' (a class). "
             f"Received: {name!r} with {features}"
         )
-
-
-def _split_ranges(available):
-    """The tensorflow-datasets split expression for each of `SPLITS`."""
-    has_validation, has_test = "validation" in available, "test" in available
-    end = 100 if has_validation else 90
-    ranges = {"validation": "validation" if has_validation else "train[90%:]"}
-    if has_test:
-        ranges["test"] = "test"
-    else:
-        ranges["test"] = f"train[{end - 10}%:{end}%]"
-        end -= 10
-    ranges["train"] = f"train[:{end}%]"
-    return ranges

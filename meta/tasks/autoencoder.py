@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from lopt_keras.rules.base import check_integer
 from meta import random
-from meta.tasks import layers, ranges
+from meta.tasks import layers, noise, ranges
 from meta.tasks.convolution import convolve, upsample
 from meta.tasks.image_task import ImageTask
 
@@ -83,7 +83,7 @@ class ImageReconstruction(ImageTask):
             targets = (images - self._darkest) / (self._brightest - self._darkest)
             targets = tf.clip_by_value(targets, 0.0, 1.0)
         if split == "train":
-            images = self.noisy(images, random.fold_in(seed, 0), setting)
+            images = noise.normal(images, setting["input_noise"], random.fold_in(seed, 0))
         return images, targets
 
     def loss(self, params, data, setting):

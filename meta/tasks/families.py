@@ -3,9 +3,13 @@
 from meta.tasks.autoencoder import ConvAutoencoder, MLPAutoencoder
 from meta.tasks.image_convnet import ImageConvnet
 from meta.tasks.image_mlp import ImageMLP
+from meta.tasks.linear import LinearRegression, LogisticRegression
 from meta.tasks.mixer import MLPMixer
+from meta.tasks.optimizer_training import OptimizerTraining
 from meta.tasks.quadratic import Quadratic
 from meta.tasks.synthetic_function import SyntheticFunction
+from meta.tasks.table_mlp import TableMLP
+from meta.tasks.two_moons import TwoMoons
 from meta.tasks.vae import VAE
 from meta.tasks.vision_transformer import VisionTransformer
 
@@ -15,10 +19,15 @@ FAMILIES = {
         ConvAutoencoder,
         ImageConvnet,
         ImageMLP,
+        LinearRegression,
+        LogisticRegression,
         MLPAutoencoder,
         MLPMixer,
+        OptimizerTraining,
         Quadratic,
         SyntheticFunction,
+        TableMLP,
+        TwoMoons,
         VAE,
         VisionTransformer,
     )

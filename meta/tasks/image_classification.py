@@ -7,7 +7,7 @@ from typing import ClassVar
 import tensorflow as tf
 
 from meta import random
-from meta.tasks import layers, ranges
+from meta.tasks import layers, noise, ranges
 from meta.tasks.image_task import ImageTask
 
 
@@ -47,10 +47,9 @@ class ImageClassification(ImageTask):
         if split != "train":
             return images, labels
         seeds = [random.fold_in(seed, i) for i in range(3)]
-        images = self.noisy(images, seeds[0], setting)
-        flips = random.uniform(labels.shape, seeds[1]) < setting["label_noise"][:, None]
-        anything = random.integers(labels.shape, seeds[2], self._num_classes)
-        return images, tf.where(flips, anything, labels)
+        images = noise.normal(images, setting["input_noise"], seeds[0])
+        share = setting["label_noise"]
+        return images, noise.random_labels(labels, share, self._num_classes, seeds[1:])
 
     def loss(self, params, data, setting):
         images, labels = data

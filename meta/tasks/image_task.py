@@ -86,8 +86,3 @@ class ImageTask(base.Task):
         images, labels = self._splits[split]
         indices = random.integers((num, self.batch_size), seed, len(labels))
         return tf.gather(images, indices), tf.gather(labels, indices)
-
-    def noisy(self, images, seed, setting):
-        """The images with the noise of the setting."""
-        noise = layers.per_particle(setting["input_noise"], images.shape.rank)
-        return images + noise * random.normal(images.shape, seed)

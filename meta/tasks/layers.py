@@ -97,3 +97,33 @@ def cross_entropy(labels, logits):
     """Mean over all but the particle axis: `[P]`, labels `[P, ...]`, logits `[P, ..., classes]`."""
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     return tf.reduce_mean(losses, axis=range(1, losses.shape.rank))
+
+
+def _log_cosh(x):
+    return tf.abs(x) + tf.nn.softplus(-2.0 * tf.abs(x)) - np.log(2.0).astype("float32")
+
+
+def _smooth_absolute(x):
+    return tf.sqrt(tf.square(x) + 1.0) - 1.0
+
+
+REGRESSION_LOSSES = {
+    "squared": tf.square,
+    "log_cosh": _log_cosh,
+    "smooth_absolute": _smooth_absolute,
+}
+"""Losses of an error: `e^2`, `log cosh e` and `sqrt(1 + e^2) - 1`, which grows like |e|."""
+
+
+def regression_loss(name, targets, predictions):
+    """Mean of one of `REGRESSION_LOSSES` over all but the particle axis.
+
+    Args:
+        name: of the loss.
+        targets, predictions: `[P, ...]`.
+
+    Returns:
+        `[P]`.
+    """
+    losses = REGRESSION_LOSSES[name](targets - predictions)
+    return tf.reduce_mean(losses, axis=range(1, losses.shape.rank))

@@ -7,8 +7,8 @@ from sklearn.datasets import load_digits
 from sklearn.neighbors import KNeighborsClassifier
 
 from meta import datasets
-from meta.datasets import image_dataset
 from meta.datasets import patches as patches_module
+from meta.datasets import splits
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +92,8 @@ def test_other_image_datasets_go_through_the_same_function(name, shape):
     ],
 )
 def test_missing_splits_are_cut_from_the_training_split(available, expected):
-    ranges = image_dataset._split_ranges(available.split())
-    assert tuple(ranges[name] for name in datasets.SPLITS) == expected
+    found = splits.expressions(available.split())
+    assert tuple(found[name] for name in datasets.SPLITS) == expected
 
 
 def test_what_cannot_be_loaded_is_named(data_dir, monkeypatch):
