@@ -4,3 +4,5 @@
 from meta.datasets.digits import Digits
 from meta.datasets.image_dataset import SPLITS, ImageDataset, ImageSplit, load
 from meta.datasets.patches import Patches
+from meta.datasets.prose import Prose
+from meta.datasets.text_dataset import TextDataset, load_text
