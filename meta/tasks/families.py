@@ -1,5 +1,6 @@
 """The families of tasks, by name."""
 
+from meta.tasks.char_rnn import CharRNN
 from meta.tasks.image_convnet import ImageConvnet
 from meta.tasks.image_mlp import ImageMLP
 from meta.tasks.quadratic import Quadratic
@@ -8,6 +9,7 @@ from meta.tasks.synthetic_function import SyntheticFunction
 FAMILIES = {
     family.name: family
     for family in (
+        CharRNN,
         ImageConvnet,
         ImageMLP,
         Quadratic,
