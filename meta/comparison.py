@@ -55,18 +55,17 @@ def compare(task, rule, theta, num_steps, seed):
     """
     tuning_seed, fresh_seed = (random.fold_in(random.seed(seed), i) for i in (2, 3))
 
-    def run(rule, thetas, seed, split, seeds):
-        return _run(rule, task, thetas, num_steps, seed, split, seeds)
-
     def fresh(name, rule, theta):
-        trajectory = run(rule, [theta], fresh_seed, "test", _FRESH_SEEDS)
+        trajectory = run(rule, task, [theta], num_steps, fresh_seed, "test", _FRESH_SEEDS)
         return Curves(name, trajectory.train_loss[:, 0], trajectory.outer_loss[:, 0])
 
     curves = [fresh("learned", rule, theta)]
     for name, (baseline, grid) in BASELINES.items():
         candidates = [baseline(learning_rate=float(rate)) for rate in grid]
         thetas = [candidate.init_theta() for candidate in candidates]
-        tuning = run(candidates[0], thetas, tuning_seed, "validation", _TUNING_SEEDS)
+        tuning = run(
+            candidates[0], task, thetas, num_steps, tuning_seed, "validation", _TUNING_SEEDS
+        )
         best = int(np.argmin(_final_loss(tuning.outer_loss).mean(axis=-1)))
         label = f"{name}, learning rate {grid[best]:.2g}"
         curves.append(fresh(label, candidates[best], thetas[best]))
@@ -112,11 +111,23 @@ def plot(curves, title, file):
     plt.close(figure)
 
 
-def _run(rule, task, thetas, num_steps, seed, split, seeds):
-    """`Trajectory` of arrays `[steps, len(thetas), seeds]`."""
+def run(rule, task, thetas, num_steps, seed, split, seeds):
+    """Runs a rule with several thetas on the same problems.
+
+    Args:
+        rule, task: `UpdateRule`, `Task`.
+        thetas: list of dicts of arrays.
+        num_steps: inner steps, which the rule is told.
+        seed: `[2]`.
+        split: of the outer loss: "train", "validation" or "test".
+        seeds: number of problems.
+
+    Returns:
+        `unroll.Trajectory` of arrays `[num_steps, len(thetas), seeds]`.
+    """
 
     @tf.function(jit_compile=True, autograph=False)
-    def run(particles):
+    def program(particles):
         inner = unroll.begin(rule, task, particles, random.fold_in(seed, 0), seeds, num_steps)
         batches = random.fold_in(seed, 1)
         return unroll.run(rule, task, particles, inner, batches, num_steps, seeds, split)[0]
@@ -127,7 +138,7 @@ def _run(rule, task, thetas, num_steps, seed, split, seeds):
     }
     shape = (num_steps, len(thetas), seeds)
     # As a concrete function: each rule and split is a program of its own, made once.
-    trajectory = run.get_concrete_function(particles)(particles)
+    trajectory = program.get_concrete_function(particles)(particles)
     return unroll.Trajectory(*[x.numpy().reshape(shape) for x in trajectory])
 
 

@@ -24,7 +24,10 @@ class OuterLoop:
     for bit, as one that was never interrupted.
 
     Args:
-        estimator: `Estimator`.
+        estimators: an `Estimator`, or a dict from name to `(Estimator, weight)` of several
+            that share rule and horizon, each with tasks of its own. Each outer step is
+            one of them's, drawn in proportion to the weights. What comes before a "/" in
+            a name, a family of tasks, has summaries of its own.
         outer_optimizer: any Keras optimizer.
         seed: integer.
         out_dir: where checkpoints and TensorBoard summaries go.
@@ -39,7 +42,7 @@ class OuterLoop:
 
     def __init__(
         self,
-        estimator,
+        estimators,
         outer_optimizer,
         seed,
         out_dir,
@@ -49,6 +52,12 @@ class OuterLoop:
         curriculum=None,
         initial_theta=None,
     ):
+        if not isinstance(estimators, dict):
+            estimators = {"": (estimators, 1.0)}
+        self._names = list(estimators)
+        self._estimators = [estimator for estimator, _ in estimators.values()]
+        self._ends = np.cumsum([weight for _, weight in estimators.values()])
+        estimator = self._estimators[0]
         if curriculum is None:
             curriculum = Curriculum("constant", estimator.horizon)
         if curriculum.longest > estimator.horizon:
@@ -56,32 +65,39 @@ class OuterLoop:
                 f"`curriculum` must not be longer than horizon={estimator.horizon}. "
                 f"Received: longest={curriculum.longest}"
             )
-        self._estimator = estimator
         self._optimizer = outer_optimizer
         self._checkpoint_every = checkpoint_every
         self._gradient_clip = gradient_clip
         self._gradient_norm_clip = gradient_norm_clip
         self._curriculum = curriculum
         self._out_dir = out_dir
+        self._seed_value = seed
         self._seed = random.seed(seed)
+        self._compiled = set()
+        self._latest = {}
         theta = estimator.rule.init_theta(seed) if initial_theta is None else initial_theta
         self._theta = {
             name: keras.Variable(value, name=name)
             for name, value in estimator.rule.check_theta(theta).items()
         }
-        outer_optimizer.build(list(self._theta.values()))
-        worker = self._init_worker(self._theta_tensors())
-        self._worker = tf.nest.map_structure(tf.Variable, worker)
+        self._trained = [name for name in self._theta if name in estimator.trained]
+        outer_optimizer.build([self._theta[name] for name in self._trained])
+        self._workers = [
+            tf.nest.map_structure(tf.Variable, self._init_worker(self._theta_tensors(), i))
+            for i in range(len(self._estimators))
+        ]
         self._step = tf.Variable(0, dtype=tf.int64)
         self._smoothed_loss = tf.Variable(np.nan)
         self._seconds = tf.Variable(0.0)
+        self._compile_seconds = tf.Variable(0.0)
         checkpoint = tf.train.Checkpoint(
             theta={name: variable.value for name, variable in self._theta.items()},
             optimizer=[variable.value for variable in outer_optimizer.variables],
-            worker=tf.nest.flatten(self._worker),
+            workers=[tf.nest.flatten(worker) for worker in self._workers],
             step=self._step,
             smoothed_loss=self._smoothed_loss,
             seconds=self._seconds,
+            compile_seconds=self._compile_seconds,
         )
         self._checkpoints = tf.train.CheckpointManager(
             checkpoint, os.path.join(out_dir, "checkpoints"), max_to_keep=_KEPT_CHECKPOINTS
@@ -102,6 +118,16 @@ class OuterLoop:
         """Running mean of the meta-loss over about 50 outer steps, bias-corrected."""
         return float(self._smoothed_loss)
 
+    @property
+    def seconds(self):
+        """Of all outer steps so far, but for the first of each program in each process."""
+        return float(self._seconds)
+
+    @property
+    def compile_seconds(self):
+        """Of the first outer step of each program, which compiles it, in each process."""
+        return float(self._compile_seconds)
+
     def restore(self):
         """Continues from the latest checkpoint in `out_dir`, if there is one.
 
@@ -117,39 +143,60 @@ class OuterLoop:
         bar = tqdm.tqdm(total=num_steps, initial=self.step, unit="step", dynamic_ncols=True)
         with writer.as_default(), bar:
             while self.step < num_steps:
-                start = time.perf_counter()
-                self._record(self._outer_step(), bar)
-                self._seconds.assign_add(time.perf_counter() - start)
+                self._step_and_record(bar)
                 if self.step % self._checkpoint_every == 0 or self.step == num_steps:
                     self._checkpoints.save(checkpoint_number=self.step)
 
-    def _record(self, metrics, bar):
+    def _step_and_record(self, bar):
+        index, start = self._choose(), time.perf_counter()
+        metrics = self._outer_step(index)
         loss = float(metrics["meta_loss"])
+        elapsed = time.perf_counter() - start
+        spent = self._seconds if index in self._compiled else self._compile_seconds
+        spent.assign_add(elapsed)
+        self._compiled.add(index)
         previous = self.smoothed_loss if self.step > 1 else loss
         # A short memory at first, so that the first losses do not linger.
         weight = max(1 - _SMOOTHING, 1 / self.step)
         self._smoothed_loss.assign((1 - weight) * previous + weight * loss)
+        family, separator, _ = self._names[index].partition("/")
+        self._latest |= {family + separator + name: value for name, value in metrics.items()}
         bar.update()
         if self.step % _SUMMARY_EVERY == 0:
-            bar.set_postfix(meta_loss=f"{self.smoothed_loss:.4f}", refresh=False)
-            for name, value in metrics.items():
-                tf.summary.scalar(name, value, step=self._step)
-            tf.summary.scalar("meta_loss_smoothed", self._smoothed_loss, step=self._step)
+            self._summarise(bar)
+
+    def _summarise(self, bar):
+        bar.set_postfix(meta_loss=f"{self.smoothed_loss:.4f}", refresh=False)
+        for name, value in self._latest.items():
+            tf.summary.scalar(name, value, step=self._step)
+        tf.summary.scalar("meta_loss_smoothed", self._smoothed_loss, step=self._step)
+        tf.summary.scalar("seconds", self._seconds, step=self._step)
+        tf.summary.scalar("compile_seconds", self._compile_seconds, step=self._step)
+        self._latest.clear()
+
+    def _choose(self):
+        """Which estimator the next outer step is of."""
+        drawn = np.random.default_rng([self._seed_value, self.step]).random() * self._ends[-1]
+        return int(np.searchsorted(self._ends, drawn, side="right"))
+
+    @tf.function(autograph=False)
+    def _init_worker(self, theta, index):
+        # Not compiled: it runs once.
+        seed = random.fold_in(random.fold_in(self._seed, 0), index)
+        length = self._length(tf.constant(0, tf.int64))
+        return self._estimators[index].init_worker(theta, seed, length)
 
     @tf.function(jit_compile=True, autograph=False)
-    def _init_worker(self, theta):
-        seed = random.fold_in(self._seed, 0)
-        return self._estimator.init_worker(theta, seed, self._length(tf.constant(0, tf.int64)))
-
-    @tf.function(jit_compile=True, autograph=False)
-    def _outer_step(self):
+    def _outer_step(self, index):
         theta = self._theta_tensors()
         seed = random.fold_in(random.fold_in(self._seed, 1), self._step)
-        worker = tf.nest.map_structure(tf.convert_to_tensor, self._worker)
+        worker = tf.nest.map_structure(tf.convert_to_tensor, self._workers[index])
         length = self._length(self._step)
-        estimate = self._estimator.estimate(theta, worker, seed, length)
+        estimate = self._estimators[index].estimate(theta, worker, seed, length)
         gradient = {
-            name: tf.where(tf.math.is_finite(g), g, 0.0) for name, g in estimate.gradient.items()
+            name: tf.where(tf.math.is_finite(g), g, 0.0)
+            for name, g in estimate.gradient.items()
+            if name in self._trained
         }
         norm = tf.linalg.global_norm(list(gradient.values()))
         if self._gradient_norm_clip is not None:
@@ -157,9 +204,12 @@ class OuterLoop:
             gradient = {name: scale * g for name, g in gradient.items()}
         clip = self._gradient_clip
         gradient = {name: tf.clip_by_value(g, -clip, clip) for name, g in gradient.items()}
-        self._optimizer.apply([gradient[name] for name in self._theta], list(self._theta.values()))
+        self._optimizer.apply(
+            [gradient[name] for name in self._trained],
+            [self._theta[name] for name in self._trained],
+        )
         for variable, value in zip(
-            tf.nest.flatten(self._worker), tf.nest.flatten(estimate.worker), strict=True
+            tf.nest.flatten(self._workers[index]), tf.nest.flatten(estimate.worker), strict=True
         ):
             variable.assign(value)
         self._step.assign_add(1)

@@ -5,8 +5,10 @@ python -m meta.train --task=digits_mlp --rule=factored_mlp --out_dir=out/run
 Run again with the same flags, it resumes.
 """
 
+import dataclasses
 import json
 import os
+import re
 import shlex
 import sys
 
@@ -16,12 +18,19 @@ from absl import app, flags, logging
 import export
 from lopt_keras import pretrained, rules, saved_model
 from meta import comparison, curriculum, estimators, run_directory, tasks
+from meta.mixture import Mixture
 from meta.outer_loop import OuterLoop
 
 _TASK = flags.DEFINE_enum("task", "digits_mlp", tasks.NAMES, "Inner problem.")
 _TASK_CONFIG = flags.DEFINE_string("task_config", "{}", "The task's arguments, as JSON.")
 _DATASET = flags.DEFINE_string(
     "dataset", None, "tensorflow-datasets name. Default: the task's own."
+)
+_TASKS = flags.DEFINE_string(
+    "tasks",
+    None,
+    "A mixture of tasks instead of --task: a family, or a JSON object with some of families "
+    "(object from name to weight), num_tasks, and milliseconds (time budget of a task's step).",
 )
 _RULE = flags.DEFINE_string("rule", "factored_mlp", f"Update rule, one of {rules.NAMES}.")
 _RULE_CONFIG = flags.DEFINE_string("rule_config", "{}", "The rule's arguments, as JSON.")
@@ -92,6 +101,15 @@ _OUTER_GRADIENT_NORM_CLIP = flags.DEFINE_float(
 _OUTER_OBJECTIVE = flags.DEFINE_enum(
     "outer_objective", "validation", estimators.OUTER_SPLITS, "Split of the outer loss."
 )
+_OUTER_TAIL = flags.DEFINE_float(
+    "outer_tail",
+    1.0,
+    "The outer loss is the mean over this share of a problem's steps, its last; less than 1 "
+    "only where every estimate takes whole problems.",
+)
+_TRAINED = flags.DEFINE_string(
+    "trained", ".*", "Regular expression of the entries of theta to train; others stay."
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0)
 _CHECKPOINT_EVERY = flags.DEFINE_integer(
     "checkpoint_every", 100, "Outer steps between checkpoints.", lower_bound=1
@@ -104,8 +122,17 @@ _OUT_DIR = flags.DEFINE_string(
 )
 _EXPORT_DIR = flags.DEFINE_string("export_dir", None, "SavedModel. Default: OUT_DIR/export.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
+_COMPILATION_CACHE = flags.DEFINE_string(
+    "compilation_cache", None, "Directory of compiled programs: the next run need not compile them."
+)
 
-_WITHOUT_EFFECT_ON_THETA = ("out_dir", "export_dir", "data_dir", "learning_curve")
+_WITHOUT_EFFECT_ON_THETA = (
+    "out_dir",
+    "export_dir",
+    "data_dir",
+    "learning_curve",
+    "compilation_cache",
+)
 
 
 flags.register_validator("num_particles", lambda n: n % 2 == 0, "must be even (antithetic pairs).")
@@ -127,9 +154,23 @@ flags.register_multi_flags_validator(
 )
 
 
+flags.register_multi_flags_validator(
+    ["tasks", "task", "task_config", "dataset"],
+    lambda values: (
+        values["tasks"] is None
+        or all(
+            values[name] == flags.FLAGS[name].default for name in ("task", "task_config", "dataset")
+        )
+    ),
+    "--tasks excludes --task, --task_config and --dataset.",
+)
+
+
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    if _COMPILATION_CACHE.value is not None:
+        _keep_compiled_programs(_COMPILATION_CACHE.value)
     try:
         rule, task, loop = _build()
     except ValueError as error:
@@ -137,32 +178,30 @@ def main(argv):
     if step := loop.restore():
         print(f"Resuming at outer step {step}.")
     loop.run(_NUM_OUTER_STEPS.value)
+    print(f"Outer steps: {loop.seconds:.0f} s, compilation: {loop.compile_seconds:.0f} s.")
     export.export_checkpoint(_OUT_DIR.value, _export_dir(), overwrite=True)
     print(f"SavedModel: {_export_dir()}")
-    if _LEARNING_CURVE.value:
+    if task is not None and _LEARNING_CURVE.value:
         _compare(task, rule, loop.theta)
 
 
+def _keep_compiled_programs(directory):
+    """Has XLA keep what it compiles; must come before anything is compiled."""
+    given = os.environ.get("TF_XLA_FLAGS", "")
+    os.environ["TF_XLA_FLAGS"] = f"{given} --tf_xla_persistent_cache_directory={directory}".strip()
+
+
 def _build():
-    """The objects that the flags name, and the run's directory claimed for them."""
+    """The rule, the task (None of a mixture) and the loop that the flags name.
+
+    The run's directory is then claimed for them.
+    """
     rule = rules.get(_RULE.value, **_parse("rule_config", _RULE_CONFIG.value))
     optimizer = _outer_optimizer()
-    task_config = {"dataset": _DATASET.value, **_parse("task_config", _TASK_CONFIG.value)}
-    task = tasks.get(_TASK.value, data_dir=_DATA_DIR.value, **task_config)
-    recomputation = {}
-    if _SEGMENT_LENGTH.value is not None:
-        recomputation["segment_length"] = _SEGMENT_LENGTH.value
-    estimator = estimators.get(
-        _ESTIMATOR.value,
-        rule,
-        task,
-        horizon=_horizon(),
-        num_particles=_NUM_PARTICLES.value,
-        stddev=_ES_STDDEV.value,
-        unroll_length=_UNROLL_LENGTH.value,
-        outer_split=_OUTER_OBJECTIVE.value,
-        **recomputation,
-    )
+    task, worked_on, trained_on = _tasks()
+    training = {
+        name: (_estimator(rule, part), weight) for name, (part, weight) in worked_on.items()
+    }
     problem_lengths = _curriculum()
     initial_theta, origin = _initial_theta(rule)
     run = {
@@ -170,13 +209,13 @@ def _build():
         "flags": _deciding_flags(),
         "rule": rules.serialize(rule),
         "seed": _SEED.value,
-        "task": {"name": _TASK.value, "config": task.get_config()},
+        **trained_on,
         **origin,
     }
     _check_export_dir(run["flags"])
     run_directory.claim(_OUT_DIR.value, run)
     loop = OuterLoop(
-        estimator,
+        training,
         optimizer,
         _SEED.value,
         _OUT_DIR.value,
@@ -187,6 +226,52 @@ def _build():
         initial_theta,
     )
     return rule, task, loop
+
+
+def _tasks():
+    """What to meta-train on.
+
+    Returns:
+        The task, None of a mixture; dict from name to `(Task, weight)`; and what the
+        run's metadata says of them.
+    """
+    if _TASKS.value is not None:
+        mixture = Mixture.parse(_TASKS.value)
+        programs = mixture.build(_DATA_DIR.value)
+        return None, programs, {"tasks": dataclasses.asdict(mixture)}
+    config = {"dataset": _DATASET.value, **_parse("task_config", _TASK_CONFIG.value)}
+    task = tasks.get(_TASK.value, data_dir=_DATA_DIR.value, **config)
+    name = {"task": {"name": _TASK.value, "config": task.get_config()}}
+    return task, {"": (task, 1.0)}, name
+
+
+def _estimator(rule, task):
+    recomputation = {}
+    if _SEGMENT_LENGTH.value is not None:
+        recomputation["segment_length"] = _SEGMENT_LENGTH.value
+    return estimators.get(
+        _ESTIMATOR.value,
+        rule,
+        task,
+        horizon=_horizon(),
+        num_particles=_NUM_PARTICLES.value,
+        stddev=_ES_STDDEV.value,
+        unroll_length=_UNROLL_LENGTH.value,
+        outer_split=_OUTER_OBJECTIVE.value,
+        outer_tail=_OUTER_TAIL.value,
+        trained=_trained(rule),
+        **recomputation,
+    )
+
+
+def _trained(rule):
+    """The names of the entries of theta to train."""
+    try:
+        return [name for name in rule.theta_shapes() if re.fullmatch(_TRAINED.value, name)]
+    except re.error as error:
+        raise ValueError(
+            f"`--trained` must be a regular expression. Received: {_TRAINED.value}: {error}"
+        ) from error
 
 
 def _outer_optimizer():

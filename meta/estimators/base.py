@@ -107,6 +107,12 @@ class Estimator(abc.ABC):
         horizon: inner steps of a whole problem, a multiple of `unroll_length`.
             Defaults to `unroll_length`: every estimate begins new problems.
         outer_split: "train" or "validation", on which the outer loss is measured.
+        outer_tail: the outer loss is the mean over this share of a problem's steps, its
+            last ones, in (0, 1]; less than 1 only where each estimate takes whole
+            problems. The mean over all steps rewards speed, a short tail what is reached.
+        trained: names of the entries of theta that are perturbed and have a gradient;
+            defaults to all. To train a part, as Celo trains a rule first and then its
+            schedule (Moudgil et al., arXiv 2501.12670).
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what is expected.
@@ -121,6 +127,8 @@ class Estimator(abc.ABC):
         unroll_length=100,
         horizon=None,
         outer_split="train",
+        outer_tail=1.0,
+        trained=None,
     ):
         check_integer("num_particles", num_particles, low=2)
         if num_particles % 2:
@@ -148,7 +156,22 @@ class Estimator(abc.ABC):
         self.stddev = stddev
         self.unroll_length = unroll_length
         self.horizon = horizon
+        check_number("outer_tail", outer_tail, low_open=True)
+        if outer_tail > 1 or (outer_tail < 1 and horizon > unroll_length):
+            raise ValueError(
+                "`outer_tail` must be in (0, 1], and 1 where horizon > unroll_length. Received: "
+                f"outer_tail={outer_tail}, horizon={horizon}, unroll_length={unroll_length}"
+            )
+        known = rule.theta_shapes()
+        trained = frozenset(known if trained is None else trained)
+        if not trained or not trained <= set(known):
+            raise ValueError(
+                f"`trained` must name entries of theta, some of {sorted(known)}. "
+                f"Received: trained={sorted(trained)}"
+            )
         self.outer_split = outer_split
+        self.outer_tail = outer_tail
+        self.trained = trained
 
     def init_worker(self, theta, seed, length=None):
         """The `Worker` before the first estimate.
@@ -214,12 +237,33 @@ class Estimator(abc.ABC):
         return Measurement(*self._run(particles, inner, seed, *steps))
 
     def perturbations(self, theta, seed):
-        """Normal perturbations of theta, one for each pair: dict of `[num_pairs, ...]`."""
+        """Normal perturbations of theta, one for each pair: dict of `[num_pairs, ...]`.
+
+        Zero where theta is not trained.
+        """
+
+        def perturbation(i, name, value):
+            shape = (self.num_pairs, *value.shape)
+            if name not in self.trained:
+                return tf.zeros(shape)
+            return self.stddev * random.normal(shape, random.fold_in(seed, i))
+
         return {
-            name: self.stddev
-            * random.normal((self.num_pairs, *value.shape), random.fold_in(seed, i))
+            name: perturbation(i, name, value)
             for i, (name, value) in enumerate(sorted(theta.items()))
         }
+
+    def step_weights(self, num_steps):
+        """The weight of each step in the outer loss: `[unroll_length]`, with sum 1.
+
+        Args:
+            num_steps: number of steps that are taken.
+        """
+        num_steps = tf.cast(num_steps, tf.float32)
+        count = tf.maximum(tf.math.ceil(self.outer_tail * num_steps), 1.0)
+        step = tf.range(self.unroll_length, dtype=tf.float32)
+        counted = (step >= num_steps - count) & (step < num_steps)
+        return tf.cast(counted, tf.float32) / count
 
     def score_samples(self, directions, losses):
         """The ES estimate of each pair, `(l_i+ - l_i-) x_i / (2 stddev^2)`.
@@ -250,7 +294,7 @@ class Estimator(abc.ABC):
         clip, losses = self.task.loss_clip, trajectory.outer_loss
         within = self.is_within_clip(losses)
         clipped = tf.clip_by_value(tf.where(tf.math.is_finite(losses), losses, clip), -clip, clip)
-        mean = tf.reduce_sum(clipped, axis=0) / tf.cast(num_steps, tf.float32)
+        mean = tf.reduce_sum(self.step_weights(num_steps)[:, None] * clipped, axis=0)
         return mean, tf.reduce_any(~within, axis=0)
 
     def is_within_clip(self, losses):

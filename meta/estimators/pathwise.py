@@ -94,6 +94,10 @@ class Pathwise(base.Estimator):
             the floating-point tensors of the inner state at the start.
         """
         last = self._last_segment(num_steps)
+        weights = tf.pad(
+            self.step_weights(num_steps), [[0, -self.unroll_length % self.segment_length]]
+        )
+        weights = tf.reshape(weights, (-1, self.segment_length))
 
         def body(i, end, adjoint, gradients, trajectory):
             theta = tf.nest.map_structure(tf.identity, particles)
@@ -102,7 +106,7 @@ class Pathwise(base.Estimator):
                 tape.watch((theta, _floats(inner)))
                 part, part_end = run(theta, inner, i)
             slopes = tf.cast(self.is_within_clip(part.outer_loss), tf.float32)
-            slopes /= tf.cast(num_steps, tf.float32)
+            slopes *= tf.gather(weights, i)[:, None]
             of_theta, adjoint = tape.gradient(
                 (part.outer_loss, _floats(part_end)),
                 (theta, _floats(inner)),

@@ -66,14 +66,20 @@ class Task(abc.ABC):
         object.__setattr__(self, "_columns", columns)
         object.__setattr__(self, "num_variants", variants)
 
-    def draw(self, seed, num):
+    def draw(self, seed, num, variant=None):
         """Which variant of the task each of `num` problems is.
+
+        Args:
+            seed: `[2]`.
+            num: Python int.
+            variant: `[num]` int32, to choose them; by default they are drawn.
 
         Returns:
             Dict of `[num, ...]`: an entry for each setting, float32, and `variant`,
             int32.
         """
-        variant = random.integers((num,), seed, self.num_variants)
+        if variant is None:
+            variant = random.integers((num,), seed, self.num_variants)
         drawn = {name: tf.gather(column, variant) for name, column in self._columns.items()}
         return {"variant": variant, **drawn}
 
@@ -116,6 +122,17 @@ class Task(abc.ABC):
             `[..., P]`.
         """
         return losses
+
+    def parameter_shapes(self):
+        """The shape of each parameter of one problem: list of tuples."""
+
+        @tf.function(autograph=False)
+        def init():  # Traced, not run.
+            seed = random.seed(0)
+            return self.init(seed, 1, self.draw(seed, 1))
+
+        params = init.get_concrete_function().structured_outputs
+        return [tuple(param.shape[1:]) for param in params]
 
     def get_config(self):
         """The constructor's arguments, as JSON can hold them."""

@@ -116,8 +116,7 @@ def architectures(family, of="train"):
 
     Those of `heldout_easy` differ from those of `train`.
     """
-    cls = FAMILIES[family]
-    ranges = {**cls.architecture, **(cls.large if of == "heldout_scale" else {})}
+    cls, ranges = FAMILIES[family], architecture_ranges(family, of)
     taken = architectures(family, "train") if of == "heldout_easy" else []
     found, attempt = [], 0
     # A family may have fewer architectures than it is allowed.
@@ -127,6 +126,20 @@ def architectures(family, of="train"):
             found.append(candidate)
         attempt += 1
     return found
+
+
+def architecture_ranges(family, of="train"):
+    """The ranges of a family's architectures in a set: dict."""
+    cls = FAMILIES[family]
+    return {**cls.architecture, **(cls.large if of == "heldout_scale" else {})}
+
+
+def by_program(configs):
+    """Dict from program to the list of those `Config`s that it is of."""
+    groups = {}
+    for config in configs:
+        groups.setdefault(config.program, []).append(config)
+    return groups
 
 
 def build(configs, data_dir=None):

@@ -46,7 +46,7 @@ class ImageConvnet(ImageClassification):
     }
     large: ClassVar = {
         "image_size": ranges.Choice(32),
-        "filters": ranges.Layers(4, 5, ranges.Size(64, 64)),
+        "filters": ranges.Layers(4, 5, ranges.Size(32, 32)),
     }
 
     dataset: Any = "patches"

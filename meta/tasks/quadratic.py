@@ -50,8 +50,8 @@ class Quadratic(base.Task):
         check_integer("dimension", self.dimension, low=1)
         super().__post_init__()
 
-    def draw(self, seed, num):
-        setting = super().draw(seed, num)
+    def draw(self, seed, num, variant=None):
+        setting = super().draw(seed, num, variant)
         seeds = [random.fold_in(seed, i) for i in range(3)]
         shape = (num, self.dimension)
         exponents = tf.constant(np.linspace(0.0, 1.0, self.dimension), tf.float32)

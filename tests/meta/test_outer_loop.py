@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from problems import Quadratic, small_mlp
+from problems import Noise, Quadratic, small_mlp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lopt_keras import LearnedOptimizer, rules
@@ -98,6 +98,8 @@ def test_summaries(tmp_path, name):
         "inner_step_size",
         "outer_step_size",
         "unroll_length",
+        "seconds",
+        "compile_seconds",
     }
     counts = {"pathwise": {"excluded"}, "merged": {"excluded", "es_weight"}}.get(name, set())
     found = summaries(tmp_path)
@@ -105,7 +107,7 @@ def test_summaries(tmp_path, name):
     for key, (steps, values) in found.items():
         assert steps == [10, 20]
         assert np.isfinite(values).all()
-        assert key in ("diverged", "excluded") or (values > 0).all()
+        assert key in ("diverged", "excluded", "seconds") or (values > 0).all()
     assert found["unroll_length"][1].tolist() == [4, 4]
 
 
@@ -156,3 +158,34 @@ def test_a_learned_optimizer_can_be_the_outer_optimizer(tmp_path):
     loop.run(3)
     assert all(np.isfinite(value).all() for value in loop.theta.values())
     assert any((loop.theta[name] != before[name]).any() for name in before)
+
+
+def make_mixture(out_dir, weights, seed=0):
+    arguments = {"num_particles": 4, "unroll_length": 2, "horizon": 4}
+    tasks = {"quadratic/0": Quadratic(), "quadratic/1": Quadratic(), "noise/0": Noise()}
+    mixture = {
+        name: (estimators.get("pes", RULE, task, **arguments), weights[name])
+        for name, task in tasks.items()
+    }
+    return OuterLoop(mixture, keras.optimizers.Adam(0.05), seed, str(out_dir), checkpoint_every=3)
+
+
+def test_a_mixture_takes_its_steps_in_proportion_and_resumes(tmp_path):
+    weights = {"quadratic/0": 6, "quadratic/1": 3, "noise/0": 1}
+    whole = make_mixture(tmp_path / "whole", weights)
+    taken = []
+    outer_step = whole._outer_step
+    whole._outer_step = lambda index: taken.append(index) or outer_step(index)
+    whole.run(60)
+    shares = np.bincount(taken, minlength=3) / 60
+    np.testing.assert_allclose(shares, [0.6, 0.3, 0.1], atol=0.15)
+    interrupted = make_mixture(tmp_path / "interrupted", weights)
+    interrupted.run(31)
+    resumed = make_mixture(tmp_path / "interrupted", weights)
+    assert resumed.restore() == 31
+    resumed.run(60)
+    assert_equal(whole.theta, resumed.theta)
+    found = summaries(tmp_path / "whole")
+    assert {"quadratic/meta_loss", "noise/meta_loss", "meta_loss_smoothed"} <= set(found)
+    # What is compiled in the first steps is not counted among the seconds of the others.
+    assert 0 < whole.seconds < whole.compile_seconds

@@ -99,11 +99,11 @@ def test_a_state_that_starts_from_theta():
         assert_gradient(result.gradient, rule, Quadratic())
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class SometimesInfinite(Quadratic):
     """On about a third of the batches of one split, the loss is infinite."""
 
-    def __init__(self, split):
-        self.split = split
+    split: str = "train"
 
     def batch(self, split, seed, num, setting):
         bad = random.uniform((num,), seed) < 0.3

@@ -1,0 +1,112 @@
+"""A mixture of tasks to meta-train on, as few programs as their shapes allow."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+
+from lopt_keras.rules.base import check_integer, check_number
+from meta.tasks import distribution, references
+from meta.tasks.normalized import Normalized
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Which tasks of the set `train`, and how often.
+
+    Args:
+        families: dict from name of family to its weight: the share of the tasks that are
+            of it. By default all families of meta-training, equally.
+        num_tasks: how many tasks, those of the seeds 0, 1, ...: a smaller mixture of the
+            same families is part of a larger one.
+        milliseconds: time budget: tasks of which a step of a particle takes longer, by
+            `meta/tasks/references.json`, are left out. By default none are.
+
+    Raises:
+        TypeError, ValueError: naming the argument, its value and what is expected.
+    """
+
+    families: Mapping[str, float] | None = None
+    num_tasks: int = 1000
+    milliseconds: float | None = None
+
+    def __post_init__(self):
+        check_integer("num_tasks", self.num_tasks, low=1)
+        if self.milliseconds is not None:
+            check_number("milliseconds", self.milliseconds, low_open=True)
+        if self.families is not None:
+            if not isinstance(self.families, Mapping) or not self.families:
+                raise TypeError(
+                    "`families` must be a dict from names of families to weights. "
+                    f"Received: families={self.families!r}"
+                )
+            for name, weight in self.families.items():
+                check_number(f"families[{name!r}]", weight, low_open=True)
+            distribution.sample_config(0, among=self.families)  # Knows the names.
+
+    @classmethod
+    def parse(cls, text):
+        """From JSON: an object of the arguments, or the name of one family.
+
+        Raises:
+            ValueError: if it is neither, or the arguments do not fit.
+        """
+        if text in distribution.families("train"):
+            return cls({text: 1.0})
+        try:
+            return cls(**json.loads(text))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                "`tasks` must be a family of tasks, or a JSON object with some of "
+                "'families', 'num_tasks' and 'milliseconds'. "
+                f"Received: tasks={text}. {error}"
+            ) from error
+
+    def configs(self):
+        """Those of its tasks that Adam can train and that are in the budget: list of `Config`.
+
+        Raises:
+            ValueError: if a task has no reference, or none is left.
+        """
+        found, missing, chosen = references.load(), 0, []
+        for seed in range(self.num_tasks):
+            config = distribution.sample_config(seed, among=self.families)
+            reference = found.get(references.identify(config))
+            missing += reference is None
+            if reference is not None and self._admits(reference):
+                chosen.append(config)
+        if missing:
+            raise ValueError(
+                f"{missing} of {self.num_tasks} tasks have no reference loss. "
+                "`python -m meta.tasks.references` computes them."
+            )
+        if not chosen:
+            raise ValueError(
+                f"No task of the {self.num_tasks} can be trained by Adam within "
+                f"milliseconds={self.milliseconds}."
+            )
+        return chosen
+
+    def build(self, data_dir=None):
+        """The tasks by program.
+
+        Returns:
+            Dict from `family/number` to `(Task, weight)`, the weight being the number of
+            tasks that are variants of this one program.
+        """
+        programs, counts = {}, {}
+        for configs in distribution.by_program(self.configs()).values():
+            family = configs[0].family
+            counts[family] = counts.get(family, -1) + 1
+            programs[f"{family}/{counts[family]}"] = normalized(configs, data_dir), len(configs)
+        return programs
+
+    def _admits(self, reference):
+        in_budget = self.milliseconds is None or reference.milliseconds <= self.milliseconds
+        return reference.is_trainable and in_budget
+
+
+def normalized(configs, data_dir=None):
+    """One `Normalized` task of which configs that share their program are the variants."""
+    found = [references.load()[references.identify(config)] for config in configs]
+    task = distribution.build(configs, data_dir)
+    return Normalized(task, [r.initial for r in found], [r.final for r in found])

@@ -1,0 +1,99 @@
+"""Shows what the tasks are, and computes their reference losses.
+
+python -m meta.tasks --list
+python -m meta.tasks --sample=5 --seed=0
+python -m meta.tasks --references=2000
+"""
+
+import numpy as np
+from absl import app, flags, logging
+
+from lopt_keras import rules
+from meta import comparison, random
+from meta.tasks import distribution, references
+from meta.tasks.families import FAMILIES
+
+_LIST = flags.DEFINE_bool("list", False, "Shows the families and the ranges of their parameters.")
+_SAMPLE = flags.DEFINE_integer(
+    "sample",
+    None,
+    "Draws so many tasks, and shows their sizes and their validation losses before and after 100 "
+    "steps of Adam with the best of 3 learning rates.",
+    lower_bound=1,
+)
+_REFERENCES = flags.DEFINE_integer(
+    "references",
+    None,
+    "Completes meta/tasks/references.json for so many tasks, those of the seeds 0, 1, ...",
+    lower_bound=1,
+)
+_SET = flags.DEFINE_enum("set", "train", distribution.SETS, "Which set of tasks.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the first task that is drawn.", lower_bound=0)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
+
+_LEARNING_RATES = (0.001, 0.01, 0.1)
+_NUM_STEPS = 100
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    if not (_LIST.value or _SAMPLE.value or _REFERENCES.value):
+        raise app.UsageError("Give --list, --sample or --references.")
+    if _LIST.value:
+        _show_families()
+    for seed in range(_SEED.value, _SEED.value + (_SAMPLE.value or 0)):
+        _show_task(seed)
+    if _REFERENCES.value:
+        _complete_references()
+
+
+def _show_families():
+    for name in distribution.families(_SET.value):
+        family = FAMILIES[name]
+        architecture = distribution.architecture_ranges(name, _SET.value)
+        summary = family.__doc__.strip().splitlines()[0].replace("`", "")
+        print(f"{name}: {summary}")
+        for kind, ranges in (("architecture", architecture), ("setting", family.setting)):
+            for argument, values in ranges.items():
+                print(f"  {kind:>12}  {argument}: {values}")
+        print(f"  {len(distribution.architectures(name, _SET.value))} architectures in this set\n")
+
+
+def _show_task(seed):
+    config = distribution.sample_config(seed, _SET.value)
+    task = config.build(_DATA_DIR.value)
+    adams = [rules.Adam(learning_rate=rate) for rate in _LEARNING_RATES]
+    trajectory = comparison.run(
+        adams[0],
+        task,
+        [adam.init_theta() for adam in adams],
+        _NUM_STEPS,
+        random.seed(0),
+        "validation",
+        seeds=2,
+    )
+    losses = trajectory.outer_loss.mean(axis=-1)
+    best = int(np.nanargmin(losses[-10:].mean(axis=0)))
+    sizes = task.parameter_shapes()
+    arguments = {**config.architecture, **config.setting}
+    print(f"seed {seed}: {config.family}({', '.join(f'{k}={v}' for k, v in arguments.items())})")
+    print(f"  {sum(int(np.prod(size)) for size in sizes)} parameters: {sizes}")
+    print(
+        f"  validation loss {losses[0].mean():.4g} -> {losses[-10:, best].mean():.4g} "
+        f"(Adam, learning rate {_LEARNING_RATES[best]:g}, {_NUM_STEPS} steps)\n"
+    )
+
+
+def _complete_references():
+    seeds = range(_SEED.value, _SEED.value + _REFERENCES.value)
+    configs = [distribution.sample_config(seed, _SET.value) for seed in seeds]
+    found = references.complete(configs, _DATA_DIR.value)
+    untrainable = sum(not reference.is_trainable for reference in found)
+    print(f"{len(found)} tasks have references; Adam does not train {untrainable} of them.")
+    print(references.FILE)
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)
+    app.run(main)

@@ -1,0 +1,142 @@
+"""Losses of a tuned Adam, by which the losses of tasks are compared.
+
+The file `references.json` beside this one holds them for the tasks of meta-training.
+`python -m meta.tasks --references=2000` computes what is missing in it.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import time
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+import tqdm
+
+from lopt_keras import rules
+from meta import random, run_directory, unroll
+from meta.tasks import distribution
+
+FILE = os.path.join(os.path.dirname(__file__), "references.json")
+NUM_STEPS = 100
+LEARNING_RATES = tuple(float(f"{rate:.3g}") for rate in 10.0 ** np.arange(-4.0, 0.5, 0.5))
+
+_PROBLEMS = 2
+_TAIL = NUM_STEPS // 10
+_SEED = 0
+
+
+class Reference(NamedTuple):
+    """How a task goes with a tuned Adam.
+
+    Attributes:
+        initial: validation loss at the start, mean over problems.
+        final: validation loss over the last tenth of `NUM_STEPS` steps, of the best of
+            `LEARNING_RATES`.
+        learning_rate: that one.
+        milliseconds: of a step of one particle, where the file was made: only to
+            compare tasks.
+    """
+
+    initial: float
+    final: float
+    learning_rate: float
+    milliseconds: float
+
+    @property
+    def is_trainable(self):
+        """Whether Adam lowers the loss, by more than what rounding or luck might."""
+        return np.isfinite(self).all() and self.initial - self.final > 0.02 * abs(self.initial)
+
+
+def identify(config):
+    """The key of a task in the file, 16 hexadecimal digits."""
+    return hashlib.sha256(config.key.encode()).hexdigest()[:16]
+
+
+@functools.cache
+def load(file=FILE):
+    """Dict from key to `Reference`, empty if there is no such file."""
+    if not os.path.exists(file):
+        return {}
+    with open(file, encoding="utf-8") as f:
+        return {key: Reference(*values) for key, values in json.load(f).items()}
+
+
+def complete(configs, data_dir=None, file=FILE):
+    """Computes what the file lacks for some tasks, and writes it, program by program.
+
+    Args:
+        configs: sequence of `Config`.
+        data_dir: where datasets are prepared.
+        file: JSON, written under a temporary name and renamed.
+
+    Returns:
+        The `Reference` of each: list.
+    """
+    found = dict(load(file))
+    missing = {identify(c): c for c in configs if identify(c) not in found}
+    groups = distribution.by_program(missing.values())
+    for group in tqdm.tqdm(groups.values(), unit="program", disable=not groups):
+        references = compute(group, data_dir)
+        found |= {identify(c): r for c, r in zip(group, references, strict=True)}
+        run_directory.write_json(file, found)
+    load.cache_clear()
+    return [found[identify(config)] for config in configs]
+
+
+def compute(configs, data_dir=None):
+    """The `Reference` of each of some tasks that are one program: list."""
+    task = distribution.build(configs, data_dir)
+    variants, rates = len(configs), len(LEARNING_RATES)
+    problems = variants * _PROBLEMS
+    adams = [rules.Adam(learning_rate=rate).init_theta() for rate in LEARNING_RATES]
+    theta = {
+        name: tf.constant(np.repeat([adam[name] for adam in adams], problems, axis=0))
+        for name in adams[0]
+    }
+    rule = rules.Adam()
+
+    @tf.function(jit_compile=True, autograph=False)
+    def run(theta, variant, seed):
+        chosen = _Chosen(task, variant)
+        inner = unroll.begin(rule, chosen, theta, random.fold_in(seed, 0), problems)
+        batches = random.fold_in(seed, 1)
+        return unroll.run(rule, chosen, theta, inner, batches, NUM_STEPS, problems, "validation")[
+            0
+        ].outer_loss
+
+    variant = tf.constant(np.tile(np.arange(variants, dtype="int32"), _PROBLEMS))
+    program = run.get_concrete_function(theta, variant, random.seed(_SEED))
+    program(theta, variant, random.seed(_SEED + 1))  # Compiles.
+    start = time.perf_counter()
+    losses = program(theta, variant, random.seed(_SEED)).numpy()
+    cost = 1e3 * (time.perf_counter() - start) / (NUM_STEPS * problems * rates)
+    losses = losses.reshape(NUM_STEPS, rates, _PROBLEMS, variants).astype(np.float64)
+    initial = losses[0].mean(axis=(0, 1))
+    final = losses[-_TAIL:].mean(axis=(0, 2))
+    final = np.where(np.isfinite(final), final, np.inf)
+    best = final.argmin(axis=0)
+    return [
+        _rounded(initial[i], final[best[i], i], LEARNING_RATES[best[i]], cost)
+        for i in range(variants)
+    ]
+
+
+class _Chosen:
+    """A task of which problem i is variant `variant[i]`."""
+
+    def __init__(self, task, variant):
+        self._task, self._variant = task, variant
+
+    def draw(self, seed, num):
+        return self._task.draw(seed, num, self._variant)
+
+    def __getattr__(self, name):
+        return getattr(self._task, name)
+
+
+def _rounded(*values):
+    return Reference(*(float(f"{value:.5g}") for value in values))

@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+
+from meta import tasks
+from meta.tasks import distribution
+
+TRAIN = [tasks.sample_config(seed) for seed in range(2500)]
+
+
+def held_out(of):
+    return [tasks.sample_config(seed, of) for seed in range(300)]
+
+
+def test_there_are_two_thousand_tasks_of_few_programs():
+    assert len({config.key for config in TRAIN}) >= 2000
+    programs = {config.program for config in TRAIN}
+    most = sum(tasks.FAMILIES[name].num_architectures for name in distribution.families("train"))
+    assert len(programs) <= most
+    assert {config.family for config in TRAIN} == set(distribution.families("train"))
+
+
+@pytest.mark.parametrize("of", tasks.SETS[1:])
+def test_held_out_tasks_are_no_training_tasks(of):
+    train = {config.key for config in TRAIN}
+    others = held_out(of)
+    assert len({config.key for config in others}) > 100
+    assert not train & {config.key for config in others}
+    for second in set(tasks.SETS[1:]) - {of}:
+        assert not {c.key for c in others} & {c.key for c in held_out(second)}
+
+
+def test_no_held_out_architecture_or_family_is_trained_on():
+    programs = {config.program for config in TRAIN}
+    assert not programs & {config.program for config in held_out("heldout_easy")}
+    assert not programs & {config.program for config in held_out("heldout_scale")}
+    families = {config.family for config in TRAIN}
+    assert not families & {config.family for config in held_out("heldout_families")}
+    assert {config.family for config in held_out("heldout_easy")} <= families
+
+
+def count(config):
+    return sum(int(np.prod(shape)) for shape in config.build().parameter_shapes())
+
+
+@pytest.mark.parametrize("family", distribution.families("heldout_scale"))
+def test_large_tasks_are_ten_to_a_hundred_times_larger(family):
+    def sizes(of):
+        found = distribution.architectures(family, of)
+        setting = TRAIN[[c.family for c in TRAIN].index(family)].setting
+        return [count(distribution.Config(family, architecture, setting)) for architecture in found]
+
+    ratio = np.median(sizes("heldout_scale")) / np.median(sizes("train"))
+    assert 10 <= ratio <= 100
+
+
+def test_weights_of_families():
+    among = {"image_mlp": 3.0, "quadratic": 1.0}
+    drawn = [tasks.sample_config(seed, among=among).family for seed in range(400)]
+    assert set(drawn) == set(among)
+    assert drawn.count("image_mlp") / 400 == pytest.approx(0.75, abs=0.07)
+
+
+def test_tasks_of_one_program_are_variants_of_one_task():
+    groups = distribution.by_program(TRAIN)
+    configs = next(iter(groups.values()))[:5]
+    task = tasks.build(configs)
+    assert task.num_variants == 5
+    for name in configs[0].setting:
+        assert list(getattr(task, name)) == [config.setting[name] for config in configs]
+    with pytest.raises(ValueError, match="`configs`"):
+        tasks.build([configs[0], next(iter(list(groups.values())[1]))])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ({"of": "nope"}, "`of`.*'nope'"),
+        ({"among": {"nope": 1.0}}, "nope"),
+        ({"among": {distribution.HELD_OUT_FAMILIES[0]: 1.0}}, distribution.HELD_OUT_FAMILIES[0]),
+    ],
+)
+def test_wrong_arguments_are_named(arguments, text):
+    with pytest.raises(ValueError, match=text):
+        tasks.sample_config(0, **arguments)

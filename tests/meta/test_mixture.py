@@ -1,0 +1,112 @@
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from meta import random, tasks
+from meta.mixture import Mixture, normalized
+from meta.tasks import references
+from meta.tasks.references import Reference
+
+QUADRATICS = {"quadratic": 1.0}
+
+
+@pytest.fixture
+def known(monkeypatch):
+    """References of the first 40 quadratics: each third too slow, each fifth not trainable."""
+    configs = [tasks.sample_config(seed, among=QUADRATICS) for seed in range(40)]
+    found = {}
+    for i, config in enumerate(configs):
+        final = 2.0 if i % 5 == 0 else 0.5
+        found[references.identify(config)] = Reference(2.0, final, 0.1, 3.0 if i % 3 == 0 else 1.0)
+    monkeypatch.setattr(references, "load", lambda: found)
+    return configs
+
+
+def test_tasks_are_those_that_adam_trains_within_the_budget(known):
+    chosen = Mixture(QUADRATICS, num_tasks=40, milliseconds=2.0).configs()
+    assert chosen == [c for i, c in enumerate(known) if i % 3 and i % 5]
+    fewer = Mixture(QUADRATICS, num_tasks=20, milliseconds=2.0).configs()
+    assert fewer == chosen[: len(fewer)]
+    assert len(Mixture(QUADRATICS, num_tasks=40).configs()) == 32
+
+
+def test_programs_are_drawn_as_often_as_they_have_tasks(known):
+    programs = Mixture(QUADRATICS, num_tasks=40).build()
+    assert sum(weight for _, weight in programs.values()) == 32
+    assert {name.partition("/")[0] for name in programs} == {"quadratic"}
+    for task, weight in programs.values():
+        assert task.num_variants == weight
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(41, "1 of 41.*no reference"), (1, "No task of the 1")]
+)
+def test_without_references_or_tasks_it_says_so(known, number, text):
+    with pytest.raises(ValueError, match=text):
+        Mixture(QUADRATICS, num_tasks=number, milliseconds=2.0).configs()
+
+
+def test_the_score_is_one_at_the_start_and_zero_at_the_reference(monkeypatch):
+    config = tasks.sample_config(1, among=QUADRATICS)
+    other = config._replace(setting={**config.setting, "noise": 0.5})
+    found = {
+        references.identify(config): Reference(2.0, 1.0, 0.1, 1.0),
+        references.identify(other): Reference(30.0, 10.0, 0.1, 1.0),
+    }
+    monkeypatch.setattr(references, "load", lambda: found)
+    task = normalized([config, other])
+    setting = task.draw(random.seed(0), 4, tf.constant([0, 0, 1, 1]))
+    scores = task.score(tf.constant([[2.0, 1.0, 30.0, 20.0], [1.5, 0.5, 10.0, 0.0]]), setting)
+    np.testing.assert_allclose(scores, [[1.0, 0.0, 1.0, 0.5], [0.5, -0.5, 0.0, -0.5]])
+    # What the optimizer sees is not normalised.
+    plain = tasks.build([config, other])
+    params = task.init(random.seed(1), 4, setting)
+    data = task.batch("train", random.seed(2), 4, setting)
+    np.testing.assert_array_equal(
+        task.loss(params, data, setting), plain.loss(params, data, setting)
+    )
+
+
+def test_references_are_what_adam_reaches(tmp_path):
+    configs = [tasks.sample_config(seed, among=QUADRATICS) for seed in range(3)]
+    file = str(tmp_path / "references.json")
+    found = references.complete(configs, file=file)
+    for reference in found:
+        assert reference.learning_rate in references.LEARNING_RATES
+        assert reference.is_trainable
+        assert reference.milliseconds > 0
+    # A quadratic with trace 1 starts at half the squared distance, on average.
+    for config, reference in zip(configs, found, strict=True):
+        assert 0.1 < reference.initial / (0.5 * config.setting["start_scale"] ** 2) < 4
+    content = json.loads((tmp_path / "references.json").read_text())
+    assert content == {references.identify(c): list(r) for c, r in zip(configs, found, strict=True)}
+    # What is known is not computed again.
+    again = references.complete(configs[:1] + configs[2:], file=file)
+    assert again == found[:1] + found[2:]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nope",
+        "{",
+        "[]",
+        '{"nope": 1}',
+        '{"num_tasks": 0}',
+        '{"families": {"nope": 1}}',
+        '{"families": {"quadratic": 0}}',
+        '{"families": []}',
+        '{"milliseconds": -1}',
+    ],
+)
+def test_wrong_specifications_are_refused(text):
+    with pytest.raises(ValueError, match="`tasks`"):
+        Mixture.parse(text)
+
+
+def test_a_specification_is_a_family_or_json():
+    assert Mixture.parse("quadratic") == Mixture({"quadratic": 1.0})
+    text = '{"families": {"quadratic": 2}, "num_tasks": 7, "milliseconds": 0.5}'
+    assert Mixture.parse(text) == Mixture({"quadratic": 2}, 7, 0.5)
