@@ -1,82 +1,34 @@
-"""What the classifiers of images share: data, initial parameters, loss."""
+"""What the classifiers of images share: noise on labels, loss."""
 
 import abc
 import dataclasses
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import tensorflow as tf
 
-from lopt_keras.rules.base import check_integer
-from meta import datasets, random
-from meta.tasks import base, layers, ranges
+from meta import random
+from meta.tasks import layers, ranges
+from meta.tasks.image_task import ImageTask
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ImageClassification(base.Task):
-    """Classification of the images of a dataset, on random batches.
-
-    Batches are drawn with replacement, inside the compiled program. Parameters
-    are a weight and a bias for each layer; weights start Glorot-uniform, biases
-    at zero, as Keras's `Dense` and `Conv2D` do.
+class ImageClassification(ImageTask):
+    """Classification of the images of a dataset, by cross entropy.
 
     A subclass says what the network is: `weight_shapes` and `logits`.
 
     Args:
-        dataset: tensorflow-datasets name, or an `ImageDataset`.
-        image_size: height and width to which images are resized; None for their own.
-        activation: any Keras activation by name.
-        batch_size: images in a batch.
-        init_scale: multiplies the initial weights.
-        input_noise: standard deviation of noise on the training images, which are
-            standardised.
         label_noise: share of training labels that are drawn at random, in each batch anew.
-        data_dir: where the dataset is prepared; see `datasets.load`.
+        dataset, image_size, activation, batch_size, init_scale, input_noise, data_dir: as
+            for `ImageTask`.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what is expected.
     """
 
-    setting: ClassVar = {
-        "init_scale": ranges.LogUniform(0.3, 3.0),
-        "input_noise": ranges.Uniform(0.0, 0.5),
-        "label_noise": ranges.Uniform(0.0, 0.3),
-    }
+    setting: ClassVar = {**ImageTask.setting, "label_noise": ranges.Uniform(0.0, 0.3)}
 
-    dataset: Any = "digits"
-    image_size: int | None = None
-    activation: str = "relu"
-    batch_size: int = 64
-    init_scale: float = 1.0
-    input_noise: float = 0.0
     label_noise: float = 0.0
-    data_dir: str | None = base.elsewhere()
-
-    def __post_init__(self):
-        check_integer("batch_size", self.batch_size, low=1)
-        if self.image_size is not None:
-            check_integer("image_size", self.image_size, low=1)
-        layers.activation(self.activation)
-        super().__post_init__()
-        dataset = self.dataset
-        if isinstance(dataset, str):
-            dataset = datasets.load(dataset, self.data_dir, self.image_size)
-        splits = {
-            name: tuple(tf.constant(array) for array in dataset.split(name))
-            for name in datasets.SPLITS
-        }
-        object.__setattr__(self, "_splits", splits)
-        object.__setattr__(self, "_num_classes", dataset.num_classes)
-        shapes = self.weight_shapes(dataset.train.images.shape[1:], dataset.num_classes)
-        object.__setattr__(self, "_weight_shapes", shapes)
-
-    @abc.abstractmethod
-    def weight_shapes(self, image_shape, num_classes):
-        """The shape of each layer's weights, input and output units last.
-
-        Args:
-            image_shape: `(height, width, channels)`.
-            num_classes: outputs of the last layer.
-        """
 
     @abc.abstractmethod
     def logits(self, params, images):
@@ -90,21 +42,14 @@ class ImageClassification(base.Task):
             `[P, B, num_classes]`.
         """
 
-    def init(self, seed, num, setting):
-        return layers.init_weights(seed, num, self._weight_shapes, setting["init_scale"])
-
     def batch(self, split, seed, num, setting):
-        images, labels = self._splits[split]
-        shape = (num, self.batch_size)
-        indices = random.integers(shape, seed, len(labels))
-        images, labels = tf.gather(images, indices), tf.gather(labels, indices)
+        images, labels = self.examples(split, seed, num)
         if split != "train":
             return images, labels
         seeds = [random.fold_in(seed, i) for i in range(3)]
-        noise = layers.per_particle(setting["input_noise"], 5)
-        images += noise * random.normal(images.shape, seeds[0])
-        flips = random.uniform(shape, seeds[1]) < setting["label_noise"][:, None]
-        anything = random.integers(shape, seeds[2], self._num_classes)
+        images = self.noisy(images, seeds[0], setting)
+        flips = random.uniform(labels.shape, seeds[1]) < setting["label_noise"][:, None]
+        anything = random.integers(labels.shape, seeds[2], self._num_classes)
         return images, tf.where(flips, anything, labels)
 
     def loss(self, params, data, setting):

@@ -23,6 +23,20 @@ def per_particle(values, rank):
     return tf.reshape(values, (-1, *(1,) * (rank - 1)))
 
 
+def transpose(x, permutation):
+    """`tf.transpose`, whose second gradient compiles in a loop.
+
+    That of TensorFlow inverts the permutation in the graph, where XLA wants a constant.
+    """
+
+    @tf.custom_gradient
+    def apply(x):
+        inverse = [int(axis) for axis in np.argsort(permutation)]
+        return tf.transpose(x, permutation), lambda dy: transpose(dy, inverse)
+
+    return apply(x)
+
+
 def init_weights(seed, num, shapes, scale=None):
     """Weights and a bias for each of several layers, as Keras's `Dense` and `Conv2D` start.
 
