@@ -1,10 +1,12 @@
 """The families of tasks, by name."""
 
 from meta.tasks.char_rnn import CharRNN
+from meta.tasks.flow import MAF, RealNVP
 from meta.tasks.image_convnet import ImageConvnet
 from meta.tasks.image_mlp import ImageMLP
 from meta.tasks.quadratic import Quadratic
 from meta.tasks.synthetic_function import SyntheticFunction
+from meta.tasks.transformer import Transformer
 
 FAMILIES = {
     family.name: family
@@ -12,8 +14,11 @@ FAMILIES = {
         CharRNN,
         ImageConvnet,
         ImageMLP,
+        MAF,
         Quadratic,
+        RealNVP,
         SyntheticFunction,
+        Transformer,
     )
 }
 """Every family of tasks, by name."""

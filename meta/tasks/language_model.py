@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from lopt_keras.rules.base import check_integer
 from meta import datasets, random
-from meta.tasks import base, layers, ranges
+from meta.tasks import base, layers, noise, ranges
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,9 +80,8 @@ class LanguageModel(base.Task):
         read, following = windows[..., :-1], windows[..., 1:]
         if split == "train":
             seeds = [random.fold_in(seed, i) for i in range(2)]
-            noise = layers.per_particle(setting["character_noise"], 3)
-            anything = random.integers(read.shape, seeds[1], self.num_characters)
-            read = tf.where(random.uniform(read.shape, seeds[0]) < noise, anything, read)
+            share = setting["character_noise"]
+            read = noise.random_labels(read, share, self.num_characters, seeds)
         return read, following
 
     def loss(self, params, data, setting):
