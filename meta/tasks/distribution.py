@@ -23,7 +23,7 @@ from meta.tasks.ranges import Choice
 SETS = ("train", "heldout_easy", "heldout_families", "heldout_scale")
 """The names of the sets."""
 
-HELD_OUT_FAMILIES = ("synthetic_function",)
+HELD_OUT_FAMILIES = ("maf", "mlp_mixer", "synthetic_function", "two_moons", "vae")
 """Families of which no task is in `train`, `heldout_easy` or `heldout_scale`."""
 
 

@@ -1,6 +1,8 @@
 """The families of tasks, by name."""
 
 from meta.tasks.autoencoder import ConvAutoencoder, MLPAutoencoder
+from meta.tasks.char_rnn import CharRNN
+from meta.tasks.flow import MAF, RealNVP
 from meta.tasks.image_convnet import ImageConvnet
 from meta.tasks.image_mlp import ImageMLP
 from meta.tasks.linear import LinearRegression, LogisticRegression
@@ -9,6 +11,7 @@ from meta.tasks.optimizer_training import OptimizerTraining
 from meta.tasks.quadratic import Quadratic
 from meta.tasks.synthetic_function import SyntheticFunction
 from meta.tasks.table_mlp import TableMLP
+from meta.tasks.transformer import Transformer
 from meta.tasks.two_moons import TwoMoons
 from meta.tasks.vae import VAE
 from meta.tasks.vision_transformer import VisionTransformer
@@ -16,17 +19,21 @@ from meta.tasks.vision_transformer import VisionTransformer
 FAMILIES = {
     family.name: family
     for family in (
+        CharRNN,
         ConvAutoencoder,
         ImageConvnet,
         ImageMLP,
         LinearRegression,
         LogisticRegression,
+        MAF,
         MLPAutoencoder,
         MLPMixer,
         OptimizerTraining,
         Quadratic,
+        RealNVP,
         SyntheticFunction,
         TableMLP,
+        Transformer,
         TwoMoons,
         VAE,
         VisionTransformer,

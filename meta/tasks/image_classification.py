@@ -4,8 +4,6 @@ import abc
 import dataclasses
 from typing import ClassVar
 
-import tensorflow as tf
-
 from meta import random
 from meta.tasks import layers, noise, ranges
 from meta.tasks.image_task import ImageTask

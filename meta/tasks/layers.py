@@ -70,11 +70,21 @@ def glorot_uniform(seed, num, shape):
     return random.uniform((num, *shape), seed, -limit, limit)
 
 
-def dense(x, weights, bias):
+def dense(x, weights, bias=None):
     """`[P, ..., inputs]` -> `[P, ..., outputs]`."""
     flat = tf.reshape(x, (x.shape[0], -1, x.shape[-1]))
-    y = tf.matmul(flat, weights) + bias[:, None]
+    y = tf.matmul(flat, weights)
+    if bias is not None:
+        y += bias[:, None]
     return tf.reshape(y, (*x.shape[:-1], weights.shape[-1]))
+
+
+def embed(indices, table):
+    """The row of a table for each index: `[P, ...]` int32, `[P, rows, units]` -> `[P, ..., units]`.
+
+    As a product with one-hot vectors, whose gradient is a product too.
+    """
+    return dense(tf.one_hot(indices, table.shape[1]), table)
 
 
 def mlp(x, params, nonlinearity):

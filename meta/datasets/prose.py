@@ -1,0 +1,80 @@
+"""CPython's bundled English prose: the help topics of `pydoc`."""
+
+import hashlib
+import pathlib
+
+import tensorflow_datasets as tfds
+
+_HELD_OUT = {"validation": 0.15, "test": 0.15}
+
+
+class Prose(tfds.core.GeneratorBasedBuilder):
+    """The help topics of Python (`pydoc_data.topics`): some 400 kB of technical English.
+
+    One example is one topic. A hash of its name decides its split: about 15 % of the
+    topics are for validation, 15 % for the test. Topics quote each other, so a paragraph
+    that several have stays only with one: with a topic of training before one of
+    validation before one of the test, then with the first by name. No two examples, and
+    so no two splits, share a paragraph.
+
+    The text is that of the Python that prepares the dataset, and differs between its
+    versions: a topic stays in its split, but losses are comparable only within one
+    version. A directory that one Python has prepared is read as it is by any other.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First version."}
+    pkg_dir_path = pathlib.Path(__file__).parent  # Where tfds looks for metadata files.
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__,
+            homepage="https://docs.python.org/3/library/pydoc.html",
+            features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
+        )
+
+    def _split_generators(self, dl_manager):
+        from pydoc_data.topics import topics
+
+        parts = divide(topics)
+        return {split: self._generate_examples(parts[split]) for split in parts}
+
+    def _generate_examples(self, part):
+        for topic, text in part.items():
+            yield topic, {"text": text}
+
+
+def split_of(topic):
+    """The split of a topic, from a hash of its name: the same on every machine."""
+    number = int.from_bytes(hashlib.sha256(topic.encode()).digest()[:4], "big") / 2**32
+    for split, share in _HELD_OUT.items():
+        if number < share:
+            return split
+        number -= share
+    return "train"
+
+
+def divide(topics):
+    """Topics by split, without the paragraphs that another topic has already.
+
+    Args:
+        topics: dict from name to text, its paragraphs separated by empty lines.
+
+    Returns:
+        Dict from split to a dict from name to text. A topic of which nothing is left is
+        left out.
+    """
+    parts, seen = {}, set()
+    for split in ("train", *_HELD_OUT):
+        parts[split] = {}
+        for topic in sorted(name for name in topics if split_of(name) == split):
+            own = []
+            for paragraph in topics[topic].split("\n\n"):
+                words = " ".join(paragraph.split())
+                if words and words not in seen:
+                    seen.add(words)
+                    own.append(paragraph.strip("\n"))
+            if own:
+                parts[split][topic] = "\n\n".join(own) + "\n"
+    return parts
