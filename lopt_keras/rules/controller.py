@@ -77,7 +77,7 @@ class Controller:
         """`(shared, heard)`: the new statistics, and the features that all tensors share."""
         train = loss_statistics.observe(shared, signals.train_loss, _TRAIN_DECAYS, "train")
         valid = loss_statistics.observe(shared, signals.validation_loss, _VALID_DECAYS, "valid")
-        heard = [features.time_embedding(signals.step), _horizon(signals)]
+        heard = [features.time_embedding(signals.step), horizon(signals)]
         heard += [_loss_features(train, valid, signals.train_loss)]
         return {**train, **valid}, ops.concatenate(heard, axis=1)
 
@@ -104,7 +104,7 @@ class Controller:
         return outputs, {"mean_square": features.broadcast_over(mean_square, rank)}
 
 
-def _horizon(signals):
+def horizon(signals):
     """The share of the planned steps that has passed, and whether it is known: `[P, 2]`."""
     known = ops.isfinite(signals.total_steps)
     total = ops.where(known, signals.total_steps, 1.0)

@@ -30,6 +30,8 @@ class Scheduled(base.UpdateRule):
         hidden_layers: number of hidden layers of the controller.
         step_mult: scale of the factor.
         exp_mult: the logarithm of the largest change of the factor, up or down.
+        anneal: whether the factor also falls linearly to zero over the planned steps,
+            where they are known.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what is expected.
@@ -44,6 +46,7 @@ class Scheduled(base.UpdateRule):
     hidden_layers: int = 2
     step_mult: float = 1.0
     exp_mult: float = 7.0
+    anneal: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "rule", registry.get(self.rule))
@@ -54,6 +57,7 @@ class Scheduled(base.UpdateRule):
         )
         base.check_number("step_mult", self.step_mult)
         base.check_number("exp_mult", self.exp_mult)
+        base.check_bool("anneal", self.anneal)
 
     @property
     def hears(self):
@@ -104,6 +108,9 @@ class Scheduled(base.UpdateRule):
         )
         output, own = self._controller(theta, state, message["heard"], grad, param, update, signals)
         factor = self.step_mult * ops.exp(self.exp_mult * ops.tanh(output[:, 0]))
+        if self.anneal:
+            share, _ = ops.unstack(controller.horizon(signals), axis=1)
+            factor = factor * (1.0 - share)
         factor = ops.reshape(factor, (-1, *(1,) * (len(param.shape) - 1)))
         return factor * update, {**_named(inner), **own}
 
