@@ -16,8 +16,8 @@ class Mixture:
     Args:
         families: dict from name of family to its weight: the share of the tasks that are
             of it. By default all families of meta-training, equally.
-        num_tasks: how many tasks, those of the seeds 0, 1, ...: a smaller mixture of the
-            same families is part of a larger one.
+        num_tasks: how many tasks. The families take turns, each with its tasks 0, 1, ...,
+            so that a smaller mixture of the same families is part of a larger one.
         milliseconds: time budget: tasks of which a step of a particle takes longer, by
             `meta/tasks/references.json`, are left out. By default none are.
 
@@ -41,7 +41,11 @@ class Mixture:
                 )
             for name, weight in self.families.items():
                 check_number(f"families[{name!r}]", weight, low_open=True)
-            distribution.sample_config(0, among=self.families)  # Knows the names.
+            known = distribution.families("train")
+            if unknown := set(self.families) - set(known):
+                raise ValueError(
+                    f"`families` must be some of {known}. Received: {', '.join(sorted(unknown))}"
+                )
 
     @classmethod
     def parse(cls, text):
@@ -68,8 +72,7 @@ class Mixture:
             ValueError: if a task has no reference, or none is left.
         """
         found, missing, chosen = references.load(), 0, []
-        for seed in range(self.num_tasks):
-            config = distribution.sample_config(seed, among=self.families)
+        for config in self._turns():
             reference = found.get(references.identify(config))
             missing += reference is None
             if reference is not None and self._admits(reference):
@@ -77,7 +80,8 @@ class Mixture:
         if missing:
             raise ValueError(
                 f"{missing} of {self.num_tasks} tasks have no reference loss. "
-                "`python -m meta.tasks.references` computes them."
+                "`python -m meta.tasks --references=N` computes those of the first N tasks, of "
+                "which every family has its share."
             )
         if not chosen:
             raise ValueError(
@@ -99,6 +103,16 @@ class Mixture:
             counts[family] = counts.get(family, -1) + 1
             programs[f"{family}/{counts[family]}"] = normalized(configs, data_dir), len(configs)
         return programs
+
+    def _turns(self):
+        """All tasks of the mixture, whether they are trained on or not."""
+        weights = self.families or dict.fromkeys(distribution.families("train"), 1.0)
+        counts = dict.fromkeys(weights, 0)
+        for _ in range(self.num_tasks):
+            # The one that lags most behind its share.
+            family = min(weights, key=lambda name: (counts[name] + 1) / weights[name])
+            yield distribution.config(family, counts[family])
+            counts[family] += 1
 
     def _admits(self, reference):
         in_budget = self.milliseconds is None or reference.milliseconds <= self.milliseconds

@@ -11,6 +11,7 @@ A family has a few architectures in each set, and each is one XLA program; setti
 make as many tasks of them as there are seeds.
 """
 
+import functools
 import json
 import zlib
 from typing import NamedTuple
@@ -87,30 +88,33 @@ def sample(seed, of="train", data_dir=None):
     return sample_config(seed, of).build(data_dir)
 
 
-def sample_config(seed, of="train", among=None):
-    """The `Config` of `sample`.
+def sample_config(seed, of="train"):
+    """The `Config` of `sample`: the families take turns.
 
     Args:
         seed, of: as for `sample`.
-        among: dict from name of family to its weight; by default all of the set, equally.
 
     Raises:
-        ValueError: if there is no such set, or no such family in it.
+        ValueError: if there is no such set.
     """
     known = families(of)
-    among = dict.fromkeys(known, 1.0) if among is None else among
-    if unknown := set(among) - set(known):
-        raise ValueError(
-            f"The families of {of!r} are {known}. Received: {', '.join(sorted(unknown))}"
-        )
-    rng = _rng("task", of, seed)
-    ends = np.cumsum([among[name] for name in among])
-    family = list(among)[int(np.searchsorted(ends, rng.random() * ends[-1], side="right"))]
-    choices = architectures(family, of)
-    architecture = Choice(*choices).sample(rng, {})
+    return config(known[seed % len(known)], seed // len(known), of)
+
+
+def config(family, number, of="train"):
+    """The `Config` of a family's task of that number.
+
+    Args:
+        family: name.
+        number: non-negative integer.
+        of: one of `SETS`, which must have the family.
+    """
+    rng = _rng(f"{family} task", of, number)
+    architecture = Choice(*architectures(family, of)).sample(rng, {})
     return Config(family, architecture, _draw(FAMILIES[family].setting, rng))
 
 
+@functools.cache
 def architectures(family, of="train"):
     """The architectures that tasks of a family have in a set: list of dicts, all different.
 

@@ -297,6 +297,28 @@ def test_a_schedule_multiplies_the_steps_of_its_rule(output):
         np.testing.assert_allclose(a, factor * b, rtol=1e-5)
 
 
+def test_a_schedule_anneals_over_the_planned_steps():
+    shapes = [(5,), (4, 6)]
+    steps = {
+        anneal: [
+            one_update(
+                rules.Scheduled("adam", anneal=anneal),
+                {k: v[None] for k, v in rules.Scheduled("adam").init_theta(1).items()},
+                tensors(shapes, 1),
+                tensors(shapes),
+                rules.Signals.silent(tf.constant([step]))._replace(
+                    total_steps=tf.constant([total], tf.float32)
+                ),
+            )
+            for step, total in ((0, 8.0), (6, 8.0), (8, 8.0), (9, 8.0), (6, np.nan))
+        ]
+        for anneal in (True, False)
+    }
+    for share, annealed, plain in zip((1.0, 0.25, 0.0, 0.0, 1.0), *steps.values(), strict=True):
+        for a, b in zip(annealed, plain, strict=True):
+            np.testing.assert_allclose(a, share * b.numpy(), rtol=1e-6)
+
+
 @pytest.mark.parametrize("orthogonalize", [True, False])
 def test_normalised_steps_have_one_size(orthogonalize):
     rule = rules.NormalizedMLP(step_mult=0.1, orthogonalize=orthogonalize, adam_fallback=False)

@@ -22,22 +22,24 @@ _NODES = 40
 _START = np.array([1.0, 0.0, 0.0, 0.0])  # z z^T of (1, 0), flattened.
 
 
-def outer_loss(log_learning_rate, log_one_minus_momentum, length):
-    """Mean loss over a whole unroll, by the recursion itself."""
+def outer_loss(log_learning_rate, log_one_minus_momentum, length, tail=None):
+    """Mean loss over the last `tail` steps of an unroll (all), by the recursion itself."""
     learning_rate, momentum = np.exp(log_learning_rate), 1 - np.exp(log_one_minus_momentum)
+    tail = length if tail is None else tail
     x, m, total = 1.0, 0.0, 0.0
-    for _ in range(length):
-        total = total + 0.5 * Quadratic.curvature * x**2
+    for i in range(length):
+        if i >= length - tail:
+            total = total + 0.5 * Quadratic.curvature * x**2
         m = momentum * m - learning_rate * Quadratic.curvature * x
         x = x + m
-    return total / length
+    return total / tail
 
 
-def smoothed_gradient(length, stddev=STDDEV):
+def smoothed_gradient(length, stddev=STDDEV, tail=None):
     """Of `E_e[outer_loss(theta + e)]`: `[2]`, as `E_e[loss e] / stddev^2`."""
     e, weights = _quadrature(stddev)
     theta = np.array([RULE.init_theta()[name] for name in NAMES], "float64")
-    losses = outer_loss(*(theta[:, None] + e), length)
+    losses = outer_loss(*(theta[:, None] + e), length, tail)
     return (weights * losses * e).sum(axis=1) / stddev**2
 
 

@@ -53,13 +53,6 @@ def test_large_tasks_are_ten_to_a_hundred_times_larger(family):
     assert 10 <= ratio <= 100
 
 
-def test_weights_of_families():
-    among = {"image_mlp": 3.0, "quadratic": 1.0}
-    drawn = [tasks.sample_config(seed, among=among).family for seed in range(400)]
-    assert set(drawn) == set(among)
-    assert drawn.count("image_mlp") / 400 == pytest.approx(0.75, abs=0.07)
-
-
 def test_tasks_of_one_program_are_variants_of_one_task():
     groups = distribution.by_program(TRAIN)
     configs = next(iter(groups.values()))[:5]
@@ -71,14 +64,12 @@ def test_tasks_of_one_program_are_variants_of_one_task():
         tasks.build([configs[0], next(iter(list(groups.values())[1]))])
 
 
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        ({"of": "nope"}, "`of`.*'nope'"),
-        ({"among": {"nope": 1.0}}, "nope"),
-        ({"among": {distribution.HELD_OUT_FAMILIES[0]: 1.0}}, distribution.HELD_OUT_FAMILIES[0]),
-    ],
-)
-def test_wrong_arguments_are_named(arguments, text):
-    with pytest.raises(ValueError, match=text):
-        tasks.sample_config(0, **arguments)
+def test_families_take_turns():
+    known = distribution.families("train")
+    assert [config.family for config in TRAIN[: len(known)]] == list(known)
+    assert TRAIN[len(known) + 2] == distribution.config(known[2], 1)
+
+
+def test_an_unknown_set_is_named():
+    with pytest.raises(ValueError, match="`of`.*'nope'"):
+        tasks.sample_config(0, of="nope")

@@ -145,6 +145,25 @@ def test_the_length_of_a_problem_may_change_from_estimate_to_estimate(name):
     np.testing.assert_array_equal(worker.problems.remaining, [0, 0, 10, 10])
 
 
+@pytest.mark.parametrize("name", estimators.NAMES)
+def test_the_outer_loss_may_be_that_of_the_last_steps(name):
+    # A third of ten steps, rounded up.
+    recomputation = {"segment_length": 3} if name in ("pathwise", "merged") else {}
+    estimator = make(name, unroll_length=10, outer_tail=1 / 3, num_particles=4000, **recomputation)
+    exact = smoothed_gradient(10, tail=4)
+    assert (np.abs(exact / smoothed_gradient(10) - 1) > 0.2).all()
+    assert_unbiased(sample(estimator, RULE.init_theta(), 200), exact)
+
+
+@pytest.mark.parametrize("name", estimators.NAMES)
+def test_what_is_not_trained_is_not_perturbed(name):
+    estimator = make(name, num_particles=8, trained=["log_learning_rate"])
+    theta = init_theta(RULE)
+    perturbations = estimator.perturbations(theta, random.seed(0))
+    assert (perturbations["log_learning_rate"] != 0).numpy().all()
+    assert (perturbations["log_one_minus_momentum"] == 0).numpy().all()
+
+
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
@@ -154,6 +173,11 @@ def test_the_length_of_a_problem_may_change_from_estimate_to_estimate(name):
         ({"unroll_length": 0}, "`unroll_length`.*0"),
         ({"outer_split": "test"}, "`outer_split`.*'test'"),
         ({"unroll_length": 7, "horizon": 20}, "`horizon`.*unroll_length=7.*20"),
+        ({"outer_tail": 0.0}, "`outer_tail`.*0.0"),
+        ({"outer_tail": 1.5}, "`outer_tail`.*1.5"),
+        ({"outer_tail": 0.5, "horizon": 20}, "`outer_tail`.*0.5.*horizon=20"),
+        ({"trained": ["nope"]}, "`trained`.*'nope'"),
+        ({"trained": []}, "`trained`"),
         ({"nope": 1}, "nope"),
     ],
 )

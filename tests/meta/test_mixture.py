@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from meta import random, tasks
 from meta.mixture import Mixture, normalized
-from meta.tasks import references
+from meta.tasks import distribution, references
 from meta.tasks.references import Reference
 
 QUADRATICS = {"quadratic": 1.0}
@@ -15,7 +15,7 @@ QUADRATICS = {"quadratic": 1.0}
 @pytest.fixture
 def known(monkeypatch):
     """References of the first 40 quadratics: each third too slow, each fifth not trainable."""
-    configs = [tasks.sample_config(seed, among=QUADRATICS) for seed in range(40)]
+    configs = [distribution.config("quadratic", number) for number in range(40)]
     found = {}
     for i, config in enumerate(configs):
         final = 2.0 if i % 5 == 0 else 0.5
@@ -40,6 +40,21 @@ def test_programs_are_drawn_as_often_as_they_have_tasks(known):
         assert task.num_variants == weight
 
 
+def test_weights_are_shares_of_the_tasks(monkeypatch):
+    class Known(dict):
+        def get(self, key):
+            return Reference(2.0, 1.0, 0.1, 1.0)
+
+    monkeypatch.setattr(references, "load", Known)
+    chosen = Mixture({"image_mlp": 3.0, "quadratic": 1.0}, num_tasks=40).configs()
+    drawn = [config.family for config in chosen]
+    assert (drawn.count("image_mlp"), drawn.count("quadratic")) == (30, 10)
+    # Of all families, equally, they are the tasks of the seeds; and fewer are the first of more.
+    everything = Mixture(num_tasks=50).configs()
+    assert everything == [tasks.sample_config(seed) for seed in range(50)]
+    assert chosen[:7] == Mixture({"image_mlp": 3.0, "quadratic": 1.0}, num_tasks=7).configs()
+
+
 @pytest.mark.parametrize(
     ("number", "text"), [(41, "1 of 41.*no reference"), (1, "No task of the 1")]
 )
@@ -49,7 +64,7 @@ def test_without_references_or_tasks_it_says_so(known, number, text):
 
 
 def test_the_score_is_one_at_the_start_and_zero_at_the_reference(monkeypatch):
-    config = tasks.sample_config(1, among=QUADRATICS)
+    config = distribution.config("quadratic", 1)
     other = config._replace(setting={**config.setting, "noise": 0.5})
     found = {
         references.identify(config): Reference(2.0, 1.0, 0.1, 1.0),
@@ -70,7 +85,7 @@ def test_the_score_is_one_at_the_start_and_zero_at_the_reference(monkeypatch):
 
 
 def test_references_are_what_adam_reaches(tmp_path):
-    configs = [tasks.sample_config(seed, among=QUADRATICS) for seed in range(3)]
+    configs = [distribution.config("quadratic", number) for number in range(3)]
     file = str(tmp_path / "references.json")
     found = references.complete(configs, file=file)
     for reference in found:

@@ -160,6 +160,17 @@ def test_a_learned_optimizer_can_be_the_outer_optimizer(tmp_path):
     assert any((loop.theta[name] != before[name]).any() for name in before)
 
 
+@pytest.mark.parametrize("name", ["es", "merged"])
+def test_a_part_of_theta_is_trained(tmp_path, name):
+    arguments = {"num_particles": 8, "unroll_length": 4, "trained": ["log_learning_rate"]}
+    estimator = estimators.get(name, RULE, Quadratic(), **arguments)
+    loop = OuterLoop(estimator, keras.optimizers.Adam(0.05), 0, str(tmp_path))
+    start = loop.theta
+    loop.run(3)
+    assert loop.theta["log_learning_rate"] != start["log_learning_rate"]
+    assert loop.theta["log_one_minus_momentum"] == start["log_one_minus_momentum"]
+
+
 def make_mixture(out_dir, weights, seed=0):
     arguments = {"num_particles": 4, "unroll_length": 2, "horizon": 4}
     tasks = {"quadratic/0": Quadratic(), "quadratic/1": Quadratic(), "noise/0": Noise()}
