@@ -22,6 +22,7 @@ BASELINES = {
 
 _TUNING_SEEDS, _FRESH_SEEDS = 4, 8
 _TAIL = 0.1
+_SMOOTHED = 0.02
 
 
 class Curves(NamedTuple):
@@ -97,7 +98,8 @@ def plot(curves, title, file):
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
     for axis, split in zip(axes, ("train", "test"), strict=True):
         for i, curve in enumerate(curves):
-            losses = _smooth(getattr(curve, split))
+            losses = getattr(curve, split)
+            losses = smooth(losses, max(1, int(_SMOOTHED * len(losses))))
             low, middle, high = np.nanquantile(losses, [0.25, 0.5, 0.75], axis=1)
             steps = np.arange(len(losses))
             axis.plot(steps, middle, label=curve.name, color=f"C{i}", lw=2.5 if i == 0 else 1.2)
@@ -109,6 +111,13 @@ def plot(curves, title, file):
     figure.suptitle(title)
     figure.savefig(file, dpi=120)
     plt.close(figure)
+
+
+def smooth(losses, width):
+    """Mean over the last `width` entries up to each, fewer at the start: `[steps, seeds]`."""
+    total = np.cumsum(np.pad(losses, ((width, 0), (0, 0))), axis=0)
+    count = np.minimum(np.arange(1, len(losses) + 1), width)
+    return (total[width:] - total[:-width]) / count[:, None]
 
 
 def run(rule, task, thetas, num_steps, seed, split, seeds):
@@ -146,11 +155,3 @@ def _final_loss(losses):
     """Mean over the last tenth of the steps; infinite where a loss is not finite."""
     tail = losses[-max(1, int(_TAIL * len(losses))) :]
     return np.where(np.isfinite(tail), tail, np.inf).mean(axis=0)
-
-
-def _smooth(losses):
-    """Mean over the last fiftieth of the steps up to each, `[steps, seeds]`."""
-    width = max(1, len(losses) // 50)
-    total = np.cumsum(np.pad(losses, ((width, 0), (0, 0))), axis=0)
-    count = np.minimum(np.arange(1, len(losses) + 1), width)
-    return (total[width:] - total[:-width]) / count[:, None]

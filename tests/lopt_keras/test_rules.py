@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import pathlib
 
@@ -29,6 +30,7 @@ ALL_RULES = [
     rules.FactoredMLP(hidden_size=4),
     rules.NormalizedMLP(hidden_size=4),
     rules.NormalizedMLP(hidden_size=4, orthogonalize=False, adam_fallback=False),
+    rules.NormalizedMLP(hidden_size=4, flatten_filters=True, start_as_momentum=True),
     rules.Hierarchical(hidden_size=4, lstm_size=4, decays=(0.5, 0.9)),
     rules.Recurrent(hidden_size=4),
     rules.Recurrent(hidden_size=3, hidden_layers=2, log_sign=True),
@@ -347,6 +349,65 @@ def test_adam_takes_vectors_and_embeddings():
         np.testing.assert_allclose(updates[i], -0.1 * np.sign(grads[i]), rtol=1e-4)
 
 
+def keras_updates(rule, theta, start, gradients):
+    """What each step of LearnedOptimizer adds to a variable."""
+    variable = keras.Variable(start)
+    optimizer = LearnedOptimizer(theta, rule, jit_compile=False)
+    values = [start]
+    for gradient in gradients:
+        optimizer.apply([tf.constant(gradient)], [variable])
+        values.append(variable.numpy())
+    return np.diff(values, axis=0)
+
+
+@pytest.mark.parametrize("orthogonalize", [True, False])
+def test_flattened_filters_are_one_matrix(orthogonalize):
+    rule = rules.NormalizedMLP(step_mult=0.1, orthogonalize=orthogonalize, flatten_filters=True)
+    theta = {name: value[0].numpy() for name, value in random_theta(rule).items()}
+    start, *gradients = np.random.RandomState(0).standard_normal((4, 3, 3, 2, 4)).astype("float32")
+    filters = keras_updates(rule, theta, start, gradients)
+    matrix = keras_updates(
+        rule, theta, start.reshape(18, 4), [gradient.reshape(18, 4) for gradient in gradients]
+    )
+    np.testing.assert_allclose(filters.reshape(3, 18, 4), matrix, rtol=1e-5, atol=1e-6)
+    apart = dataclasses.replace(rule, flatten_filters=False)
+    assert np.abs(filters - keras_updates(apart, theta, start, gradients)).max() > 0.01
+
+
+@pytest.mark.parametrize("hidden_layers", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(4, 6), (6, 4), (3, 3, 2, 4)])
+def test_an_untrained_rule_that_starts_as_momentum_is_muon(shape, hidden_layers):
+    rule = rules.NormalizedMLP(
+        hidden_layers=hidden_layers,
+        step_mult=0.1,
+        momentum_decays=(0.5, 0.99),
+        factored_decays=(0.9, 0.99),
+        flatten_filters=True,
+        start_as_momentum=True,
+    )
+    start, *gradients = np.random.RandomState(0).standard_normal((4, *shape)).astype("float32")
+    updates = keras_updates(rule, rule.init_theta(1), start, gradients)
+    momentum = 0.0
+    for gradient, update in zip(gradients, updates, strict=True):
+        momentum = 0.5 * momentum + 0.5 * gradient
+        matrix = tf.constant(momentum.reshape(-1, shape[-1]))
+        direction = keras.optimizers.Muon().zeropower_via_newtonschulz5(matrix, 5).numpy()
+        direction /= np.sqrt(np.mean(direction**2))
+        np.testing.assert_allclose(
+            update.reshape(-1, shape[-1]), -0.1 * direction, rtol=1e-3, atol=1e-5
+        )
+
+
+def test_a_start_as_momentum_is_random_elsewhere():
+    rule = rules.NormalizedMLP(start_as_momentum=True)
+    theta, other = rule.init_theta(1), dataclasses.replace(rule, start_as_momentum=False)
+    plain = other.init_theta(1)
+    for name in ("w0", "w1"):
+        np.testing.assert_array_equal(theta[name][:, 2:], plain[name][:, 2:])
+        assert theta[name][:, 2:].all()
+    np.testing.assert_array_equal(theta["w2"][:, 1:], plain["w2"][:, 1:])
+
+
 @pytest.mark.parametrize("rule", ALL_RULES, ids=repr)
 def test_serialization_through_json(rule):
     assert rules.get(json.loads(json.dumps(rules.serialize(rule)))) == rule
@@ -405,6 +466,12 @@ def test_init_theta_is_reproducible_and_scaled():
         (lambda: rules.Adam(learning_rate=-1.0), ValueError, "`learning_rate`.*-1.0"),
         (lambda: rules.AdamW(weight_decay=0.0), ValueError, "`weight_decay`"),
         (lambda: rules.NormalizedMLP(orthogonalize=1), TypeError, "`orthogonalize`.*1"),
+        (lambda: rules.NormalizedMLP(flatten_filters=1), TypeError, "`flatten_filters`.*1"),
+        (
+            lambda: rules.NormalizedMLP(hidden_size=1, start_as_momentum=True),
+            ValueError,
+            "`hidden_size`.*start_as_momentum.*hidden_size=1",
+        ),
         (lambda: rules.Hierarchical(lstm_size=0), ValueError, "`lstm_size`.*0"),
         (lambda: rules.Recurrent(log_sign="x"), TypeError, "`log_sign`.*'x'"),
         (lambda: rules.LearnedHyperparameters(decay_range=0.5), ValueError, "`decay_range`.*0.5"),
