@@ -151,6 +151,7 @@ def _step(rule, task, theta, inner, seed, num_problems, outer_split):
     grads = tape.gradient(
         train_loss, read_params, unconnected_gradients=tf.UnconnectedGradients.ZERO
     )
+    grads = task.seen_gradient(grads, data, setting)
     outer_loss = train_loss
     if outer_split != "train":
         held_out = batch(outer_split, random.fold_in(seed, 1))

@@ -111,6 +111,19 @@ class Task(abc.ABC):
     def loss(self, params, data, setting):
         """The loss of each particle: `[P]`, from params, data and setting of P particles."""
 
+    def seen_gradient(self, grads, data, setting):
+        """What the optimizer sees of the gradient of `loss`: here the gradient itself.
+
+        Args:
+            grads: list of `[P, *shape]`.
+            data: the training batch of which it is the gradient.
+            setting: of P particles.
+
+        Returns:
+            Like `grads`.
+        """
+        return grads
+
     def score(self, losses, setting):
         """What meta-training makes of losses, to compare tasks: here the losses themselves.
 
