@@ -3,6 +3,7 @@
 from meta.tasks.image_convnet import ImageConvnet
 from meta.tasks.image_mlp import ImageMLP
 from meta.tasks.linear import LinearRegression, LogisticRegression
+from meta.tasks.mislabeled import Mislabeled
 from meta.tasks.optimizer_training import OptimizerTraining
 from meta.tasks.quadratic import Quadratic
 from meta.tasks.synthetic_function import SyntheticFunction
@@ -16,6 +17,7 @@ FAMILIES = {
         ImageMLP,
         LinearRegression,
         LogisticRegression,
+        Mislabeled,
         OptimizerTraining,
         Quadratic,
         SyntheticFunction,

@@ -9,7 +9,8 @@ SEED = random.seed(4)
 
 
 def test_points_are_on_two_half_circles():
-    points, labels = two_moons.draw_points(SEED, (1, 1000), np.zeros(1, "float32"), np.zeros(1))
+    zeros = np.zeros(1, "float32")
+    points, labels = two_moons.draw_points(SEED, (1, 1000), zeros, zeros)
     points, labels = points.numpy()[0] + [0.5, 0.25], labels.numpy()[0]
     assert 450 < labels.sum() < 550
     for label, (x, y), side in ((0, (0.0, 0.0), 1), (1, (1.0, 0.5), -1)):
