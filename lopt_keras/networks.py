@@ -76,7 +76,8 @@ def mlp_per_parameter(theta, inputs, context, hidden_layers, epsilon=1e-5, axes=
         bias = bias + ops.squeeze(ops.matmul(context[:, None], rows), 1)
     hidden = hidden + bias[:, :, None]
     for i in range(1, hidden_layers + 1):
-        hidden = ops.matmul(ops.swapaxes(theta[f"w{i}"], 1, 2), ops.relu(hidden))
+        # Not a transposition and a product: XLA cannot differentiate that twice in a loop.
+        hidden = ops.einsum("pfh,pfn->phn", theta[f"w{i}"], ops.relu(hidden))
         hidden = hidden + theta[f"b{i}"][:, :, None]
     return hidden
 
@@ -108,7 +109,7 @@ def _normalised_product(w, x, epsilon, axes):
     if axes is None or len(shape) <= axes:
         flat = ops.reshape(x, (particles, count, -1))
         w = w * features.second_moment_scale(flat, epsilon, axis=2)
-        product = ops.matmul(ops.swapaxes(w, 1, 2), flat)
+        product = ops.einsum("pfh,pfn->phn", w, flat)
     else:
         # One product for each block of the trailing axes, as each has scales of its own.
         blocks = math.prod(shape[: len(shape) - axes])

@@ -6,6 +6,7 @@ from meta.tasks.flow import MAF, RealNVP
 from meta.tasks.image_convnet import ImageConvnet
 from meta.tasks.image_mlp import ImageMLP
 from meta.tasks.linear import LinearRegression, LogisticRegression
+from meta.tasks.mislabeled import Mislabeled
 from meta.tasks.mixer import MLPMixer
 from meta.tasks.optimizer_training import OptimizerTraining
 from meta.tasks.quadratic import Quadratic
@@ -28,6 +29,7 @@ FAMILIES = {
         MAF,
         MLPAutoencoder,
         MLPMixer,
+        Mislabeled,
         OptimizerTraining,
         Quadratic,
         RealNVP,

@@ -11,12 +11,12 @@ from lopt_keras.rules.base import check_integer
 from meta import random
 from meta.tasks import base, layers, ranges
 
+_MULTIPLIERS = {"step_mult": 0.3, "exp_mult": 0.3}
+
 RULES = {
-    "learned_hyperparameters": rules.LearnedHyperparameters(
-        hidden_size=4, hidden_layers=1, learning_rate=0.1, learning_rate_range=30.0
-    ),
-    "mlp": rules.MLP(
-        hidden_size=4, hidden_layers=1, step_mult=0.3, exp_mult=0.3, momentum_decays=(0.5, 0.9)
+    "mlp": rules.MLP(hidden_size=4, hidden_layers=1, momentum_decays=(0.5, 0.9), **_MULTIPLIERS),
+    "deep_mlp": rules.MLP(
+        hidden_size=8, hidden_layers=2, momentum_decays=(0.5, 0.9, 0.99), **_MULTIPLIERS
     ),
 }
 """The small rules whose theta is trained."""
@@ -50,7 +50,8 @@ class OptimizerTraining(base.Task):
         TypeError, ValueError: naming the argument, its value and what is expected.
 
     Source: the idea of Metz et al., arXiv 2101.07367 and arXiv 2009.11243 (section on
-    training learned optimizers with themselves); the problem is ours.
+    training learned optimizers with themselves); the problem is ours. Rules with a
+    controller are left out, as their second derivatives take minutes to compile.
     """
 
     name: ClassVar = "optimizer_training"
@@ -121,15 +122,15 @@ class OptimizerTraining(base.Task):
         total = tf.zeros(x.shape[0])
         _, _, _, total = tf.while_loop(
             lambda i, *_: i < self.num_steps,
-            lambda i, *carried: (i + 1, *self._advance(theta, spectrum, noises, i, *carried)),
+            lambda i, *now: (i + 1, *self._advance(theta, spectrum, noises[i], i, *now)),
             (tf.constant(0), x, state, total),
             maximum_iterations=self.num_steps,
         )
         return tf.reduce_mean(tf.reshape(total, starts.shape[:2]), axis=1) / self.num_steps
 
-    def _advance(self, theta, spectrum, noises, i, x, state, total):
+    def _advance(self, theta, spectrum, noise, i, x, state, total):
         """One step of all quadratics: point `[N, dimension]`, state, sum of losses `[N]`."""
-        x_noisy = x + noises[i]
+        x_noisy = x + noise
         loss = _quadratic(spectrum, x_noisy)
         signals = rules.Signals.silent(tf.fill([x.shape[0]], i), train_loss=loss)
         # The derivative in closed form: one level of differentiation less.
