@@ -1,5 +1,6 @@
 """The families of tasks, by name."""
 
+from meta.tasks.analytic_continuation import AnalyticContinuation
 from meta.tasks.char_rnn import CharRNN
 from meta.tasks.flow import MAF, RealNVP
 from meta.tasks.image_convnet import ImageConvnet
@@ -11,6 +12,7 @@ from meta.tasks.transformer import Transformer
 FAMILIES = {
     family.name: family
     for family in (
+        AnalyticContinuation,
         CharRNN,
         ImageConvnet,
         ImageMLP,
