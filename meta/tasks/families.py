@@ -1,5 +1,6 @@
 """The families of tasks, by name."""
 
+from meta.tasks.analytic_continuation import AnalyticContinuation
 from meta.tasks.autoencoder import ConvAutoencoder, MLPAutoencoder
 from meta.tasks.char_rnn import CharRNN
 from meta.tasks.flow import MAF, RealNVP
@@ -20,6 +21,7 @@ from meta.tasks.vision_transformer import VisionTransformer
 FAMILIES = {
     family.name: family
     for family in (
+        AnalyticContinuation,
         CharRNN,
         ConvAutoencoder,
         ImageConvnet,
