@@ -20,6 +20,7 @@ from lopt_keras import pretrained, rules, saved_model
 from meta import comparison, curriculum, estimators, run_directory, tasks
 from meta.mixture import Mixture
 from meta.outer_loop import OuterLoop
+from meta.tasks.augmentation import Augmented
 
 _TASK = flags.DEFINE_enum("task", "digits_mlp", tasks.NAMES, "Inner problem.")
 _TASK_CONFIG = flags.DEFINE_string("task_config", "{}", "The task's arguments, as JSON.")
@@ -31,6 +32,12 @@ _TASKS = flags.DEFINE_string(
     None,
     "A mixture of tasks instead of --task: a family, or a JSON object with some of families "
     "(object from name to weight), num_tasks, and milliseconds (time budget of a task's step).",
+)
+_AUGMENTATION = flags.DEFINE_string(
+    "augmentation",
+    "{}",
+    "How problems are disguised, as JSON: reparameterisation (task, tensor or parameter), "
+    "loss_scale and gradient_noise ([low, high] each).",
 )
 _RULE = flags.DEFINE_string("rule", "factored_mlp", f"Update rule, one of {rules.NAMES}.")
 _RULE_CONFIG = flags.DEFINE_string("rule_config", "{}", "The rule's arguments, as JSON.")
@@ -200,7 +207,8 @@ def _build():
     optimizer = _outer_optimizer()
     task, worked_on, trained_on = _tasks()
     training = {
-        name: (_estimator(rule, part), weight) for name, (part, weight) in worked_on.items()
+        name: (_estimator(rule, _augmented(part)), weight)
+        for name, (part, weight) in worked_on.items()
     }
     problem_lengths = _curriculum()
     initial_theta, origin = _initial_theta(rule)
@@ -243,6 +251,16 @@ def _tasks():
     task = tasks.get(_TASK.value, data_dir=_DATA_DIR.value, **config)
     name = {"task": {"name": _TASK.value, "config": task.get_config()}}
     return task, {"": (task, 1.0)}, name
+
+
+def _augmented(task):
+    augmentation = _parse("augmentation", _AUGMENTATION.value)
+    if not augmentation:
+        return task
+    try:
+        return Augmented(task, **augmentation)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"`--augmentation={_AUGMENTATION.value}` does not fit: {error}") from error
 
 
 def _estimator(rule, task):
