@@ -28,7 +28,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["lopt_keras*", "meta*", "export*"]),
-    package_data={"lopt_keras.pretrained": ["*/*", "*/*/*"]},
+    package_data={"lopt_keras.pretrained": ["*/*", "*/*/*"], "meta.tasks": ["*.json"]},
     install_requires=["keras>=3.13", "numpy>=1.26", "tensorflow>=2.20"],
     extras_require={"meta": _META, "test": _META + _TEST, "backends": _BACKENDS},
     entry_points={

@@ -59,7 +59,7 @@ class Flow(base.Task):
     }
     large: ClassVar = {
         "num_layers": ranges.Choice(6),
-        "hidden_units": ranges.Layers(2, 2, ranges.Size(64, 128)),
+        "hidden_units": ranges.Layers(2, 2, ranges.Size(64, 64)),
     }
 
     density: str = "two_moons"
