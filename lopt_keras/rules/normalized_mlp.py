@@ -115,12 +115,13 @@ class NormalizedMLP(mlp.MLP):
         particles, *shape = ops.shape(param)
         if self.adam_fallback and (len(shape) < 2 or "embedding" in name.lower()):
             return _FALLBACK.init_tensor_state(theta, param, name)
-        param = self._as_matrix(param)
-        particles, *shape = ops.shape(param)
+        moments = features.init_factored_moments(
+            self._as_matrix(param), len(self.factored_decays)
+        )
         return {
             "m": ops.zeros((particles, len(self.momentum_decays), *shape), "float32"),
             "rms": ops.zeros((particles, len(self.rms_decays), *shape), "float32"),
-            **features.init_factored_moments(param, len(self.factored_decays)),
+            **self._as_filters(moments, shape),
         }
 
     def update_tensor(self, theta, state, message, grad, param, signals):
@@ -128,6 +129,7 @@ class NormalizedMLP(mlp.MLP):
             return self._fallback_update(state, message, grad, param, signals)
         shape = ops.shape(param)
         grad, param = self._as_matrix(grad), self._as_matrix(param)
+        state = {name: self._as_matrix(x, leading=2) for name, x in state.items()}
         rank = len(param.shape) - 1
         grad = ops.clip(grad, -_GRAD_BOUND, _GRAD_BOUND)
         g, p = grad[:, None], param[:, None]
@@ -151,14 +153,27 @@ class NormalizedMLP(mlp.MLP):
         step = outputs[:, 0] * ops.exp(self.exp_mult * outputs[:, 1])
         step = self._normalised(ops.reshape(step, ops.shape(param)))
         step = ops.reshape(step, shape)
-        return -self.step_mult * step, {"m": m, "rms": rms, **moments.state}
+        state = self._as_filters({"m": m, "rms": rms, **moments.state}, shape[1:])
+        return -self.step_mult * step, state
 
-    def _as_matrix(self, x):
-        """`[P, *shape]`, the filters of a convolution as one matrix if so asked."""
-        if not self.flatten_filters or len(x.shape) <= 3:
+    def _as_matrix(self, x, leading=1):
+        """`[..., *shape]`, the filters of a convolution as one matrix if so asked."""
+        if not self.flatten_filters or len(x.shape) <= leading + 2:
             return x
         shape = ops.shape(x)
-        return ops.reshape(x, (shape[0], math.prod(shape[1:-1]), shape[-1]))
+        rows = math.prod(shape[leading:-1])
+        return ops.reshape(x, (*shape[:leading], rows, shape[-1]))
+
+    def _as_filters(self, state, shape):
+        """State of matrices, `[P, F, rows or 1, columns or 1]`, on the axes of the tensor."""
+        if not self.flatten_filters or len(shape) <= 2:
+            return state
+
+        def restored(x):
+            rows = shape[:-1] if x.shape[2] == math.prod(shape[:-1]) else (1,) * len(shape[:-1])
+            return ops.reshape(x, (*x.shape[:2], *rows, x.shape[3]))
+
+        return {name: restored(x) for name, x in state.items()}
 
     def _fallback_update(self, state, message, grad, param, signals):
         particles = param.shape[0]

@@ -3,6 +3,7 @@
 from meta.tasks.base import Task
 from meta.tasks.distribution import SETS, Config, build, sample, sample_config
 from meta.tasks.families import FAMILIES
+from meta.tasks.from_keras import KerasTask, from_keras
 from meta.tasks.image_convnet import ImageConvnet
 from meta.tasks.image_mlp import ImageMLP
 

@@ -48,6 +48,28 @@ def random_images(shape=(3, 3, 1)):
     return datasets.ImageDataset("random", 2, split(60), split(30), split(30))
 
 
+def random_table(num_classes):
+    """A table whose target is linear in its three columns, or one of some classes."""
+    rng = np.random.RandomState(0)
+
+    def split(size):
+        inputs = rng.standard_normal((size, 3)).astype("float32")
+        targets = inputs @ np.float32([1.0, -2.0, 0.5]) + rng.standard_normal(size)
+        if num_classes:
+            targets = np.digitize(targets, [-1.0, 1.0][: num_classes - 1])
+        return datasets.TableSplit(inputs, targets.astype("int32" if num_classes else "float32"))
+
+    return datasets.TableDataset("random", num_classes, split(40), split(20), split(20))
+
+
+def loss_and_gradient(task, params, data, setting=None):
+    """`[P]` and a list of `[P, *shape]`."""
+    with tf.GradientTape() as tape:
+        tape.watch(params)
+        loss = task.loss(params, data, setting)
+    return loss, tape.gradient(loss, params)
+
+
 def small_mlp(**kwargs):
     return ImageMLP(random_images(), hidden_units=(4,), batch_size=8, **kwargs)
 

@@ -1,34 +1,15 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from problems import loss_and_gradient, random_table
 
 from meta import datasets, random, tasks
 
 SEED = random.seed(4)
 
 
-def table(num_classes):
-    rng = np.random.RandomState(0)
-
-    def split(size):
-        inputs = rng.standard_normal((size, 3)).astype("float32")
-        targets = inputs @ np.float32([1.0, -2.0, 0.5]) + rng.standard_normal(size)
-        if num_classes:
-            targets = np.digitize(targets, [-1.0, 1.0][: num_classes - 1])
-        return datasets.TableSplit(inputs, targets.astype("int32" if num_classes else "float32"))
-
-    return datasets.TableDataset("random", num_classes, split(40), split(20), split(20))
-
-
-def loss_and_gradient(task, params, data, setting):
-    with tf.GradientTape() as tape:
-        tape.watch(params)
-        loss = task.loss(params, data, setting)
-    return loss, tape.gradient(loss, params)
-
-
 def test_ridge_regression_has_its_minimum_where_the_normal_equations_say():
-    dataset, l2 = table(None), 0.1
+    dataset, l2 = random_table(None), 0.1
     task = tasks.get("linear_regression", dataset=dataset, l2=l2, condition=30.0)
     setting = task.draw(SEED, 1)
     inputs, targets = dataset.train
@@ -61,7 +42,7 @@ def test_columns_have_the_condition_that_was_asked_for():
     np.testing.assert_allclose(targets, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("dataset", [table(None), 3])
+@pytest.mark.parametrize("dataset", [random_table(None), 3])
 def test_noise_and_penalty_are_for_training_only(dataset):
     noisy = tasks.get("linear_regression", dataset=dataset, noise=0.5, l2=0.2, batch_size=2000)
     clean = tasks.get("linear_regression", dataset=dataset, batch_size=2000)
@@ -92,7 +73,7 @@ def test_synthetic_labels_are_drawn_from_the_probabilities_of_the_model():
 
 
 def test_logistic_loss_is_the_mean_negative_log_probability():
-    dataset = table(3)
+    dataset = random_table(3)
     task = tasks.get("logistic_regression", dataset=dataset, batch_size=8)
     setting = task.draw(SEED, 2)
     params = task.init(SEED, 2, setting)
@@ -109,8 +90,8 @@ def test_logistic_loss_is_the_mean_negative_log_probability():
 @pytest.mark.parametrize(
     ("name", "config", "text"),
     [
-        ("linear_regression", {"dataset": table(3)}, "`dataset`.*a number as target"),
-        ("logistic_regression", {"dataset": table(None)}, "`dataset`.*classes as target"),
+        ("linear_regression", {"dataset": random_table(3)}, "`dataset`.*a number as target"),
+        ("logistic_regression", {"dataset": random_table(None)}, "`dataset`.*classes as target"),
         ("linear_regression", {"dataset": 0}, "`dataset`.*0"),
         ("logistic_regression", {"dataset": 3, "num_classes": 1}, "`num_classes`.*1"),
         ("logistic_regression", {"dataset": 3, "batch_size": 0}, "`batch_size`.*0"),

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_linear import table
+from problems import random_table
 
 from meta import label_noise, random, tasks
 from meta.tasks import mislabeled
@@ -75,15 +75,15 @@ def test_what_no_flip_rates_can_be_is_named():
         (lambda: label_noise.flip_rates(0.3, 0.3, 0.1, 0.1), "At most one"),
         (lambda: label_noise.transitions(0.1, 0.1, 1), "`num_classes`.*1"),
         (lambda: label_noise.clean_posteriors([0.5, 0.5], np.full((2, 2), 0.5)), "singular"),
-        (lambda: tasks.get("mislabeled", dataset=table(2), r1=1.0), "`r1`.*1.0"),
-        (lambda: tasks.get("mislabeled", dataset=table(None)), "`dataset`.*classes"),
+        (lambda: tasks.get("mislabeled", dataset=random_table(2), r1=1.0), "`r1`.*1.0"),
+        (lambda: tasks.get("mislabeled", dataset=random_table(None)), "`dataset`.*classes"),
     ):
         with pytest.raises(ValueError, match=text):
             call()
 
 
 def test_an_example_has_one_training_label_for_good():
-    dataset = table(3)
+    dataset = random_table(3)
     task = tasks.get("mislabeled", dataset=dataset, r0=0.3, r1=0.5, batch_size=400)
     setting = task.draw(SEED, 2)
     right = {x.tobytes(): y for x, y in zip(*dataset.train, strict=True)}
@@ -101,7 +101,7 @@ def test_an_example_has_one_training_label_for_good():
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_labels_are_right_where_losses_are_measured(split):
-    dataset = table(3)
+    dataset = random_table(3)
     task = tasks.get("mislabeled", dataset=dataset, r0=0.5, r1=0.5, batch_size=100)
     right = {x.tobytes(): y for x, y in zip(*dataset.split(split), strict=True)}
     inputs, labels = task.batch(split, SEED, 1, task.draw(SEED, 1))

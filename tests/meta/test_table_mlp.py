@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_linear import loss_and_gradient, table
+from problems import loss_and_gradient, random_table
 
 from meta import random, tasks
 from meta.tasks import layers
@@ -29,7 +29,7 @@ class SmoothAbsolute(keras.losses.Loss):
 def test_loss_and_gradient_are_those_of_the_keras_model(num_classes, name, loss_function):
     task = tasks.get(
         "table_mlp",
-        dataset=table(num_classes),
+        dataset=random_table(num_classes),
         hidden_units=[4, 5],
         activation="silu",
         regression_loss=name,
@@ -64,8 +64,8 @@ def test_regression_losses_are_finite_with_a_finite_slope_everywhere(name):
 def test_noise_is_in_training_batches_only():
     arguments = {"batch_size": 2000, "input_noise": 0.5, "target_noise": 0.3}
     for num_classes in (3, None):
-        noisy = tasks.get("table_mlp", dataset=table(num_classes), **arguments)
-        clean = tasks.get("table_mlp", dataset=table(num_classes), batch_size=2000)
+        noisy = tasks.get("table_mlp", dataset=random_table(num_classes), **arguments)
+        clean = tasks.get("table_mlp", dataset=random_table(num_classes), batch_size=2000)
         for split in ("train", "validation", "test"):
             (x, y), (clean_x, clean_y) = (
                 task.batch(split, SEED, 1, task.draw(SEED, 1)) for task in (noisy, clean)
@@ -86,4 +86,4 @@ def test_wrong_arguments_are_named():
         ({"regression_loss": "nope"}, "`regression_loss`.*'nope'"),
     ):
         with pytest.raises(ValueError, match=text):
-            tasks.get("table_mlp", dataset=table(3), **config)
+            tasks.get("table_mlp", dataset=random_table(3), **config)
