@@ -115,9 +115,7 @@ class NormalizedMLP(mlp.MLP):
         particles, *shape = ops.shape(param)
         if self.adam_fallback and (len(shape) < 2 or "embedding" in name.lower()):
             return _FALLBACK.init_tensor_state(theta, param, name)
-        moments = features.init_factored_moments(
-            self._as_matrix(param), len(self.factored_decays)
-        )
+        moments = features.init_factored_moments(self._as_matrix(param), len(self.factored_decays))
         return {
             "m": ops.zeros((particles, len(self.momentum_decays), *shape), "float32"),
             "rms": ops.zeros((particles, len(self.rms_decays), *shape), "float32"),

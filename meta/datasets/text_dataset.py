@@ -55,7 +55,7 @@ def load_text(name="prose", data_dir=None):
 
     Args:
         name: `"prose"`, which needs no download, or any name that tensorflow-datasets knows
-            with a feature `text` (`"tiny_shakespeare"`, `"ag_news_subset"`, ...).
+            with a feature `text` (`"tiny_shakespeare"`, `"lm1b"`, ...).
         data_dir: where to prepare it, as for `load`.
 
     Returns:

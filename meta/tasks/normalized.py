@@ -60,9 +60,6 @@ class Normalized(base.Task):
     def seen_gradient(self, grads, data, setting):
         return self.task.seen_gradient(grads, data, setting)
 
-    def seen_gradient(self, grads, data, setting):
-        return self.task.seen_gradient(grads, data, setting)
-
     def score(self, losses, setting):
         losses = self.task.score(losses, setting)
         variant = setting["variant"]
