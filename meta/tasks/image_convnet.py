@@ -38,11 +38,11 @@ class ImageConvnet(ImageClassification):
     name: ClassVar = "image_convnet"
     architecture: ClassVar = {
         "dataset": ranges.Choice("digits", "patches"),
-        "image_size": ranges.Choice(8, 16),
+        "image_size": ranges.Choice(8),
         "filters": ranges.Layers(2, 4, ranges.Size(4, 16)),
         "strides": ranges.Each("filters", ranges.Choice(1, 2)),
         "activation": ranges.Choice(*layers.ACTIVATIONS),
-        "batch_size": ranges.Size(8, 64),
+        "batch_size": ranges.Size(8, 32),
     }
     large: ClassVar = {
         "image_size": ranges.Choice(32),
