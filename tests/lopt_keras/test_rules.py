@@ -167,10 +167,10 @@ def random_theta(rule, seed=0):
     }
 
 
-def one_update(rule, theta, grads, params, **known):
-    """The updates of the first step."""
+def one_update(rule, theta, grads, params, step=0, **known):
+    """The updates of one step, from the state before the first."""
     state = rule.init_state(theta, params)
-    signals = rules.Signals.silent(tf.constant([0]), **known)
+    signals = rules.Signals.silent(tf.constant([step]), **known)
     return rule.update(theta, state, grads, params, signals)[0]
 
 
@@ -308,9 +308,8 @@ def test_a_schedule_anneals_over_the_planned_steps():
                 {k: v[None] for k, v in rules.Scheduled("adam").init_theta(1).items()},
                 tensors(shapes, 1),
                 tensors(shapes),
-                rules.Signals.silent(tf.constant([step]))._replace(
-                    total_steps=tf.constant([total], tf.float32)
-                ),
+                step,
+                total_steps=tf.constant([total], tf.float32),
             )
             for step, total in ((0, 8.0), (6, 8.0), (8, 8.0), (9, 8.0), (6, np.nan))
         ]
