@@ -253,15 +253,16 @@ class Estimator(abc.ABC):
             for i, (name, value) in enumerate(sorted(theta.items()))
         }
 
-    def step_weights(self, num_steps):
-        """The weight of each step in the outer loss: `[unroll_length]`, with sum 1.
+    def step_weights(self, num_steps, length):
+        """The weight of each step in the outer loss: `[length]`, with sum 1.
 
         Args:
             num_steps: number of steps that are taken.
+            length: Python int, entries of the trajectory, at least `unroll_length`.
         """
         num_steps = tf.cast(num_steps, tf.float32)
         count = tf.maximum(tf.math.ceil(self.outer_tail * num_steps), 1.0)
-        step = tf.range(self.unroll_length, dtype=tf.float32)
+        step = tf.range(length, dtype=tf.float32)
         counted = (step >= num_steps - count) & (step < num_steps)
         return tf.cast(counted, tf.float32) / count
 
@@ -294,7 +295,8 @@ class Estimator(abc.ABC):
         clip, losses = self.task.loss_clip, trajectory.outer_loss
         within = self.is_within_clip(losses)
         clipped = tf.clip_by_value(tf.where(tf.math.is_finite(losses), losses, clip), -clip, clip)
-        mean = tf.reduce_sum(self.step_weights(num_steps)[:, None] * clipped, axis=0)
+        weights = self.step_weights(num_steps, losses.shape[0])
+        mean = tf.reduce_sum(weights[:, None] * clipped, axis=0)
         return mean, tf.reduce_any(~within, axis=0)
 
     def is_within_clip(self, losses):

@@ -94,9 +94,8 @@ class Pathwise(base.Estimator):
             the floating-point tensors of the inner state at the start.
         """
         last = self._last_segment(num_steps)
-        weights = tf.pad(
-            self.step_weights(num_steps), [[0, -self.unroll_length % self.segment_length]]
-        )
+        length = (1 + self._last_segment(self.unroll_length)) * self.segment_length
+        weights = self.step_weights(num_steps, length)
         weights = tf.reshape(weights, (-1, self.segment_length))
 
         def body(i, end, adjoint, gradients, trajectory):
