@@ -127,6 +127,34 @@ def run(
     return Trajectory(*[array.stack() for array in trajectory]), inner
 
 
+def evaluate(task, inner, seed, split, num_batches, num_problems):
+    """The mean score of the parameters over fresh batches.
+
+    Args:
+        task: `Task`.
+        inner: `InnerState`.
+        seed: `[2]` int32; batch i is drawn from it and i.
+        split: "train", "validation" or "test".
+        num_batches: a Python int.
+        num_problems: as for `begin`.
+
+    Returns:
+        `[P]`.
+    """
+    particles = inner.step.shape[0]
+    problems = tf.nest.map_structure(lambda x: x[:num_problems], inner.setting)
+
+    def body(i, total):
+        data = task.batch(split, random.fold_in(seed, i), num_problems, problems)
+        data = _repeat(data, particles // num_problems)
+        loss = task.loss(inner.params, data, inner.setting)
+        return i + 1, total + task.score(loss, inner.setting)
+
+    start = (tf.constant(0), tf.zeros(particles))
+    total = tf.while_loop(lambda i, _: i < num_batches, body, start)[1]
+    return total / num_batches
+
+
 def _step(rule, task, theta, inner, seed, num_problems, outer_split):
     copies = _num_particles(theta) // num_problems
     params, state, step, total_steps, setting = inner

@@ -16,8 +16,8 @@ from lopt_keras import features
 from lopt_keras.rules import base
 
 
-class _Handcrafted(base.UpdateRule):
-    """What the three share: a theta of scalars that the constructor gives."""
+class Handcrafted(base.UpdateRule):
+    """What they share: a theta of scalars that the constructor gives."""
 
     @abc.abstractmethod
     def _hyperparameters(self):
@@ -31,13 +31,13 @@ class _Handcrafted(base.UpdateRule):
         return {name: np.float32(value) for name, value in self._hyperparameters().items()}
 
 
-def _scalar(theta, name, param):
+def scalar(theta, name, param):
     """`exp` of a theta entry `[P]`, shaped to scale `param`, `[P, *shape]`."""
     return ops.exp(ops.reshape(theta[name], (-1, *(1,) * (len(param.shape) - 1))))
 
 
 @dataclasses.dataclass(frozen=True)
-class SGD(_Handcrafted):
+class SGD(Handcrafted):
     """Gradient descent with momentum, as `keras.optimizers.SGD`.
 
     Theta: `log_learning_rate`, `log_one_minus_momentum`, scalars.
@@ -70,15 +70,15 @@ class SGD(_Handcrafted):
         return {"m": ops.zeros_like(param)}
 
     def update_tensor(self, theta, state, message, grad, param, signals):
-        learning_rate = _scalar(theta, "log_learning_rate", param)
-        momentum = 1.0 - _scalar(theta, "log_one_minus_momentum", param)
+        learning_rate = scalar(theta, "log_learning_rate", param)
+        momentum = 1.0 - scalar(theta, "log_one_minus_momentum", param)
         m = momentum * state["m"] - learning_rate * grad
         update = momentum * m - learning_rate * grad if self.nesterov else m
         return update, {"m": m}
 
 
 @dataclasses.dataclass(frozen=True)
-class Adam(_Handcrafted):
+class Adam(Handcrafted):
     """Adam (Kingma and Ba, arXiv 1412.6980), as `keras.optimizers.Adam`.
 
     Theta: `log_learning_rate`, `log_one_minus_beta_1`, `log_one_minus_beta_2`,
@@ -116,10 +116,10 @@ class Adam(_Handcrafted):
         return {"m": ops.zeros_like(param), "v": ops.zeros_like(param)}
 
     def update_tensor(self, theta, state, message, grad, param, signals):
-        learning_rate = _scalar(theta, "log_learning_rate", param)
-        epsilon = _scalar(theta, "log_epsilon", param)
-        beta_1 = 1.0 - _scalar(theta, "log_one_minus_beta_1", param)
-        beta_2 = 1.0 - _scalar(theta, "log_one_minus_beta_2", param)
+        learning_rate = scalar(theta, "log_learning_rate", param)
+        epsilon = scalar(theta, "log_epsilon", param)
+        beta_1 = 1.0 - scalar(theta, "log_one_minus_beta_1", param)
+        beta_2 = 1.0 - scalar(theta, "log_one_minus_beta_2", param)
         m = features.accumulate(state["m"], grad, beta_1)
         v = features.accumulate(state["v"], ops.square(grad), beta_2)
         count = ops.reshape(ops.cast(signals.step, "float32") + 1.0, learning_rate.shape)
@@ -154,6 +154,6 @@ class AdamW(Adam):
 
     def update_tensor(self, theta, state, message, grad, param, signals):
         update, state = super().update_tensor(theta, state, message, grad, param, signals)
-        learning_rate = _scalar(theta, "log_learning_rate", param)
-        weight_decay = _scalar(theta, "log_weight_decay", param)
+        learning_rate = scalar(theta, "log_learning_rate", param)
+        weight_decay = scalar(theta, "log_weight_decay", param)
         return update - learning_rate * weight_decay * param, state

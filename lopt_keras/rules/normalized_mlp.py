@@ -186,7 +186,7 @@ class NormalizedMLP(mlp.MLP):
         """`[P, *shape]` with a root mean square of 1 over the last two axes."""
         rank = len(step.shape) - 1
         if self.orthogonalize and rank >= 2:
-            step = _orthogonalized(step)
+            step = orthogonalized(step)
         axis = tuple(range(max(1, rank - 1), rank + 1))
         return step * features.second_moment_scale(step, _EPSILON, axis)
 
@@ -206,8 +206,8 @@ def _pass_on(theta, row, hidden_layers):
             weights[:2, 0] = (1.0, -1.0)
 
 
-def _orthogonalized(x):
-    """Newton-Schulz iterations on the matrices of the last two axes."""
+def orthogonalized(x):
+    """Five Newton-Schulz iterations on matrices, `[..., rows, columns]`."""
     tall = x.shape[-2] is not None and x.shape[-2] > x.shape[-1]
     x = ops.swapaxes(x, -2, -1) if tall else x
     norm = ops.sqrt(ops.sum(ops.square(x), axis=(-2, -1), keepdims=True) + 1e-30)

@@ -101,7 +101,7 @@ def compute(configs, data_dir=None):
 
     @tf.function(jit_compile=True, autograph=False)
     def run(theta, variant, seed):
-        chosen = _Chosen(task, variant)
+        chosen = Chosen(task, variant)
         inner = unroll.begin(rule, chosen, theta, random.fold_in(seed, 0), problems)
         batches = random.fold_in(seed, 1)
         return unroll.run(rule, chosen, theta, inner, batches, NUM_STEPS, problems, "validation")[
@@ -125,7 +125,7 @@ def compute(configs, data_dir=None):
     ]
 
 
-class _Chosen:
+class Chosen:
     """A task of which problem i is variant `variant[i]`."""
 
     def __init__(self, task, variant):

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import lopt_keras
 from lopt_keras import LearnedOptimizer, rules
+from lopt_keras.rules import handcrafted
 
 # As small as they get: what is tested is how they are run, not what they compute.
 RULES = {
@@ -107,8 +108,8 @@ def moved(history):
 
 
 def test_every_learned_rule_is_here():
-    handcrafted = {"SGD", "Adam", "AdamW"}
-    assert {type(rule).__name__ for rule in RULES.values()} == set(rules.NAMES) - handcrafted
+    learned = {n for n in rules.NAMES if not issubclass(getattr(rules, n), handcrafted.Handcrafted)}
+    assert {type(rule).__name__ for rule in RULES.values()} == learned
 
 
 # Running.

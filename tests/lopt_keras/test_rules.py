@@ -24,6 +24,12 @@ HANDCRAFTED = [
     rules.SGD(learning_rate=0.1, momentum=0.8, nesterov=True),
     rules.Adam(learning_rate=0.01, beta_1=0.8, beta_2=0.99, epsilon=1e-5),
     rules.AdamW(learning_rate=0.01, weight_decay=0.1),
+    rules.RMSprop(learning_rate=0.01, rho=0.8, epsilon=1e-5),
+    rules.Nadam(learning_rate=0.01, beta_1=0.8, beta_2=0.99, epsilon=1e-5),
+    rules.Lion(learning_rate=0.01, beta_1=0.8, beta_2=0.95),
+    rules.Muon(learning_rate=0.01, momentum=0.9, weight_decay=0.1, adam_weight_decay=0.2),
+    rules.ScheduleFreeAdamW(learning_rate=0.01, beta_1=0.8, beta_2=0.99),
+    rules.CosineAdamW(learning_rate=0.01, weight_decay=0.1, warmup=0.3),
 ]
 ALL_RULES = [
     rules.MLP(hidden_size=4),
@@ -115,12 +121,29 @@ def test_the_keras_optimizer_reproduces_the_published_implementation(name):
         assert_published([v.numpy() for v in variables], arrays, i, names)
 
 
-@pytest.mark.parametrize("rule", HANDCRAFTED, ids=repr)
+def keras_optimizer(rule, total_steps):
+    """Keras's optimizer of the same name, or with the same schedule."""
+    config = rule.get_config()
+    if not isinstance(rule, rules.CosineAdamW):
+        return getattr(keras.optimizers, type(rule).__name__)(**config)
+    warmup_steps = int(config.pop("warmup") * total_steps)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0,
+        total_steps - warmup_steps,
+        warmup_target=config.pop("learning_rate"),
+        warmup_steps=warmup_steps,
+    )
+    return keras.optimizers.AdamW(schedule, **config)
+
+
+@pytest.mark.parametrize(
+    "rule", [r for r in HANDCRAFTED if not isinstance(r, rules.ScheduleFreeAdamW)], ids=repr
+)
 def test_handcrafted_rules_reproduce_keras(rule):
     rng = np.random.RandomState(0)
     shapes = [(), (5,), (4, 6), (3, 3, 2, 4)]
     start = [rng.standard_normal(shape).astype("float32") for shape in shapes]
-    reference = getattr(keras.optimizers, type(rule).__name__)(**rule.get_config())
+    reference = keras_optimizer(rule, total_steps=20)
     variables = [keras.Variable(value) for value in start]
     gradients = [
         [tf.constant(rng.standard_normal(shape).astype("float32")) for shape in shapes]
@@ -128,11 +151,36 @@ def test_handcrafted_rules_reproduce_keras(rule):
     ]
     theta = {name: value[None] for name, value in rule.init_theta().items()}
     params = [tf.constant(value[None]) for value in start]
-    history = apply(rule, theta, params, [[g[None] for g in grads] for grads in gradients])
+    particle = [[g[None] for g in grads] for grads in gradients]
+    history = apply(rule, theta, params, particle, [{"total_steps": tf.constant([20.0])}] * 20)
     for grads, params in zip(gradients, history, strict=True):
         reference.apply(grads, variables)
         for variable, param in zip(variables, params, strict=True):
             np.testing.assert_allclose(param[0], variable.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_schedule_free_adamw_reproduces_its_algorithm():
+    rule = rules.ScheduleFreeAdamW(learning_rate=0.01, beta_1=0.8, beta_2=0.99, epsilon=1e-5)
+    gradients = np.random.RandomState(0).standard_normal((30, 5))
+    theta = {name: value[None] for name, value in rule.init_theta().items()}
+    given = [[tf.constant(g[None], tf.float32)] for g in gradients]
+    history = apply(rule, theta, [tf.ones((1, 5))], given)
+    # Defazio et al., arXiv 2405.15682, algorithm 1, in float64.
+    z, x, v = np.ones(5), np.ones(5), np.zeros(5)
+    for t, (g, (param,)) in enumerate(zip(gradients, history, strict=True), start=1):
+        v = 0.99 * v + 0.01 * g**2
+        z = z - 0.01 * g / (np.sqrt(v / (1 - 0.99**t)) + 1e-5)
+        x = (1 - 1 / t) * x + z / t
+        np.testing.assert_allclose(param[0], 0.2 * z + 0.8 * x, rtol=1e-5)
+
+
+def test_a_schedule_without_horizon_is_none():
+    gradients = [[tf.constant([[1.0, -2.0]])], [tf.constant([[0.5, 3.0]])]]
+    results = []
+    for rule in (rules.AdamW(learning_rate=0.1), rules.CosineAdamW(learning_rate=0.1)):
+        theta = {name: value[None] for name, value in rule.init_theta().items()}
+        results.append(apply(rule, theta, [tf.ones((1, 2))], gradients)[-1][0])
+    np.testing.assert_array_equal(*results)
 
 
 @pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: type(rule).__name__)

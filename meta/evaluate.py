@@ -1,0 +1,158 @@
+"""Compares optimizers with tuned hand-designed ones, on many tasks.
+
+python -m meta.evaluate --weights=default --tasks=heldout_easy:20 --out_dir=out/evaluation
+python -m meta.evaluate --optimizer=keras.optimizers:Adamax --tasks=image_mlp:3 --out_dir=out/mine
+
+Writes results.json, results.csv, pictures and report.html. What is computed is kept in
+OUT_DIR/cache: killed and run again, it continues, and another optimizer costs only its
+own runs.
+"""
+
+import json
+import os
+import shlex
+import sys
+
+from absl import app, flags, logging
+
+from meta.evaluation import benchmark, contestants, report, suite
+from meta.evaluation.store import Store
+from meta.tasks.augmentation import Augmented
+
+_WEIGHTS = flags.DEFINE_list(
+    "weights", "", "Shipped weights or SavedModels, each also as label=weights."
+)
+_OPTIMIZER = flags.DEFINE_multi_string(
+    "optimizer",
+    [],
+    "A Keras optimizer, MODULE:CLASS, or JSON: 'optimizer' (that), and any of 'config' (object), "
+    "'tuned' (whether to tune the learning rate, around that of the config) and 'name'. Repeat "
+    "the flag for more.",
+)
+_TASKS = flags.DEFINE_string(
+    "tasks",
+    "heldout_easy:20",
+    "Comma-separated sets or families, each also as NAME:COUNT or NAME:COUNT:FIRST; or JSON: an "
+    "object with 'family' and its arguments, or a list of such.",
+)
+_TASK_OVERRIDES = flags.DEFINE_string(
+    "task_overrides",
+    "{}",
+    'JSON: arguments that replace those of the tasks, such as {"batch_size": 1}. Tasks without '
+    "them are left out.",
+)
+_AUGMENTATION = flags.DEFINE_string(
+    "augmentation", "{}", "How problems are disguised, as JSON; as for meta.train."
+)
+_BASELINES = flags.DEFINE_list(
+    "baselines", [], "Hand-designed optimizers besides Adam, by name; by default all."
+)
+_STEPS = flags.DEFINE_integer("steps", 500, "Steps of each training.", lower_bound=2)
+_SEEDS = flags.DEFINE_integer(
+    "seeds", 3, "Problems of each task; as many others serve to tune.", lower_bound=1
+)
+_RATES = flags.DEFINE_integer("rates", 9, "Learning rates, half-decades apart.", lower_bound=1)
+_TUNE_ON = flags.DEFINE_enum(
+    "tune_on", "validation", ("validation", "train"), "The final loss that learning rates minimise."
+)
+_TELL_HORIZON = flags.DEFINE_bool(
+    "tell_horizon", True, "Whether optimizers hear the number of steps."
+)
+_WALL_CLOCK = flags.DEFINE_bool("wall_clock", True, "Whether steps are timed.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of all problems.", lower_bound=0)
+_OUT_DIR = flags.DEFINE_string("out_dir", None, "Where results go.", required=True)
+_CACHE_DIR = flags.DEFINE_string(
+    "cache_dir", None, "Where runs are kept, for several --out_dir. Default: OUT_DIR/cache."
+)
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    try:
+        rivals, baselines = _rivals(), _baselines()
+        entries = suite.parse(_TASKS.value, _parse("task_overrides", _TASK_OVERRIDES.value))
+        settings = _settings(entries)
+    except (TypeError, ValueError) as error:
+        raise app.UsageError(str(error)) from error
+    store = Store(_CACHE_DIR.value or os.path.join(_OUT_DIR.value, "cache"))
+    results = benchmark.run(entries, [*rivals, *baselines], settings, store, _DATA_DIR.value)
+    command = shlex.join(["python", "-m", "meta.evaluate", *sys.argv[1:]])
+    names = [rival.name for rival in rivals]
+    summary = report.write(_OUT_DIR.value, results, names, settings, command)
+    _show(summary)
+
+
+def _rivals():
+    """The optimizers to compare with the baselines: list."""
+    found = [contestants.learned(text) for text in _WEIGHTS.value]
+    found += [contestants.from_import_path(text) for text in _OPTIMIZER.value]
+    names = [*contestants.BASELINES, *(rival.name for rival in found)]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise ValueError(
+            f"`--weights` and `--optimizer` need different names. Received twice: {repeated}. "
+            "Give labels: label=weights, or 'name' in JSON."
+        )
+    return found
+
+
+def _baselines():
+    known = contestants.BASELINES
+    if unknown := set(_BASELINES.value) - set(known):
+        raise ValueError(f"`--baselines` must be some of {list(known)}. Received: {unknown}")
+    chosen = {*(_BASELINES.value or known), contestants.ADAM}
+    return [baseline for name, baseline in known.items() if name in chosen]
+
+
+def _settings(entries):
+    augmentation = _parse("augmentation", _AUGMENTATION.value)
+    if augmentation:
+        try:
+            Augmented(entries[0].config.build(_DATA_DIR.value), **augmentation)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"`--augmentation={_AUGMENTATION.value}` does not fit: {error}"
+            ) from error
+    return benchmark.Settings(
+        _STEPS.value,
+        _SEEDS.value,
+        _RATES.value,
+        _TUNE_ON.value,
+        _TELL_HORIZON.value,
+        _WALL_CLOCK.value,
+        augmentation,
+        _SEED.value,
+    )
+
+
+def _parse(name, text):
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"`--{name}` must be JSON. Received: --{name}={text}: {error}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"`--{name}` must be a JSON object. Received: --{name}={text}")
+    return value
+
+
+def _show(summary):
+    for name, own in summary.items():
+        quartiles = own["quartiles"]["train_ratio"]
+        print(
+            f"{name:>26}: {quartiles[2]:.2f} times fewer steps than Adam in the median, "
+            f"{quartiles[0]:.2f} at worst; validation loss no worse on "
+            f"{100 * own['share_validation_no_worse']:.0f} % of tasks; "
+            f"diverged {own['diverged']} of {own['pairs']}"
+        )
+    print(f"Report: {os.path.join(_OUT_DIR.value, 'report.html')}")
+
+
+def run():
+    """The console command `lopt-evaluate`."""
+    logging.set_verbosity(logging.WARNING)
+    app.run(main)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,240 @@
+"""What a comparison leaves behind: JSON, CSV, pictures, and a page that needs no network."""
+
+import base64
+import csv
+import html
+import math
+import os
+import pathlib
+import re
+import string
+
+import numpy as np
+
+from meta import run_directory
+from meta.evaluation import figures, pictures
+
+_TEMPLATE = pathlib.Path(__file__).with_name("report.html")
+_SUMMARY = (
+    ("train_ratio", "times fewer steps to Adam's final train loss"),
+    ("seconds_ratio", "times fewer seconds"),
+    ("validation_ratio", "times fewer steps to Adam's lowest validation loss"),
+    ("validation_excess", "final validation loss, excess"),
+    ("test_excess", "final test loss, excess"),
+)
+_SHARES = (
+    ("share_train_won", "tasks won by train loss"),
+    ("share_validation_won", "tasks won by validation loss"),
+    ("share_fastest", "tasks on which it is the fastest of all"),
+    ("share_validation_no_worse", "tasks with a validation loss no worse"),
+    ("share_test_no_worse", "tasks with a test loss no worse"),
+)
+_TASK_COLUMNS = (
+    ("steps_to_train", "steps to Adam's final train loss"),
+    ("seconds_to_train", "seconds"),
+    ("train_ratio", "ratio at equal train loss"),
+    ("validation_ratio", "ratio at equal validation loss"),
+    ("mean_train", "mean train loss"),
+    ("final_train", "final train loss"),
+    ("final_validation", "final validation loss"),
+    ("final_test", "final test loss"),
+)
+
+
+def write(out_dir, results, rivals, settings, command):
+    """Writes everything.
+
+    Args:
+        out_dir: directory, made if there is none.
+        results: list of `benchmark.TaskResult`.
+        rivals: names of the optimizers that are compared with the baselines.
+        settings: `benchmark.Settings`.
+        command: that was run.
+
+    Returns:
+        The summary: dict from the name of each optimizer to `figures.summarise`.
+    """
+    os.makedirs(os.path.join(out_dir, "curves"), exist_ok=True)
+    files = {}
+    for result in results:
+        name = re.sub(r"\W+", "_", result.entry.name)
+        files[result.entry.name] = os.path.join(out_dir, "curves", f"{name}.png")
+        pictures.plot_task(result, rivals, files[result.entry.name])
+    overview = [os.path.join(out_dir, f"{name}.png") for name in ("ratios", "profiles")]
+    pictures.plot_ratios(results, rivals, overview[0])
+    pictures.plot_profiles(results, rivals, overview[1])
+    summary = summarise(results)
+    content = {
+        "command": command,
+        "settings": settings._asdict(),
+        "summary": summary,
+        "tasks": {result.entry.name: _task_json(result) for result in results},
+    }
+    run_directory.write_json(os.path.join(out_dir, "results.json"), content)
+    _write_csv(os.path.join(out_dir, "results.csv"), results)
+    page = _page(results, rivals, settings, command, summary, overview, files)
+    _replace(os.path.join(out_dir, "report.html"), page)
+    return summary
+
+
+def summarise(results):
+    """Dict from the name of each optimizer to its figures over all tasks."""
+    names = list(results[0].outcomes)
+    summary = {}
+    for name in names:
+        own = [result.outcomes[name].figures for result in results]
+        others = [
+            np.array([o.figures.train_ratio for n, o in r.outcomes.items() if n != name])
+            for r in results
+        ]
+        edges = sum(bool(result.outcomes[name].at_edge) for result in results)
+        summary[name] = {**figures.summarise(own, others), "learning_rates_at_edge": edges}
+    return summary
+
+
+def _task_json(result):
+    outcomes = {
+        name: {
+            "learning_rate": outcome.learning_rate,
+            "at_edge": bool(outcome.at_edge),
+            "seconds_per_step": _finite(outcome.seconds),
+            **{key: [_finite(x) for x in v] for key, v in outcome.figures._asdict().items()},
+        }
+        for name, outcome in result.outcomes.items()
+    }
+    return {
+        "config": result.entry.config._asdict(),
+        "num_parameters": result.num_parameters,
+        "start_loss": result.start,
+        "optimizers": outcomes,
+    }
+
+
+def _finite(value):
+    """For JSON, which has no infinity."""
+    return value.item() if isinstance(value, np.bool_) else _number(float(value))
+
+
+def _number(value):
+    return float(f"{value:.6g}") if math.isfinite(value) else None
+
+
+def _write_csv(file, results):
+    names = figures.Figures._fields
+    with open(f"{file}.tmp", "w", encoding="utf-8", newline="") as f:
+        writer = csv.writer(f)
+        writer.writerow(["task", "optimizer", "seed", "learning_rate", "seconds_per_step", *names])
+        for result in results:
+            for optimizer, outcome in result.outcomes.items():
+                for seed, row in enumerate(zip(*outcome.figures, strict=True)):
+                    start = [result.entry.name, optimizer, seed, outcome.learning_rate]
+                    writer.writerow([*start, _finite(outcome.seconds), *map(_finite, row)])
+    os.replace(f"{file}.tmp", file)
+
+
+def _page(results, rivals, settings, command, summary, overview, files):
+    told = "are told the number of steps" if settings.tell_horizon else "are not told the horizon"
+    substitutions = {
+        "command": html.escape(command),
+        "tasks": len(results),
+        "seeds": settings.num_seeds,
+        "steps": settings.num_steps,
+        "rates": settings.num_rates,
+        "tune_on": settings.tune_on,
+        "horizon": f"All optimizers that make use of it {told}.",
+        "augmentation": html.escape(str(settings.augmentation or "none")),
+        "summary": _summary_table(summary, rivals),
+        "shares": _shares_table(summary, rivals),
+        "overview": "".join(_picture(file) for file in overview),
+        "index": _index_table(results, rivals),
+        "details": "".join(_task_section(r, rivals, files[r.entry.name]) for r in results),
+    }
+    return string.Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(substitutions)
+
+
+def _summary_table(summary, rivals):
+    rows = []
+    for name, own in summary.items():
+        cells = []
+        for key, _ in _SUMMARY:
+            _, lower, median, upper, _ = own["quartiles"][key]
+            cells.append(f"<b>{_short(median)}</b> ({_short(lower)} to {_short(upper)})")
+        lowest = _short(own["quartiles"]["train_ratio"][0])
+        diverged = f"{own['diverged']} of {own['pairs']}"
+        rows.append((name, [*cells, lowest, diverged]))
+    heads = [label for _, label in _SUMMARY]
+    return _table(["optimizer", *heads, "worst task, steps", "diverged"], rows, rivals)
+
+
+def _shares_table(summary, rivals):
+    rows = [
+        (
+            name,
+            [f"{100 * own[key]:.0f} %" for key, _ in _SHARES] + [own["learning_rates_at_edge"]],
+        )
+        for name, own in summary.items()
+    ]
+    heads = [label for _, label in _SHARES]
+    return _table(["optimizer", *heads, "learning rate at the edge"], rows, rivals)
+
+
+def _index_table(results, rivals):
+    heads = ["task", "parameters"]
+    heads += [f"{rival}: {what}" for rival in rivals for what in ("train", "validation", "excess")]
+    rows = []
+    for result in results:
+        cells = [f"{result.num_parameters:,}"]
+        for rival in rivals:
+            own = result.outcomes[rival].figures
+            cells += [_spread(own.train_ratio), _spread(own.validation_ratio)]
+            cells.append(_spread(own.validation_excess))
+        rows.append((result.entry.name, cells))
+    return _table(heads, rows, ())
+
+
+def _task_section(result, rivals, file):
+    rows = []
+    for name, outcome in result.outcomes.items():
+        rate = "" if outcome.learning_rate is None else f"{outcome.learning_rate:.3g}"
+        cells = [rate + (" (edge)" if outcome.at_edge else "")]
+        cells += [_spread(getattr(outcome.figures, key)) for key, _ in _TASK_COLUMNS]
+        cells.append(int(outcome.figures.diverged.sum()))
+        rows.append((name, cells))
+    heads = ["optimizer", "learning rate", *(label for _, label in _TASK_COLUMNS), "diverged"]
+    title = html.escape(f"{result.entry.name}, {result.num_parameters:,} parameters")
+    config = html.escape(f"{result.entry.config.architecture} {result.entry.config.setting}")
+    table = _table(heads, rows, rivals)
+    return f"<h3>{title}</h3><p class=config>{config}</p>{_picture(file)}{table}"
+
+
+def _table(heads, rows, rivals):
+    """HTML, from headings and rows: pairs of a name and the other cells."""
+    head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
+    body = ""
+    for name, cells in rows:
+        emphasis = " class=rival" if name in rivals else ""
+        data = "".join(f"<td>{cell}</td>" for cell in cells)
+        body += f"<tr{emphasis}><td>{html.escape(name)}</td>{data}</tr>"
+    return f"<div class=scroll><table><tr>{head}</tr>{body}</table></div>"
+
+
+def _spread(values):
+    """Median over seeds, and lowest and highest."""
+    lowest, _, median, _, highest = figures.quantiles(values)
+    return f"{_short(median)} <small>({_short(lowest)} to {_short(highest)})</small>"
+
+
+def _short(value):
+    return "never" if value is None else f"{value:.3g}"
+
+
+def _picture(file):
+    data = base64.b64encode(pathlib.Path(file).read_bytes()).decode()
+    name = html.escape(os.path.basename(file))
+    return f'<img alt="{name}" src="data:image/png;base64,{data}">'
+
+
+def _replace(file, text):
+    with open(f"{file}.tmp", "w", encoding="utf-8") as f:
+        f.write(text)
+    os.replace(f"{file}.tmp", file)

@@ -1,0 +1,47 @@
+"""What was computed before, on disk."""
+
+import hashlib
+import json
+import os
+
+import numpy as np
+
+
+class Store:
+    """A directory of results, each in a file of its own, by a key.
+
+    A file is written under a temporary name and renamed: it is whole or not there.
+
+    Args:
+        directory: made if there is none.
+    """
+
+    def __init__(self, directory):
+        self._directory = directory
+        os.makedirs(directory, exist_ok=True)
+
+    def load(self, key):
+        """The arrays stored under a key: dict from name to array, or None.
+
+        Args:
+            key: what JSON can hold.
+        """
+        file, text = self._file(key)
+        if not os.path.exists(file):
+            return None
+        with np.load(file) as content:
+            arrays = dict(content)
+        # Two keys of one file name are as good as impossible; an edited file is not.
+        return arrays if arrays.pop("key").item() == text else None
+
+    def save(self, key, arrays):
+        """Stores arrays, a dict from name to array, under a key."""
+        file, text = self._file(key)
+        with open(f"{file}.tmp", "wb") as f:
+            np.savez_compressed(f, key=text, **arrays)
+        os.replace(f"{file}.tmp", file)
+
+    def _file(self, key):
+        text = json.dumps(key, sort_keys=True)
+        name = hashlib.sha256(text.encode()).hexdigest()[:32]
+        return os.path.join(self._directory, f"{name}.npz"), text
