@@ -13,8 +13,9 @@ from lopt_keras.rules import base, handcrafted, mlp
 _EPSILON = 1e-9
 _GRAD_BOUND, _GRAD_FEATURE_BOUND = 1000.0, 0.1
 _OUTPUTS = 3
-_SWITCHES = ("orthogonalize", "flatten_filters", "start_as_momentum", "adam_fallback")
-_MOMENTUM_ROW = 3
+_SWITCHES = ("orthogonalize", "flatten_filters", "adam_fallback")
+STARTS = ("random", "momentum", "adam")
+"""What the untrained direction may be."""
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _NEWTON_SCHULZ_STEPS = 5
 # With the weight decay of LearnedOptimizer, this is AdamW.
@@ -54,8 +55,8 @@ class NormalizedMLP(mlp.MLP):
         flatten_filters: whether tensors of rank 3 and more are taken as one matrix,
             all axes but the last by the last, as Muon takes convolutions. Otherwise
             each place of a filter's window is a matrix of its own, as in Celo2.
-        start_as_momentum: whether the untrained direction is the first of the
-            accumulators of g, as in Muon, instead of a random one.
+        start: the untrained direction: "random"; "momentum", the first of the
+            accumulators of g, as in Muon; or "adam", `m rsqrt(rms)` of the first ones.
         adam_fallback: whether tensors of rank 0 and 1, and embeddings (told by
             "embedding" in their name), take steps of Adam (decays 0.9 and 0.95) with
             the learning rate `step_mult` instead.
@@ -77,7 +78,7 @@ class NormalizedMLP(mlp.MLP):
     factored_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
     orthogonalize: bool = True
     flatten_filters: bool = False
-    start_as_momentum: bool = False
+    start: str = "random"
     adam_fallback: bool = True
 
     def __post_init__(self):
@@ -85,9 +86,11 @@ class NormalizedMLP(mlp.MLP):
         base.check_decay_counts(self)
         for name in _SWITCHES:
             base.check_bool(name, getattr(self, name))
-        if self.start_as_momentum and self.hidden_size < 2:
+        if self.start not in STARTS:
+            raise ValueError(f"`start` must be one of {STARTS}. Received: start={self.start!r}")
+        if self.start != "random" and self.hidden_size < 2:
             raise ValueError(
-                "`hidden_size` must be at least 2 with start_as_momentum. "
+                f"`hidden_size` must be at least 2 with start={self.start!r}. "
                 f"Received: hidden_size={self.hidden_size}"
             )
 
@@ -98,8 +101,11 @@ class NormalizedMLP(mlp.MLP):
 
     def init_theta(self, seed=0):
         theta = super().init_theta(seed)
-        if self.start_as_momentum:
-            _pass_on(theta, _MOMENTUM_ROW, self.hidden_layers)
+        momentum = 3
+        adam = momentum + len(self.momentum_decays) + len(self.rms_decays)
+        row = {"momentum": momentum, "adam": adam}.get(self.start)
+        if row is not None:
+            _pass_on(theta, row, self.hidden_layers)
         return theta
 
     def from_reference(self, arrays):
