@@ -54,8 +54,6 @@ class NormalizedMLP(mlp.MLP):
             `momentum_decays`.
         orthogonalize: whether five Newton-Schulz iterations bring the singular values
             of the direction, as a matrix of its last two axes, towards 1.
-        largest_side: only matrices of which one side is at most this long are
-            orthogonalised, as the cost of an entry grows with it; None for all.
         flatten_filters: whether tensors of rank 3 and more are taken as one matrix,
             all axes but the last by the last, as Muon takes convolutions. Otherwise
             each place of a filter's window is a matrix of its own, as in Celo2.
@@ -82,7 +80,6 @@ class NormalizedMLP(mlp.MLP):
     rms_decays: tuple[float, ...] = (0.95,)
     factored_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
     orthogonalize: bool = True
-    largest_side: int | None = None
     flatten_filters: bool = False
     start: str = "random"
     adam_fallback: bool = True
@@ -94,13 +91,15 @@ class NormalizedMLP(mlp.MLP):
             base.check_bool(name, getattr(self, name))
         if self.start not in STARTS:
             raise ValueError(f"`start` must be one of {STARTS}. Received: start={self.start!r}")
-        if self.largest_side is not None:
-            base.check_integer("largest_side", self.largest_side, low=1)
         if self.hidden_size < 2 * len(self._passed_on()):
             raise ValueError(
                 f"`hidden_size` must be at least {2 * len(self._passed_on())} with "
                 f"start={self.start!r}. Received: hidden_size={self.hidden_size}"
             )
+
+    @property
+    def flattens(self):
+        return self.flatten_filters
 
     def theta_shapes(self):
         momenta, rms = len(self.momentum_decays), len(self.rms_decays)
@@ -170,7 +169,7 @@ class NormalizedMLP(mlp.MLP):
         outputs = networks.mlp_per_parameter(
             theta, inputs, None, self.hidden_layers, epsilon=_EPSILON, axes=2
         )
-        orthogonalized = self._is_orthogonalized(param)
+        orthogonalized = self.orthogonalize and rank >= 2
         direction = _OTHER_DIRECTION if self.orthogonalize and not orthogonalized else 0
         step = outputs[:, direction] * ops.exp(self.exp_mult * outputs[:, 1])
         step = _normalised(ops.reshape(step, ops.shape(param)), orthogonalized)
@@ -205,14 +204,6 @@ class NormalizedMLP(mlp.MLP):
         }
         update, state = _FALLBACK.update_tensor(theta, state, message, grad, param, signals)
         return self.step_mult * update, state
-
-    def _is_orthogonalized(self, param):
-        """Whether the direction of a tensor, `[P, *matrices]`, is."""
-        if not self.orthogonalize or len(param.shape) < 3:
-            return False
-        # In the signatures of an export, sizes are not known.
-        smaller = min(param.shape[-2:], key=lambda size: size or math.inf)
-        return self.largest_side is None or (smaller is not None and smaller <= self.largest_side)
 
 
 def _normalised(step, orthogonalize):

@@ -79,6 +79,10 @@ class Scheduled(base.UpdateRule):
     def permutes_with_axes(self):
         return self.rule.permutes_with_axes
 
+    @property
+    def flattens(self):
+        return self.rule.flattens
+
     def theta_shapes(self):
         inner = {_RULE + name: shape for name, shape in self.rule.theta_shapes().items()}
         return {**inner, **self._controller.theta_shapes()}
