@@ -5,6 +5,7 @@ side; the Keras optimizer has P = 1), `F` features and a tensor's own `*shape`.
 Features come before the tensor's dimensions, so that each is a contiguous plane.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +53,12 @@ def norm(x):
     """The Euclidean norm of each particle's tensor: `[P, *shape]` -> `[P]`."""
     # Not exactly zero, where the square root has no derivative.
     return ops.sqrt(ops.sum(ops.square(flat(x)), axis=1) + 1e-30)
+
+
+def root_mean_square(x):
+    """Of each particle's tensor: `[P, *shape]` -> `[P]`."""
+    # Not `x.shape`: in the signatures of an export, sizes are not known.
+    return norm(x) * ops.rsqrt(ops.cast(math.prod(ops.shape(x)[1:]), "float32"))
 
 
 def moments(x):
