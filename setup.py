@@ -28,12 +28,17 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["lopt_keras*", "meta*", "export*"]),
-    package_data={"lopt_keras.pretrained": ["*/*", "*/*/*"], "meta.tasks": ["*.json"]},
+    package_data={
+        "lopt_keras.pretrained": ["*/*", "*/*/*"],
+        "meta.evaluation": ["*.html"],
+        "meta.tasks": ["*.json"],
+    },
     install_requires=["keras>=3.13", "numpy>=1.26", "tensorflow>=2.20"],
     extras_require={"meta": _META, "test": _META + _TEST, "backends": _BACKENDS},
     entry_points={
         "console_scripts": [
             "lopt-meta-train = meta.train:run",
+            "lopt-evaluate = meta.evaluate:run",
             "lopt-export = export.export:run",
         ]
     },

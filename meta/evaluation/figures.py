@@ -14,6 +14,7 @@ NO_WORSE = 0.01
 """What still counts as no worse: this share of what Adam gains over the start."""
 
 _CEILING = 9.0
+_SMALLEST_GAIN = 0.02
 
 
 class Figures(NamedTuple):
@@ -35,7 +36,8 @@ class Figures(NamedTuple):
         final_train, final_validation, lowest_validation: smoothed losses.
         final_test: loss of the last parameters.
         validation_excess, test_excess: final loss minus Adam's, over what Adam gained on
-            the start: 0 is as good as Adam, -1 twice the gain, 1 as at the start.
+            the start (at least 2 % of it): 0 is as good as Adam, -1 twice the gain, 1 as at
+            the start.
         diverged: some loss is not finite, or the final train loss is above the start by
             more than the start's size.
     """
@@ -160,9 +162,8 @@ def steps_to(losses, target):
 
 
 def _excess(loss, adam_loss, start):
-    """Of a loss over Adam's, in units of Adam's gain; where Adam gained nothing, of the start."""
-    gain = start - adam_loss
-    unit = np.where(gain > 0.0, gain, max(abs(start), 1e-6))
+    """Of a loss over Adam's, in units of Adam's gain, or of 2 % of the start if that is more."""
+    unit = np.maximum(start - adam_loss, _SMALLEST_GAIN * max(abs(start), 1e-6))
     return (loss - adam_loss) / unit
 
 
@@ -221,5 +222,5 @@ def profile(steps, factors):
     Source: Dolan and Moré, Mathematical Programming 91 (2002), section 1.
     """
     best = steps.min(axis=1, keepdims=True)
-    ratio = np.where(np.isfinite(steps), steps / best, np.inf)
+    ratio = steps / np.where(np.isfinite(best), best, 1.0)
     return (ratio[None] <= factors[:, None, None]).mean(axis=1)

@@ -16,11 +16,11 @@ from meta.evaluation import figures, pictures
 
 _TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 _SUMMARY = (
-    ("train_ratio", "times fewer steps to Adam's final train loss"),
-    ("seconds_ratio", "times fewer seconds"),
-    ("validation_ratio", "times fewer steps to Adam's lowest validation loss"),
-    ("validation_excess", "final validation loss, excess"),
-    ("test_excess", "final test loss, excess"),
+    ("train_ratio", "ratio of steps, train loss"),
+    ("seconds_ratio", "ratio of seconds, train loss"),
+    ("validation_ratio", "ratio of steps, validation loss"),
+    ("validation_excess", "excess, final validation loss"),
+    ("test_excess", "excess, final test loss"),
 )
 _SHARES = (
     ("share_train_won", "tasks won by train loss"),
@@ -163,7 +163,7 @@ def _summary_table(summary, rivals):
         diverged = f"{own['diverged']} of {own['pairs']}"
         rows.append((name, [*cells, lowest, diverged]))
     heads = [label for _, label in _SUMMARY]
-    return _table(["optimizer", *heads, "worst task, steps", "diverged"], rows, rivals)
+    return _table(["optimizer", *heads, "lowest ratio, train loss", "diverged"], rows, rivals)
 
 
 def _shares_table(summary, rivals):
@@ -225,7 +225,7 @@ def _spread(values):
 
 
 def _short(value):
-    return "never" if value is None else f"{value:.3g}"
+    return "never" if value is None else f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-")
 
 
 def _picture(file):

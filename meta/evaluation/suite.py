@@ -60,14 +60,8 @@ def _from_names(text):
             raise ValueError(
                 f"`tasks` must be NAME, NAME:COUNT or NAME:COUNT:FIRST. Received: {part}"
             )
-        count, first = (
-            [*map(int, numbers), _DEFAULT_COUNT, 0][:2]
-            if len(numbers) != 1
-            else (
-                int(numbers[0]),
-                0,
-            )
-        )
+        defaults = (_DEFAULT_COUNT, 0)
+        count, first = (*map(int, numbers), *defaults[len(numbers) :])
         entries += [_task(name, number) for number in range(first, first + count)]
     return entries
 
@@ -92,6 +86,8 @@ def _from_json(text):
     except ValueError as error:
         raise ValueError(f"`tasks` must be JSON or names. Received: {text}: {error}") from error
     specs = specs if isinstance(specs, list) else [specs]
+    if not all(isinstance(spec, dict) for spec in specs):
+        raise ValueError(f"`tasks` must be names or JSON objects. Received: {text}")
     return [Entry(f"{i}/{spec.get('family')}", _config(dict(spec))) for i, spec in enumerate(specs)]
 
 

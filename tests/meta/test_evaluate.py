@@ -1,0 +1,152 @@
+import csv
+import json
+import re
+
+import pytest
+from absl import app, flags
+
+from lopt_keras import rules
+from meta import evaluate as binary
+from meta.evaluation import benchmark, contestants, report, suite
+from meta.evaluation.store import Store
+
+TASKS = (
+    '[{"family": "quadratic", "dimension": 2, "condition": 3.0, "noise": 0.01},'
+    ' {"family": "quadratic", "dimension": 2, "condition": 30.0, "noise": 0.01}]'
+)
+SETTINGS = benchmark.Settings(num_steps=30, num_seeds=2, num_rates=3, wall_clock=False)
+ADAM = contestants.BASELINES["Adam"]
+WILD = contestants.from_import_path(
+    '{"optimizer": "keras.optimizers:SGD", "config": {"learning_rate": 1e20}, "tuned": false,'
+    ' "name": "wild"}'
+)
+
+
+class Counting:
+    """Counts the runs of a training."""
+
+    def __init__(self, monkeypatch):
+        self.runs = []
+        for name in ("train_rules", "train_keras"):
+            monkeypatch.setattr(benchmark._Program, name, self._counted(name))
+
+    def _counted(self, name):
+        original = getattr(benchmark._Program, name)
+
+        def run(program, *arguments):
+            self.runs.append(name)
+            return original(program, *arguments)
+
+        return run
+
+
+def run(directory, *others, settings=SETTINGS):
+    store = Store(str(directory))
+    return benchmark.run(suite.parse(TASKS), [*others, ADAM], settings, store)
+
+
+def test_another_optimizer_costs_only_its_own_runs(tmp_path, monkeypatch):
+    counting = Counting(monkeypatch)
+    first = run(tmp_path)
+    # On each of the two tasks: three learning rates, and the fresh problems.
+    assert counting.runs == ["train_rules"] * 8
+    counting.runs.clear()
+    again = run(tmp_path)
+    assert counting.runs == []
+    both = run(tmp_path, WILD)
+    assert counting.runs == ["train_keras"] * 2
+    for one, other, third in zip(first, again, both, strict=True):
+        losses = one.outcomes["Adam"].bounded.train
+        assert (losses == other.outcomes["Adam"].bounded.train).all()
+        assert (losses == third.outcomes["Adam"].bounded.train).all()
+    # A learning rate that is tuned for another loss asks for no more tuning.
+    counting.runs.clear()
+    run(tmp_path, settings=SETTINGS._replace(tune_on="train"))
+    assert len(counting.runs) <= 2
+    counting.runs.clear()
+    run(tmp_path, settings=SETTINGS._replace(num_steps=20))
+    assert len(counting.runs) == 8
+
+
+def test_the_learning_rate_is_the_best_of_the_grid(tmp_path):
+    better = contestants.HandDesigned("better", rules.Adam, 0.316)
+    for result in run(tmp_path, better):
+        # Thirty steps are few: of 0.00316, 0.01 and 0.0316 the last is the best.
+        assert result.outcomes["Adam"].learning_rate == 0.0316
+        assert result.outcomes["Adam"].at_edge
+        assert (result.outcomes["better"].figures.train_ratio > 1.5).all()
+
+
+def test_a_diverging_optimizer_is_counted_and_bounded(tmp_path):
+    results = run(tmp_path / "cache", WILD)
+    summary = report.write(str(tmp_path / "out"), results, ["wild"], SETTINGS, "command")
+    assert (summary["wild"]["diverged"], summary["wild"]["pairs"]) == (4, 4)
+    assert summary["Adam"]["diverged"] == 0
+    for result in results:
+        losses = result.outcomes["wild"].bounded.train
+        assert (losses <= 10.01 * abs(result.start)).all()
+
+
+@pytest.fixture(scope="module")
+def out_dir(tmp_path_factory):
+    """Of the binary, with a learned optimizer, two baselines and the clock."""
+    directory = tmp_path_factory.mktemp("evaluation")
+    arguments = [
+        "--weights=ours=default",
+        f"--tasks={TASKS}",
+        "--baselines=Lion",
+        "--steps=30",
+        "--seeds=2",
+        "--rates=3",
+        f"--out_dir={directory}",
+    ]
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["evaluate", *arguments])
+    binary.main(["evaluate"])
+    return directory
+
+
+def test_results_are_json_and_csv(out_dir):
+    content = json.loads((out_dir / "results.json").read_text())
+    assert list(content["summary"]) == sorted(["Adam", "Lion", "ours"])
+    assert len(content["tasks"]) == 2
+    for task in content["tasks"].values():
+        assert task["optimizers"]["Adam"]["train_ratio"] == [1.0, 1.0]
+        assert task["optimizers"]["ours"]["learning_rate"] is None
+        assert all(own["seconds_per_step"] > 0 for own in task["optimizers"].values())
+    with open(out_dir / "results.csv", newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert len(rows) == 2 * 3 * 2
+    for row in rows:
+        own = content["tasks"][row["task"]]["optimizers"][row["optimizer"]]
+        assert float(row["final_test"]) == own["final_test"][int(row["seed"])]
+
+
+def test_the_report_needs_no_network(out_dir):
+    page = (out_dir / "report.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 + 2
+    assert not re.search(r"(src|href)=.?(http|/|\.)", page)
+    assert "$" not in page
+    assert "are told the number of steps" in page
+    assert len(list((out_dir / "curves").glob("*.png"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("flag", "message"),
+    [
+        ("--weights=nowhere", "nowhere"),
+        ("--weights=default,default", "different names.*default"),
+        ("--weights=Adam=default", "different names.*Adam"),
+        ("--optimizer=nonsense", "`optimizer` must be"),
+        ("--baselines=Adam,Nonsense", "`--baselines` must be some of.*Nonsense"),
+        ("--tasks=nonsense", "`tasks` must be"),
+        ("--task_overrides=3", "`--task_overrides` must be a JSON object"),
+        ('--augmentation={"loss_scale": 3}', "`--augmentation=.*loss_scale"),
+    ],
+)
+def test_bad_flags_are_refused_before_any_work(flag, message, tmp_path):
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["evaluate", flag, f"--out_dir={tmp_path / 'out'}"])
+    with pytest.raises(app.UsageError, match=message):
+        binary.main(["evaluate"])
+    assert not (tmp_path / "out").exists()
