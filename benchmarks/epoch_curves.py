@@ -18,15 +18,46 @@ def plot(runs, title, file):
     """
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
     for axis, split in zip(axes, ("train", "validation"), strict=True):
-        for i, (name, trainings) in enumerate(runs.items()):
-            losses = np.array([training[split] for training in trainings])
-            epochs = np.arange(1, losses.shape[1] + 1)
-            axis.plot(epochs, losses.mean(axis=0), label=name, color=f"C{i}", marker=".")
-            axis.fill_between(epochs, losses.min(0), losses.max(0), color=f"C{i}", alpha=0.2, lw=0)
-        axis.set(xlabel="epoch", yscale="log", title=f"{split} loss")
-        axis.grid(alpha=0.3)
+        draw(axis, runs, split)
+        axis.set_title(f"{split} loss")
     axes[0].set_ylabel("loss (mean and range over seeds)")
     axes[1].legend()
     figure.suptitle(title)
     figure.savefig(file, dpi=120)
     plt.close(figure)
+
+
+def plot_all(runs, columns, file):
+    """Draws both losses of several models, two panels for each.
+
+    Args:
+        runs: dict from the name of a model to what `plot` takes.
+        columns: models next to each other.
+        file: PNG to write.
+    """
+    rows = -(-len(runs) // columns)
+    figure, axes = plt.subplots(
+        rows, 2 * columns, figsize=(7 * columns, 3 * rows), squeeze=False, layout="constrained"
+    )
+    panels = axes.reshape(-1, 2)
+    for pair in panels[len(runs) :]:
+        pair[0].axis("off")
+        pair[1].axis("off")
+    for pair, (model, own) in zip(panels, runs.items(), strict=False):
+        for axis, split in zip(pair, ("train", "validation"), strict=True):
+            draw(axis, own, split)
+            axis.set_title(f"{model}, {split}", fontsize=10)
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.savefig(file, dpi=100)
+    plt.close(figure)
+
+
+def draw(axis, runs, split):
+    """Draws the losses of a split: mean and range over seeds."""
+    for i, (name, trainings) in enumerate(runs.items()):
+        losses = np.array([training[split] for training in trainings])
+        epochs = np.arange(1, losses.shape[1] + 1)
+        axis.plot(epochs, losses.mean(axis=0), label=name, color=f"C{i}", marker=".")
+        axis.fill_between(epochs, losses.min(0), losses.max(0), color=f"C{i}", alpha=0.2, lw=0)
+    axis.set(xlabel="epoch", yscale="log")
+    axis.grid(alpha=0.3)
