@@ -10,9 +10,9 @@ runs.
 
 import json
 import os
-import time
 
 import epoch_curves
+import fitting
 import keras
 import model_zoo
 import numpy as np
@@ -32,7 +32,6 @@ _OUT_DIR = flags.DEFINE_string("out_dir", "out/keras_models", "For the picture a
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
 
 _TUNING_SEED = 1000
-_ADAM_GRID = [float(f"{rate:.3g}") for rate in 10.0 ** np.arange(-4.5, 0.0, 0.5)]
 _DEFAULT_RATE = 0.001
 _LEARNED, _DEFAULT, _TUNED = "LearnedOptimizer()", "Adam, default 0.001", "Adam, tuned"
 
@@ -41,29 +40,6 @@ flags.register_validator(
     lambda names: names and set(names) <= set(model_zoo.WORKLOADS),
     f"must be some of {list(model_zoo.WORKLOADS)}.",
 )
-
-
-def train(optimizer, workload, epochs, seed):
-    """Losses of each epoch of a fit, the test loss at its end, and the fit's seconds."""
-    keras.utils.set_random_seed(seed)
-    model = workload.make()
-    model.compile(optimizer=optimizer, loss=workload.loss)
-    start = time.perf_counter()
-    history = model.fit(
-        *workload.train,
-        validation_data=workload.validation,
-        batch_size=workload.batch_size,
-        epochs=epochs,
-        verbose=0,
-    ).history
-    seconds = time.perf_counter() - start
-    test_loss = model.evaluate(*workload.test, batch_size=500, verbose=0)
-    return {
-        "train": history["loss"],
-        "validation": history["val_loss"],
-        "test": test_loss,
-        "seconds": seconds,
-    }
 
 
 class AdamRuns:
@@ -80,10 +56,10 @@ class AdamRuns:
                 self._runs = json.load(f)
 
     def train(self, name, workload, epochs, rate, seed):
-        """As `train`, if the file lacks it."""
+        """As `fitting.train`, if the file lacks it."""
         key = f"{name}, {epochs} epochs, {rate:g}, seed {seed}, keras {keras.__version__}"
         if key not in self._runs:
-            self._runs[key] = train(keras.optimizers.Adam(rate), workload, epochs, seed)
+            self._runs[key] = fitting.train(keras.optimizers.Adam(rate), workload, epochs, seed)
             run_directory.write_json(self._file, self._runs)
         return self._runs[key]
 
@@ -102,30 +78,15 @@ def compete(name, adam, bar):
             bar.update()
         return runs
 
-    tuning = [adams(rate, [_TUNING_SEED])[0]["validation"][-1] for rate in _ADAM_GRID]
-    best = _ADAM_GRID[int(np.nanargmin(tuning))]
+    tuning = [adams(rate, [_TUNING_SEED])[0]["validation"][-1] for rate in fitting.ADAM_GRID]
+    best = fitting.ADAM_GRID[int(np.nanargmin(tuning))]
     runs = {_LEARNED: [], _DEFAULT: adams(_DEFAULT_RATE, seeds), _TUNED: adams(best, seeds)}
     for seed in seeds:
         bar.set_description(f"{name}, learned")
         optimizer = LearnedOptimizer(weights=_WEIGHTS.value)
-        runs[_LEARNED].append(train(optimizer, workload, epochs, seed))
+        runs[_LEARNED].append(fitting.train(optimizer, workload, epochs, seed))
         bar.update()
     return runs, best
-
-
-def summarise(runs):
-    """Of each optimizer, mean and standard deviation over seeds at the end: dict."""
-    summary = {}
-    for name, trainings in runs.items():
-        final = {
-            split: np.array([np.ravel(training[split])[-1] for training in trainings])
-            for split in ("train", "validation", "test", "seconds")
-        }
-        summary[name] = {
-            split: {"mean": float(values.mean()), "std": float(values.std(ddof=1))}
-            for split, values in final.items()
-        }
-    return summary
 
 
 def table(summaries, rates):
@@ -165,11 +126,11 @@ def main(argv):
     os.makedirs(_OUT_DIR.value, exist_ok=True)
     adam = AdamRuns(os.path.join(_OUT_DIR.value, "adam.json"))
     runs, rates = {}, {}
-    fits = len(_MODELS.value) * (len(_ADAM_GRID) + 3 * _SEEDS.value)
+    fits = len(_MODELS.value) * (len(fitting.ADAM_GRID) + 3 * _SEEDS.value)
     with tqdm.tqdm(total=fits, unit="fit") as bar:
         for name in _MODELS.value:
             runs[name], rates[name] = compete(name, adam, bar)
-    summaries = {name: summarise(own) for name, own in runs.items()}
+    summaries = {name: fitting.summarise(own) for name, own in runs.items()}
     content = {
         "weights_sha256": sha256,
         "learning_rates": rates,

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import pathlib
 import re
 
@@ -31,3 +32,29 @@ def test_links_between_pages_lead_somewhere():
     for page in [*ROOT.glob("*.md"), *ROOT.glob("*/*.md")]:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_notebook_runs_from_top_to_bottom(monkeypatch):
+    """In this process: as plain Python, without a kernel, which would start TensorFlow anew."""
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    notebook = json.loads((ROOT / "docs" / "quickstart.ipynb").read_text(encoding="utf-8"))
+    names = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            exec("".join(cell["source"]), names)
+    assert len(names["learned"]["val_loss"]) == 15
+    assert names["learned"]["val_loss"][-1] < 0.5 * names["learned"]["val_loss"][0]
+    assert int(names["restored"].optimizer.iterations) == 16 * 19
+    assert float(names["value"]) < 1.0
+    assert names["optimizer"].skipped_steps == 0
+
+
+def test_pages_name_flags_and_modules_that_exist():
+    evaluate = (ROOT / "meta" / "evaluate.py").read_text(encoding="utf-8")
+    train = (ROOT / "meta" / "train.py").read_text(encoding="utf-8")
+    for page in ("quickstart.md", "meta_training.md"):
+        text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+        for flag in re.findall(r"--([a-z_]+)", text):
+            known = f'"{flag.removeprefix("no")}"'
+            assert known in evaluate or f'"{flag}"' in train or known in train, f"{page}: {flag}"
