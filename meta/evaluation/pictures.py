@@ -82,7 +82,7 @@ def plot_profiles(results, rivals, file):
 
 def _style(i, is_rival):
     width = _RIVAL_WIDTH if is_rival else _BASELINE_WIDTH
-    return {"color": plt.cm.tab20(i % 20), "lw": width}
+    return {"color": f"C{i}", "lw": width, "ls": "-" if i < 10 else "--"}
 
 
 def _finish(figure, axis, title, file):

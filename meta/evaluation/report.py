@@ -155,15 +155,14 @@ def _page(results, rivals, settings, command, summary, overview, files):
 def _summary_table(summary, rivals):
     rows = []
     for name, own in summary.items():
-        cells = []
+        cells = [f"{own['diverged']} of {own['pairs']}"]
+        cells.append(_short(own["quartiles"]["train_ratio"][0]))
         for key, _ in _SUMMARY:
-            _, lower, median, upper, _ = own["quartiles"][key]
-            cells.append(f"<b>{_short(median)}</b> ({_short(lower)} to {_short(upper)})")
-        lowest = _short(own["quartiles"]["train_ratio"][0])
-        diverged = f"{own['diverged']} of {own['pairs']}"
-        rows.append((name, [*cells, lowest, diverged]))
+            _, lower, median, upper, _ = map(_short, own["quartiles"][key])
+            cells.append(f"<b>{median}</b> <small>({lower} to {upper})</small>")
+        rows.append((name, cells))
     heads = [label for _, label in _SUMMARY]
-    return _table(["optimizer", *heads, "lowest ratio, train loss", "diverged"], rows, rivals)
+    return _table(["optimizer", "diverged", "lowest ratio, train loss", *heads], rows, rivals)
 
 
 def _shares_table(summary, rivals):
@@ -225,7 +224,10 @@ def _spread(values):
 
 
 def _short(value):
-    return "never" if value is None else f"{value:.3g}".replace("e+0", "e").replace("e-0", "e-")
+    """Three digits, none beyond the fourth decimal."""
+    if value is None:
+        return "never"
+    return f"{value:.3g}" if abs(value) >= 0.01 else f"{value:.4f}".rstrip("0").rstrip(".")
 
 
 def _picture(file):
