@@ -35,8 +35,10 @@ def plot_task(result, rivals, file):
         axis.set(xlabel="step", xscale="log", title=f"{split} loss")
         lowest = min(getattr(o.bounded, split).min() for o in result.outcomes.values())
         axis.set_yscale("log" if lowest > 0 else "linear")
-        top = result.start + 0.5 * abs(result.start)
-        axis.set_ylim(top=max(top, np.nextafter(axis.get_ylim()[0], np.inf)))
+        # What diverges would hide the others.
+        bottom, top = axis.get_ylim()
+        highest = result.start + 0.5 * abs(result.start)
+        axis.set_ylim(top=min(top, highest) if highest > bottom else top)
         axis.grid(alpha=0.3)
     _finish(figure, axes[0], f"{result.entry.name}, {result.num_parameters} parameters", file)
 
