@@ -183,8 +183,6 @@ flags.register_multi_flags_validator(
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    if _COMPILATION_CACHE.value is not None:
-        _keep_compiled_programs(_COMPILATION_CACHE.value)
     try:
         rule, task, loop = _build()
     except ValueError as error:
@@ -199,8 +197,18 @@ def main(argv):
         _compare(task, rule, loop.theta)
 
 
+def _parse_flags(argv):
+    """Parses the flags, and sets up the compilation cache.
+
+    TensorFlow reads its own settings once, when absl has parsed the flags.
+    """
+    rest = app.parse_flags_with_usage(argv)
+    if _COMPILATION_CACHE.value is not None:
+        _keep_compiled_programs(_COMPILATION_CACHE.value)
+    return rest
+
+
 def _keep_compiled_programs(directory):
-    """Has XLA keep what it compiles; must come before anything is compiled."""
     given = os.environ.get("TF_XLA_FLAGS", "")
     os.environ["TF_XLA_FLAGS"] = f"{given} --tf_xla_persistent_cache_directory={directory}".strip()
 
@@ -408,7 +416,7 @@ def _compare(task, rule, theta):
 def run():
     """The console command `lopt-meta-train`."""
     logging.set_verbosity(logging.WARNING)  # TensorFlow tells much; --verbosity still counts.
-    app.run(main)
+    app.run(main, flags_parser=_parse_flags)
 
 
 if __name__ == "__main__":

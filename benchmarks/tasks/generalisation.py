@@ -1,12 +1,12 @@
 """Does meta-training on more tasks generalise better?
 
-python benchmarks/tasks/generalisation.py --seconds=600 --out_dir=benchmarks/results/tasks
+python benchmarks/tasks/generalisation.py --out_dir=benchmarks/results/tasks
 
 The same rule is meta-trained on 1, 10, 100 and 1000 tasks, each time for the same number of
-seconds (compilation is not counted), then it trains held-out tasks. What it reaches is
-measured as a score: 1 is the validation loss at the start, 0 that of Adam with the best of 9
-learning rates for this very task, after as many steps. Every run is resumed where it was, and
-evaluations are kept.
+outer steps, which are as many inner steps, then it trains held-out tasks. Each seed begins
+with another family. What it reaches is measured as a score: 1 is the validation loss at the
+start, 0 that of Adam with the best of 9 learning rates for this very task, after as many
+steps. Every run is resumed where it was, and evaluations are kept.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from meta import comparison, estimators, random, run_directory, tasks
 from meta.curriculum import Curriculum
 from meta.mixture import Mixture, normalized
 from meta.outer_loop import OuterLoop
-from meta.tasks import references
+from meta.tasks import distribution, references
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -32,8 +32,8 @@ from matplotlib import pyplot as plt
 _COUNTS = flags.DEFINE_list("counts", ["1", "10", "100", "1000"], "Numbers of tasks.")
 _FAMILIES = flags.DEFINE_list("families", None, "Families to train on. Default: all.")
 _MILLISECONDS = flags.DEFINE_float("milliseconds", None, "Time budget of a task's step.")
-_SECONDS = flags.DEFINE_float("seconds", 600.0, "Of each meta-training.", lower_bound=1.0)
-_SEEDS = flags.DEFINE_integer("seeds", 1, "Meta-trainings of each number.", lower_bound=1)
+_OUTER_STEPS = flags.DEFINE_integer("outer_steps", 2000, "Of each meta-training.", lower_bound=1)
+_SEEDS = flags.DEFINE_list("seeds", ["3", "3", "1", "1"], "Meta-trainings of each number.")
 _HELD_OUT = flags.DEFINE_integer("held_out", 24, "Tasks of each held-out set.", lower_bound=2)
 _RUNS_DIR = flags.DEFINE_string("runs_dir", "out/generalisation", "Checkpoints and evaluations.")
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/tasks", "For the picture and the figures.")
@@ -43,14 +43,13 @@ RULE = rules.FactoredMLP(hidden_size=8, step_mult=0.01, exp_mult=0.1)
 HELD_OUT_SETS = ("heldout_easy", "heldout_families")
 _UNROLL_LENGTH, _PARTICLES, _STDDEV, _OUTER_RATE = 20, 16, 0.01, 1e-3
 _PROBLEMS = 4
-_CHUNK = 50
+_CHECKPOINT_EVERY = 50
 _LARGEST_SCORE = 3.0
 
 
 def meta_train(count, seed):
-    """Theta after the seconds of meta-training on `count` tasks, and what it took: dict."""
-    families = None if _FAMILIES.value is None else dict.fromkeys(_FAMILIES.value, 1.0)
-    programs = Mixture(families, count, _MILLISECONDS.value).build(_DATA_DIR.value)
+    """Theta after meta-training on `count` tasks, and what it took: dict."""
+    programs = Mixture(families(seed), count, _MILLISECONDS.value).build(_DATA_DIR.value)
     horizon = references.NUM_STEPS
     training = {
         name: (
@@ -73,12 +72,11 @@ def meta_train(count, seed):
         keras.optimizers.Adam(_OUTER_RATE),
         seed,
         os.path.join(_RUNS_DIR.value, f"{count}_{seed}"),
-        checkpoint_every=_CHUNK,
+        checkpoint_every=_CHECKPOINT_EVERY,
         curriculum=Curriculum("constant", horizon),
     )
     loop.restore()
-    while loop.seconds < _SECONDS.value:
-        loop.run(loop.step + _CHUNK)
+    loop.run(_OUTER_STEPS.value)
     return loop.theta, {
         "tasks": int(sum(weight for _, weight in programs.values())),
         "programs": len(programs),
@@ -86,6 +84,13 @@ def meta_train(count, seed):
         "seconds": loop.seconds,
         "compile_seconds": loop.compile_seconds,
     }
+
+
+def families(seed):
+    """Those to train on, equally: from one that differs between seeds."""
+    names = _FAMILIES.value or distribution.families("train")
+    first = seed * len(names) // 3 % len(names)
+    return dict.fromkeys([*names[first:], *names[:first]], 1.0)
 
 
 def held_out_tasks(of):
@@ -120,7 +125,12 @@ def evaluate(config, task, thetas):
 
 
 def interval(scores, rng):
-    """Mean over tasks and seeds, and its 95 % interval from a bootstrap over tasks."""
+    """Mean over tasks and seeds, and its 95 % interval from a bootstrap over tasks.
+
+    Args:
+        scores: `[seeds, tasks]`.
+        rng: `numpy.random.Generator`.
+    """
     means = scores.mean(axis=0)
     drawn = rng.choice(means, (2000, len(means)))
     return [float(means.mean()), *np.quantile(drawn.mean(axis=1), [0.025, 0.975]).tolist()]
@@ -145,36 +155,49 @@ def plot(results, file):
     plt.close(figure)
 
 
+def measure(of, trained, rng):
+    """The scores of all on the tasks of a held-out set: dict from number of tasks.
+
+    Args:
+        of: name of the set.
+        trained: dict from number of tasks to the list of thetas, one for each seed.
+        rng: `numpy.random.Generator`.
+    """
+    held_out = held_out_tasks(of)
+    thetas = [theta for runs in trained.values() for theta in runs]
+    scores = np.array([evaluate(c, t, thetas) for c, t in tqdm.tqdm(held_out, unit="task")]).T
+    measured, first = {}, 0
+    for count, runs in trained.items():
+        found, first = scores[first : first + len(runs)], first + len(runs)
+        measured[count] = {
+            "mean": interval(found, rng),
+            "mean_of_each_seed": found.mean(axis=1).tolist(),
+            "median": float(np.median(found)),
+            "by_task": {c.key: found[:, i].tolist() for i, (c, _) in enumerate(held_out)},
+        }
+        middle, low, high = measured[count]["mean"]
+        print(f"{of:>17}, {count:5d} tasks: mean score {middle:.3f} [{low:.3f}, {high:.3f}]")
+    return measured
+
+
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    counts = [int(count) for count in _COUNTS.value]
-    trained = {count: [meta_train(count, seed) for seed in range(_SEEDS.value)] for count in counts}
-    thetas = [theta for runs in trained.values() for theta, _ in runs]
-    results = {
-        "runs": {count: [figures for _, figures in runs] for count, runs in trained.items()},
-        "seconds": _SECONDS.value,
-        "scores": {},
+    counts, seeds = ([int(x) for x in flag.value] for flag in (_COUNTS, _SEEDS))
+    if len(counts) != len(seeds):
+        raise app.UsageError(f"--seeds={seeds} must have a number for each of --counts={counts}.")
+    runs = {
+        count: [meta_train(count, seed) for seed in range(number)]
+        for count, number in zip(counts, seeds, strict=True)
     }
+    trained = {count: [theta for theta, _ in found] for count, found in runs.items()}
     rng = np.random.default_rng(0)
-    for of in HELD_OUT_SETS:
-        held_out = held_out_tasks(of)
-        scores = np.array([evaluate(c, t, thetas) for c, t in tqdm.tqdm(held_out, unit="task")])
-        scores = scores.T.reshape(len(counts), _SEEDS.value, len(held_out))
-        results["scores"][of] = {
-            count: {
-                "mean": interval(found, rng),
-                "median": float(np.median(found)),
-                "by_task": {c.key: found[:, i].tolist() for i, (c, _) in enumerate(held_out)},
-            }
-            for count, found in zip(counts, scores, strict=True)
-        }
-        for count, found in results["scores"][of].items():
-            middle, low, high = found["mean"]
-            print(
-                f"{of:>17}, {count:5d} tasks: mean score {middle:6.3f} [{low:.3f}, {high:.3f}], "
-                f"median {found['median']:6.3f}"
-            )
+    results = {
+        "outer_steps": _OUTER_STEPS.value,
+        "milliseconds": _MILLISECONDS.value,
+        "runs": {count: [figures for _, figures in found] for count, found in runs.items()},
+        "scores": {of: measure(of, trained, rng) for of in HELD_OUT_SETS},
+    }
     os.makedirs(_OUT_DIR.value, exist_ok=True)
     run_directory.write_json(os.path.join(_OUT_DIR.value, "generalisation.json"), results)
     picture = os.path.join(_OUT_DIR.value, "generalisation.png")

@@ -52,9 +52,14 @@ def train(out_dir, data_dir, *flags):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, data_dir):
     out_dir = tmp_path_factory.mktemp("runs") / "whole"
-    result = train(out_dir, data_dir)
+    result = train(out_dir, data_dir, f"--compilation_cache={out_dir.parent / 'compiled'}")
     assert result.returncode == 0, result.stderr
     return out_dir, result
+
+
+def test_compiled_programs_are_kept(whole):
+    out_dir, _ = whole
+    assert os.listdir(out_dir.parent / "compiled")
 
 
 def last_checkpoint(out_dir):
