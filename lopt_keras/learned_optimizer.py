@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from lopt_keras import features, observations, pretrained, rounding, rules, saved_model
+from lopt_keras import features, fusion, observations, pretrained, rounding, rules, saved_model
 from lopt_keras.rules import base
 
 if keras.backend.backend() == "tensorflow":
@@ -423,9 +423,10 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
         def program(*args):
             if key not in self._programs:
-                # Concrete: TensorFlow would warn of the many functions as of one retraced.
                 traced = tf.function(function, jit_compile=True, autograph=False)
-                self._programs[key] = traced.get_concrete_function(*args)
+                with fusion.scope():
+                    # Concrete: TensorFlow would warn of the many functions as of one retraced.
+                    self._programs[key] = traced.get_concrete_function(*args)
             return self._programs[key](*args)
 
         return program

@@ -85,16 +85,14 @@ class FactoredMLP(mlp.MLP):
 
     def update_tensor(self, theta, state, message, grad, param, signals):
         decays = self._decays(theta, rank=len(param.shape) - 1)
-        g, p = grad[:, None], param[:, None]
-        m = features.accumulate(state["m"], g, decays["momentum_decays"])
-        rms = features.accumulate(state["rms"], ops.square(g), decays["rms_decays"])
+        g = grad[:, None]
         moments = features.factored_moments(state, grad, decays["factored_decays"])
-        row, col = moments.row, moments.col
-        rsqrt_rms = ops.rsqrt(rms + 1e-6)
-        inputs = [g, p, m, rms, m * rsqrt_rms, rsqrt_rms, g * moments.grad_factor, row, col]
-        inputs += [ops.rsqrt(row + 1e-8), ops.rsqrt(col + 1e-8), m * moments.momentum_factor]
-        state = {"m": m, "rms": rms, **moments.state}
-        return self.step(theta, inputs, param, signals), state
+        accumulated = (state["m"], state["rms"], g, *list(decays.values())[:2])
+        arrays = [*accumulated, param[:, None], moments.row, moments.col]
+        arrays += [*moments.grad_factors, *moments.momentum_factors]
+        step = self.step(theta, _inputs, arrays, param, signals)
+        m, rms = features.accumulate_both(*accumulated)
+        return step, {"m": m, "rms": rms, **moments.state}
 
     def _decays(self, theta, rank):
         decays = {}
@@ -104,3 +102,11 @@ class FactoredMLP(mlp.MLP):
                 value = ops.clip(value, 0.0, 1.0)
             decays[name] = features.broadcast_over(value, rank)
         return decays
+
+
+def _inputs(m, rms, g, momentum_decay, rms_decay, p, row, col, *factors):
+    m, rms = features.accumulate_both(m, rms, g, momentum_decay, rms_decay)
+    rsqrt = ops.rsqrt(rms + 1e-6)
+    grad_factor, momentum_factor = factors[0] * factors[1], factors[2] * factors[3]
+    inputs = [g, p, m, rms, m * rsqrt, rsqrt, g * grad_factor, row, col]
+    return [*inputs, ops.rsqrt(row + 1e-8), ops.rsqrt(col + 1e-8), m * momentum_factor]

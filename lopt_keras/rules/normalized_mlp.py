@@ -130,24 +130,21 @@ class NormalizedMLP(mlp.MLP):
         state = {name: self._as_matrix(x, leading=2) for name, x in state.items()}
         rank = len(param.shape) - 1
         grad = ops.clip(grad, -_GRAD_BOUND, _GRAD_BOUND)
-        g, p = grad[:, None], param[:, None]
+        g = grad[:, None]
 
         def decays(values):
             return features.broadcast_over(features.constant([values]), rank)
 
-        m = features.accumulate(state["m"], g, decays(self.momentum_decays))
-        rms = features.accumulate(state["rms"], ops.square(g), decays(self.rms_decays))
         moments = features.factored_moments(state, grad, decays(self.factored_decays))
-        rsqrt = ops.rsqrt(rms + 1e-8)
-        clipped = ops.clip(g, -_GRAD_FEATURE_BOUND, _GRAD_FEATURE_BOUND)
-        inputs = [g, clipped, p, m, rms, m * rsqrt, rsqrt, g * moments.grad_factor, g * rsqrt]
+        given = (decays(self.momentum_decays), decays(self.rms_decays))
+        accumulated = (state["m"], state["rms"], g, *given)
+        arrays = [*accumulated, param[:, None], *moments.grad_factors]
         if rank >= 2:
-            row, col = moments.row, moments.col
-            inputs += [row, col, ops.rsqrt(row + 1e-8), ops.rsqrt(col + 1e-8)]
-            inputs += [m * moments.momentum_factor]
+            arrays += [moments.row, moments.col]
         outputs = networks.mlp_per_parameter(
-            theta, inputs, None, self.hidden_layers, epsilon=_EPSILON, axes=2
+            theta, _inputs, arrays, None, self.hidden_layers, epsilon=_EPSILON, axes=2
         )
+        m, rms = features.accumulate_both(*accumulated)
         step = outputs[:, 0] * ops.exp(self.exp_mult * outputs[:, 1])
         step = self._normalised(ops.reshape(step, ops.shape(param)))
         step = ops.reshape(step, shape)
@@ -189,6 +186,18 @@ class NormalizedMLP(mlp.MLP):
             step = _orthogonalized(step)
         axis = tuple(range(max(1, rank - 1), rank + 1))
         return step * features.second_moment_scale(step, _EPSILON, axis)
+
+
+def _inputs(m, rms, g, momentum_decay, rms_decay, p, *moments):
+    m, rms = features.accumulate_both(m, rms, g, momentum_decay, rms_decay)
+    rsqrt = ops.rsqrt(rms + 1e-8)
+    clipped = ops.clip(g, -_GRAD_FEATURE_BOUND, _GRAD_FEATURE_BOUND)
+    factor = moments[0] * moments[1]
+    inputs = [g, clipped, p, m, rms, m * rsqrt, rsqrt, g * factor, g * rsqrt]
+    if len(moments) > 2:
+        row, col = moments[2:]
+        inputs += [row, col, ops.rsqrt(row + 1e-8), ops.rsqrt(col + 1e-8), m * factor]
+    return inputs
 
 
 def _pass_on(theta, row, hidden_layers):
