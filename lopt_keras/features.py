@@ -14,7 +14,7 @@ from keras import ops
 TIMESCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
 """The `c` of `time_embedding` (Metz et al., arXiv 1810.10180, appendix)."""
 
-_LONG, _LONGEST_ROW, _MOST_PARTS = 256, 1024, 8
+_LONG, _MOST_PARTS, _ROW = 256, 8, (64, 2**16)
 
 
 def constant(values):
@@ -65,11 +65,22 @@ def total(x, axis):
     if axis[-1] < len(x.shape) - 1:
         parts = max(k for k in range(1, _MOST_PARTS + 1) if sizes[0] % k == 0)
         return ops.sum(sum(ops.split(x, parts, axis=axis[0])), axis=axis, keepdims=True)
-    count = math.prod(sizes)
-    length = max(k for k in range(1, _LONGEST_ROW + 1) if count % k == 0)
+    count, length = math.prod(sizes), _row_length(sizes)
     rows = ops.einsum("rl,l->r", ops.reshape(x, (-1, length)), ops.ones(length, "float32"))
     sums = ops.sum(ops.reshape(rows, (*x.shape[: axis[0]], count // length)), axis=-1)
     return ops.reshape(sums, [1 if i in axis else size for i, size in enumerate(x.shape)])
+
+
+def _row_length(sizes):
+    """How many entries to add up at a time: whole rows, if they are of a good length."""
+    length = 1
+    for size in reversed(sizes):
+        length *= size
+        if length >= _ROW[0]:
+            break
+    if length <= _ROW[1]:
+        return length
+    return max(k for k in range(1, _ROW[0] + 1) if length % k == 0)
 
 
 def _tuple(axis):
@@ -246,7 +257,8 @@ def gradients_are_usable(gradients):
     """
     usable = None
     for gradient in gradients:
-        finite = ops.isfinite(total(ops.square(flat(gradient)), 1)[:, 0])
+        axes = tuple(range(1, len(gradient.shape)))
+        finite = ops.isfinite(ops.reshape(total(ops.square(gradient), axes), (-1,)))
         usable = finite if usable is None else ops.logical_and(usable, finite)
     return usable
 
