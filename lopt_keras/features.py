@@ -59,16 +59,22 @@ def total(x, axis):
     matrix product with ones, and sums of whole slices, use the vector units.
     """
     axis = _tuple(axis)
+    if not axis or None in x.shape:
+        return ops.sum(x, axis=axis, keepdims=True)
     sizes = x.shape[axis[0] : axis[-1] + 1]
-    if not axis or None in x.shape or math.prod(sizes) < _LONG:
+    if math.prod(sizes) < _LONG:
         return ops.sum(x, axis=axis, keepdims=True)
     if axis[-1] < len(x.shape) - 1:
         parts = max(k for k in range(1, _MOST_PARTS + 1) if sizes[0] % k == 0)
         return ops.sum(sum(ops.split(x, parts, axis=axis[0])), axis=axis, keepdims=True)
-    count, length = math.prod(sizes), _row_length(sizes)
-    rows = ops.einsum("rl,l->r", ops.reshape(x, (-1, length)), ops.ones(length, "float32"))
-    sums = ops.sum(ops.reshape(rows, (*x.shape[: axis[0]], count // length)), axis=-1)
+    length = _row_length(sizes)
+    sums = _row_sums(_row_sums(x, length), math.prod(sizes) // length)
     return ops.reshape(sums, [1 if i in axis else size for i, size in enumerate(x.shape)])
+
+
+def _row_sums(x, length):
+    """The sums of so many consecutive entries, all in one vector."""
+    return ops.einsum("rl,l->r", ops.reshape(x, (-1, length)), ops.ones(length, "float32"))
 
 
 def _row_length(sizes):
