@@ -72,7 +72,7 @@ def _spelled_out(x, offsets, weights):
     rank = len(x[0].shape) - 1
     hidden = _layer(x, weights[0], offsets, rank)
     for w, b in zip(weights[1::2], weights[2::2], strict=True):
-        hidden = _layer([ops.relu(unit) for unit in hidden], w, _scalars(b, rank), rank)
+        hidden = _layer([ops.maximum(unit, 0.0) for unit in hidden], w, _scalars(b, rank), rank)
     return hidden
 
 
