@@ -35,7 +35,7 @@ def save(path, rule, theta, metadata=None, overwrite=False):
     them as float32 scalars, `train_loss`, `validation_loss`, `total_steps`: NaN
     where they are not known. A rule that mixes tensors has no signatures, as its
     step is not that of one tensor; one whose update depends on the order of the
-    axes has them for ranks up to 2.
+    axes, and that does not take all tensors as matrices, has them for ranks up to 2.
 
     The asset `theta.npz` holds theta as plain arrays, which is what
     `LearnedOptimizer` reads. The asset `metadata.json` holds the given metadata and:
@@ -141,12 +141,13 @@ def _write_json(file, content):
 def _exported_ranks(rule):
     if rule.mixes_tensors:
         return ()
-    return RANKS if rule.permutes_with_axes else range(3)
+    return RANKS if rule.permutes_with_axes or rule.flattens else range(3)
 
 
-def _signatures(rule, theta, rank):
+def _signatures(rule, theta, exported_rank):
     """The two concrete functions for tensors of one rank."""
-    tensor = tf.TensorSpec([None] * rank, tf.float32)
+    tensor = tf.TensorSpec([None] * exported_rank, tf.float32)
+    rank = min(exported_rank, 2) if rule.flattens else exported_rank
     sorted_shapes, shared_shapes = _state_shapes(rule, theta, rank)
     # Which axes of a state are of size 1 depends on sizes not known here.
     specs = {
@@ -165,15 +166,18 @@ def _signatures(rule, theta, rank):
 
     @tf.function(autograph=False)
     def init_state(parameter):
+        parameter = _as_rank(parameter, rank)
         order, inverse = _orders(parameter)
         return named(rule.init_state(_single(theta), [_permute(parameter, order)[None]]), inverse)
 
     @tf.function(autograph=False)
     def update(parameter, gradient, step, **others):
+        shape = tf.shape(parameter)
+        parameter, gradient = _as_rank(parameter, rank), _as_rank(gradient, rank)
         order, inverse = _orders(parameter)
         tensor_state = {
-            name: tf.ensure_shape(_permute(others[_STATE + name], order), shape)[None]
-            for name, shape in sorted_shapes.items()
+            name: tf.ensure_shape(_permute(others[_STATE + name], order), sizes)[None]
+            for name, sizes in sorted_shapes.items()
         }
         shared = {name: others[_SHARED + name][None] for name in shared_shapes}
         (change,), state = rule.update(
@@ -183,14 +187,22 @@ def _signatures(rule, theta, rank):
             [_permute(parameter, order)[None]],
             Signals.silent(step[None], **{name: others[name][None] for name in rule.hears}),
         )
-        return {"parameter": parameter + _permute(change[0], inverse), **named(state, inverse)}
+        parameter = tf.reshape(parameter + _permute(change[0], inverse), shape)
+        return {"parameter": parameter, **named(state, inverse)}
 
     return {
-        f"init_state_rank_{rank}": init_state.get_concrete_function(parameter=tensor),
-        f"update_rank_{rank}": update.get_concrete_function(
+        f"init_state_rank_{exported_rank}": init_state.get_concrete_function(parameter=tensor),
+        f"update_rank_{exported_rank}": update.get_concrete_function(
             parameter=tensor, gradient=tensor, step=tf.TensorSpec([], tf.int32), **specs
         ),
     }
+
+
+def _as_rank(x, rank):
+    """A tensor of that rank: where it is less, a matrix of all axes but the last by the last."""
+    if x.shape.rank == rank:
+        return x
+    return tf.reshape(x, [-1, tf.shape(x)[-1]])
 
 
 def _single(theta):

@@ -109,6 +109,12 @@ def norm(x):
     return ops.sqrt(total(ops.square(flat(x)), 1)[:, 0] + 1e-30)
 
 
+def root_mean_square(x):
+    """Of each particle's tensor: `[P, *shape]` -> `[P]`."""
+    # Not `x.shape`: in the signatures of an export, sizes are not known.
+    return norm(x) * ops.rsqrt(ops.cast(math.prod(ops.shape(x)[1:]), "float32"))
+
+
 def moments(x):
     """Mean and population variance of each particle's tensor, `[P]` each."""
     average = mean(flat(x), 1)

@@ -133,14 +133,12 @@ def _normalised_planes(members, inputs, arrays, epsilon, axes):
     columns = [column * count if len(column) == 1 else column for column in columns]
     # Computed anew: XLA would write to memory what both this and the second moments read.
     planes = [inputs(*column) for column in zip(*columns, strict=True)]
-    normalised = []
-    for index, _, x in members:
-        rank = len(x.shape) - 2
-        trailing = tuple(range(2 + max(0, rank - (axes or rank)), 2 + rank))
-        scale = features.second_moment_scale(x, epsilon, trailing)
-        scales = ops.unstack(scale, x.shape[1], axis=1)
-        normalised += [planes[k][index] * scale for k, scale in enumerate(scales)]
-    return normalised
+    x = [planes[k][index] for index, _, group in members for k in range(group.shape[1])]
+    rank = len(members[0].x.shape) - 2
+    trailing = tuple(range(2 + max(0, rank - (axes or rank)), 2 + rank))
+    moments = _concatenate([features.mean(ops.square(group), trailing) for *_, group in members])
+    scales = ops.unstack(ops.rsqrt(epsilon + moments), len(x), axis=1)
+    return [plane * scale for plane, scale in zip(x, scales, strict=True)]
 
 
 def _normalised_product(members, epsilon, axes):

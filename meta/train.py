@@ -114,6 +114,13 @@ _OUTER_TAIL = flags.DEFINE_float(
     "The outer loss is the mean over this share of a problem's steps, its last; less than 1 "
     "only where every estimate takes whole problems.",
 )
+_HORIZON_TOLD = flags.DEFINE_float(
+    "horizon_told",
+    1.0,
+    "Share of problems of which the rule is told how many steps they have.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
 _TRAINED = flags.DEFINE_string(
     "trained", ".*", "Regular expression of the entries of theta to train; others stay."
 )
@@ -277,6 +284,7 @@ def _estimator(rule, task):
         unroll_length=_UNROLL_LENGTH.value,
         outer_split=_OUTER_OBJECTIVE.value,
         outer_tail=_OUTER_TAIL.value,
+        horizon_told=_HORIZON_TOLD.value,
         trained=_trained(rule),
         **recomputation,
     )

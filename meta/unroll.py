@@ -221,4 +221,10 @@ def _num_particles(theta):
 
 def _repeat(nest, copies):
     """`[Q, ...]` -> `[copies * Q, ...]`, one whole copy after the other."""
-    return tf.nest.map_structure(lambda x: tf.concat([x] * copies, axis=0), nest)
+
+    def repeated(x):
+        # A concatenation would have XLA compute each entry of a copy on its own.
+        copied = tf.broadcast_to(x, [copies, *x.shape])
+        return tf.reshape(copied, [copies * x.shape[0], *x.shape[1:]])
+
+    return tf.nest.map_structure(repeated, nest)

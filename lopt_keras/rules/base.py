@@ -71,11 +71,14 @@ class UpdateRule(abc.ABC):
         mixes_tensors: whether the update of a tensor depends on the others.
         permutes_with_axes: whether a tensor with its axes permuted gets the same
             update with its axes permuted.
+        flattens: whether a tensor of rank 3 and more gets the update of the matrix of
+            all its axes but the last by the last.
     """
 
     hears: ClassVar[tuple[str, ...]] = ()
     mixes_tensors: ClassVar[bool] = False
     permutes_with_axes: ClassVar[bool] = True
+    flattens: ClassVar[bool] = False
 
     @abc.abstractmethod
     def theta_shapes(self):

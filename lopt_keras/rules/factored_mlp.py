@@ -87,11 +87,13 @@ class FactoredMLP(mlp.MLP):
         decays = self._decays(theta, rank=len(param.shape) - 1)
         g = grad[:, None]
         moments = features.factored_moments(state, grad, decays["factored_decays"])
+        row, col = moments.row, moments.col
         accumulated = (state["m"], state["rms"], g, *list(decays.values())[:2])
-        arrays = [*accumulated, param[:, None], moments.row, moments.col]
-        arrays += [*moments.grad_factors, *moments.momentum_factors]
-        step = self.step(theta, _inputs, arrays, param, signals)
         m, rms = features.accumulate_both(*accumulated)
+        arrays = [*accumulated, param[:, None], ops.rsqrt(rms + 1e-6)]
+        arrays += [*moments.grad_factors, *moments.momentum_factors]
+        arrays += [row, col, ops.rsqrt(row + 1e-8), ops.rsqrt(col + 1e-8)]
+        step = self.step(theta, _inputs, arrays, param, signals)
         return step, {"m": m, "rms": rms, **moments.state}
 
     def _decays(self, theta, rank):
@@ -104,9 +106,8 @@ class FactoredMLP(mlp.MLP):
         return decays
 
 
-def _inputs(m, rms, g, momentum_decay, rms_decay, p, row, col, *factors):
+def _inputs(m, rms, g, momentum_decay, rms_decay, p, rsqrt, *of_factored):
     m, rms = features.accumulate_both(m, rms, g, momentum_decay, rms_decay)
-    rsqrt = ops.rsqrt(rms + 1e-6)
-    grad_factor, momentum_factor = factors[0] * factors[1], factors[2] * factors[3]
-    inputs = [g, p, m, rms, m * rsqrt, rsqrt, g * grad_factor, row, col]
-    return [*inputs, ops.rsqrt(row + 1e-8), ops.rsqrt(col + 1e-8), m * momentum_factor]
+    factors, rows_and_columns = of_factored[:4], of_factored[4:]
+    inputs = [g, p, m, rms, m * rsqrt, rsqrt, g * (factors[0] * factors[1])]
+    return [*inputs, *rows_and_columns, m * (factors[2] * factors[3])]

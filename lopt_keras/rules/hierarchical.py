@@ -184,7 +184,8 @@ class Hierarchical(base.UpdateRule):
     def update_tensor(self, theta, state, message, grad, param, signals):
         rank = len(param.shape) - 1
         grad = _clipped(grad, message["grad_bound"])
-        arrays = [state["m"], state["rms"], grad[:, None], param[:, None]]
+        rsqrt = ops.rsqrt(state["rms"] + 1e-6)
+        arrays = [state["m"], state["rms"], grad[:, None], param[:, None], rsqrt]
         norm = features.norm(param)[:, None]
         context = [
             features.sine_embedding(message["time"]),
@@ -221,8 +222,7 @@ class Hierarchical(base.UpdateRule):
         return ops.sigmoid(leave) * ops.tanh(cell), cell
 
 
-def _inputs(m, rms, g, p):
-    rsqrt = ops.rsqrt(rms + 1e-6)
+def _inputs(m, rms, g, p, rsqrt):
     return [g, p, ops.log(ops.abs(p) + 1e-8), m, rms, m * rsqrt, rsqrt]
 
 

@@ -13,8 +13,10 @@ from lopt_keras.rules import base, handcrafted, mlp
 _EPSILON = 1e-9
 _GRAD_BOUND, _GRAD_FEATURE_BOUND = 1000.0, 0.1
 _OUTPUTS = 3
-_SWITCHES = ("orthogonalize", "flatten_filters", "start_as_momentum", "adam_fallback")
-_MOMENTUM_ROW = 3
+_OTHER_DIRECTION = 2
+_SWITCHES = ("orthogonalize", "flatten_filters", "adam_fallback")
+STARTS = ("random", "momentum", "adam", "muon")
+"""What the untrained directions may be."""
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 _NEWTON_SCHULZ_STEPS = 5
 # With the weight decay of LearnedOptimizer, this is AdamW.
@@ -31,7 +33,8 @@ class NormalizedMLP(mlp.MLP):
     preconditioned likewise, each second-moment normalised over the last two axes.
     The first output, the direction, is optionally orthogonalised, then normalised to
     a root mean square of 1 over the last two axes and multiplied by `step_mult`,
-    which is a learning rate: `Scheduled` learns one. The third output is not used.
+    which is a learning rate: `Scheduled` learns one. Where others are orthogonalised, the
+    third output is the direction of tensors that are not.
 
     Theta: the layers' weights, as in `MLP`.
 
@@ -54,8 +57,9 @@ class NormalizedMLP(mlp.MLP):
         flatten_filters: whether tensors of rank 3 and more are taken as one matrix,
             all axes but the last by the last, as Muon takes convolutions. Otherwise
             each place of a filter's window is a matrix of its own, as in Celo2.
-        start_as_momentum: whether the untrained direction is the first of the
-            accumulators of g, as in Muon, instead of a random one.
+        start: the untrained direction: "random"; "momentum", the first of the
+            accumulators of g; "adam", `m rsqrt(rms)` of the first ones; or "muon", the
+            first if it is orthogonalised, and the second if it is not.
         adam_fallback: whether tensors of rank 0 and 1, and embeddings (told by
             "embedding" in their name), take steps of Adam (decays 0.9 and 0.95) with
             the learning rate `step_mult` instead.
@@ -77,7 +81,7 @@ class NormalizedMLP(mlp.MLP):
     factored_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
     orthogonalize: bool = True
     flatten_filters: bool = False
-    start_as_momentum: bool = False
+    start: str = "random"
     adam_fallback: bool = True
 
     def __post_init__(self):
@@ -85,11 +89,17 @@ class NormalizedMLP(mlp.MLP):
         base.check_decay_counts(self)
         for name in _SWITCHES:
             base.check_bool(name, getattr(self, name))
-        if self.start_as_momentum and self.hidden_size < 2:
+        if self.start not in STARTS:
+            raise ValueError(f"`start` must be one of {STARTS}. Received: start={self.start!r}")
+        if self.hidden_size < 2 * len(self._passed_on()):
             raise ValueError(
-                "`hidden_size` must be at least 2 with start_as_momentum. "
-                f"Received: hidden_size={self.hidden_size}"
+                f"`hidden_size` must be at least {2 * len(self._passed_on())} with "
+                f"start={self.start!r}. Received: hidden_size={self.hidden_size}"
             )
+
+    @property
+    def flattens(self):
+        return self.flatten_filters
 
     def theta_shapes(self):
         momenta, rms = len(self.momentum_decays), len(self.rms_decays)
@@ -98,9 +108,20 @@ class NormalizedMLP(mlp.MLP):
 
     def init_theta(self, seed=0):
         theta = super().init_theta(seed)
-        if self.start_as_momentum:
-            _pass_on(theta, _MOMENTUM_ROW, self.hidden_layers)
+        for unit, (output, row) in enumerate(self._passed_on().items()):
+            _pass_on(theta, row, output, 2 * unit, self.hidden_layers)
         return theta
+
+    def _passed_on(self):
+        """Which row of `w0` each output is at the start: dict."""
+        momentum = 3
+        adam = momentum + len(self.momentum_decays) + len(self.rms_decays)
+        return {
+            "random": {},
+            "momentum": {0: momentum},
+            "adam": {0: adam},
+            "muon": {0: momentum, _OTHER_DIRECTION: adam},
+        }[self.start]
 
     def from_reference(self, arrays):
         arrays = {name.removeprefix("ff_mod_stack/~/"): value for name, value in arrays.items()}
@@ -138,15 +159,18 @@ class NormalizedMLP(mlp.MLP):
         moments = features.factored_moments(state, grad, decays(self.factored_decays))
         given = (decays(self.momentum_decays), decays(self.rms_decays))
         accumulated = (state["m"], state["rms"], g, *given)
-        arrays = [*accumulated, param[:, None], *moments.grad_factors]
+        m, rms = features.accumulate_both(*accumulated)
+        arrays = [*accumulated, param[:, None], ops.rsqrt(rms + 1e-8), *moments.grad_factors]
         if rank >= 2:
-            arrays += [moments.row, moments.col]
+            row, col = moments.row, moments.col
+            arrays += [row, col, ops.rsqrt(row + 1e-8), ops.rsqrt(col + 1e-8)]
         outputs = networks.mlp_per_parameter(
             theta, _inputs, arrays, None, self.hidden_layers, epsilon=_EPSILON, axes=2
         )
-        m, rms = features.accumulate_both(*accumulated)
-        step = outputs[:, 0] * ops.exp(self.exp_mult * outputs[:, 1])
-        step = self._normalised(ops.reshape(step, ops.shape(param)))
+        orthogonalized = self.orthogonalize and rank >= 2
+        direction = _OTHER_DIRECTION if self.orthogonalize and not orthogonalized else 0
+        step = outputs[:, direction] * ops.exp(self.exp_mult * outputs[:, 1])
+        step = _normalised(ops.reshape(step, ops.shape(param)), orthogonalized)
         step = ops.reshape(step, shape)
         state = self._as_filters({"m": m, "rms": rms, **moments.state}, shape[1:])
         return -self.step_mult * step, state
@@ -179,40 +203,39 @@ class NormalizedMLP(mlp.MLP):
         update, state = _FALLBACK.update_tensor(theta, state, message, grad, param, signals)
         return self.step_mult * update, state
 
-    def _normalised(self, step):
-        """`[P, *shape]` with a root mean square of 1 over the last two axes."""
-        rank = len(step.shape) - 1
-        if self.orthogonalize and rank >= 2:
-            step = _orthogonalized(step)
-        axis = tuple(range(max(1, rank - 1), rank + 1))
-        return step * features.second_moment_scale(step, _EPSILON, axis)
+
+def _normalised(step, orthogonalize):
+    """`[P, *shape]` with a root mean square of 1 over the last two axes."""
+    step = _orthogonalized(step) if orthogonalize else step
+    rank = len(step.shape) - 1
+    axis = tuple(range(max(1, rank - 1), rank + 1))
+    return step * features.second_moment_scale(step, _EPSILON, axis)
 
 
-def _inputs(m, rms, g, momentum_decay, rms_decay, p, *moments):
+def _inputs(m, rms, g, momentum_decay, rms_decay, p, rsqrt, *of_matrices):
     m, rms = features.accumulate_both(m, rms, g, momentum_decay, rms_decay)
-    rsqrt = ops.rsqrt(rms + 1e-8)
     clipped = ops.clip(g, -_GRAD_FEATURE_BOUND, _GRAD_FEATURE_BOUND)
-    factor = moments[0] * moments[1]
+    factor = of_matrices[0] * of_matrices[1]
     inputs = [g, clipped, p, m, rms, m * rsqrt, rsqrt, g * factor, g * rsqrt]
-    if len(moments) > 2:
-        row, col = moments[2:]
-        inputs += [row, col, ops.rsqrt(row + 1e-8), ops.rsqrt(col + 1e-8), m * factor]
+    if len(of_matrices) > 2:
+        inputs += [*of_matrices[2:], m * factor]
     return inputs
 
 
-def _pass_on(theta, row, hidden_layers):
-    """Sets two units of each layer so that output 0 is input `row`, others random."""
+def _pass_on(theta, row, output, unit, hidden_layers):
+    """Sets two units of each layer, from `unit`, so that an output is input `row`."""
+    both = slice(unit, unit + 2)
     for layer in range(hidden_layers + 1):
         weights = theta[f"w{layer}"]
         if layer == 0:
-            weights[:, :2] = 0.0
-            weights[row, :2] = (1.0, -1.0)
+            weights[:, both] = 0.0
+            weights[row, both] = (1.0, -1.0)
         elif layer < hidden_layers:
-            weights[:, :2] = 0.0
-            weights[:2, :2] = np.eye(2)
+            weights[:, both] = 0.0
+            weights[both, both] = np.eye(2)
         else:
-            weights[:, 0] = 0.0
-            weights[:2, 0] = (1.0, -1.0)
+            weights[:, output] = 0.0
+            weights[both, output] = (1.0, -1.0)
 
 
 def _orthogonalized(x):

@@ -5,6 +5,7 @@ from typing import Any
 
 from keras import ops
 
+from lopt_keras import features
 from lopt_keras.rules import base, controller, registry
 
 _RULE = "rule_"
@@ -32,13 +33,17 @@ class Scheduled(base.UpdateRule):
         exp_mult: the logarithm of the largest change of the factor, up or down.
         anneal: whether the factor also falls linearly to zero over the planned steps,
             where they are known.
+        smallest_scale: if given, steps are in units of the tensor's own size: the factor
+            is also multiplied by the root mean square of its entries, but by no less
+            than this, so that what starts at zero moves.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what is expected.
 
     Reference:
         The separation of a rule and its schedule follows Celo (Moudgil et al., arXiv
-        2501.12670, section 4), whose scheduler is an LSTM.
+        2501.12670, section 4), whose scheduler is an LSTM. Relative steps: Shazeer and
+        Stern, arXiv 1804.04235, section 8.
     """
 
     rule: Any = "normalized_mlp"
@@ -47,6 +52,7 @@ class Scheduled(base.UpdateRule):
     step_mult: float = 1.0
     exp_mult: float = 7.0
     anneal: bool = False
+    smallest_scale: float | None = None
 
     def __post_init__(self):
         object.__setattr__(self, "rule", registry.get(self.rule))
@@ -58,6 +64,8 @@ class Scheduled(base.UpdateRule):
         base.check_number("step_mult", self.step_mult)
         base.check_number("exp_mult", self.exp_mult)
         base.check_bool("anneal", self.anneal)
+        if self.smallest_scale is not None:
+            base.check_number("smallest_scale", self.smallest_scale, low_open=True)
 
     @property
     def hears(self):
@@ -70,6 +78,10 @@ class Scheduled(base.UpdateRule):
     @property
     def permutes_with_axes(self):
         return self.rule.permutes_with_axes
+
+    @property
+    def flattens(self):
+        return self.rule.flattens
 
     def theta_shapes(self):
         inner = {_RULE + name: shape for name, shape in self.rule.theta_shapes().items()}
@@ -111,6 +123,8 @@ class Scheduled(base.UpdateRule):
         if self.anneal:
             share, _ = ops.unstack(controller.horizon(signals), axis=1)
             factor = factor * (1.0 - share)
+        if self.smallest_scale is not None:
+            factor = factor * ops.maximum(features.root_mean_square(param), self.smallest_scale)
         factor = ops.reshape(factor, (-1, *(1,) * (len(param.shape) - 1)))
         return factor * update, {**_named(inner), **own}
 

@@ -4,6 +4,7 @@ import abc
 import functools
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from lopt_keras import features
@@ -110,6 +111,8 @@ class Estimator(abc.ABC):
         outer_tail: the outer loss is the mean over this share of a problem's steps, its
             last ones, in (0, 1]; less than 1 only where each estimate takes whole
             problems. The mean over all steps rewards speed, a short tail what is reached.
+        horizon_told: the share of problems of which the rule is told how many steps they
+            have; the others it has to train as a user does who does not say.
         trained: names of the entries of theta that are perturbed and have a gradient;
             defaults to all. To train a part, as Celo trains a rule first and then its
             schedule (Moudgil et al., arXiv 2501.12670).
@@ -128,6 +131,7 @@ class Estimator(abc.ABC):
         horizon=None,
         outer_split="train",
         outer_tail=1.0,
+        horizon_told=1.0,
         trained=None,
     ):
         check_integer("num_particles", num_particles, low=2)
@@ -162,6 +166,11 @@ class Estimator(abc.ABC):
                 "`outer_tail` must be in (0, 1], and 1 where horizon > unroll_length. Received: "
                 f"outer_tail={outer_tail}, horizon={horizon}, unroll_length={unroll_length}"
             )
+        check_number("horizon_told", horizon_told)
+        if horizon_told > 1:
+            raise ValueError(
+                f"`horizon_told` must be in [0, 1]. Received: horizon_told={horizon_told}"
+            )
         known = rule.theta_shapes()
         trained = frozenset(known if trained is None else trained)
         if not trained or not trained <= set(known):
@@ -171,6 +180,7 @@ class Estimator(abc.ABC):
             )
         self.outer_split = outer_split
         self.outer_tail = outer_tail
+        self.horizon_told = horizon_told
         self.trained = trained
 
     def init_worker(self, theta, seed, length=None):
@@ -319,7 +329,11 @@ class Estimator(abc.ABC):
         )
 
     def _begin(self, particles, seed, length):
-        return unroll.begin(self.rule, self.task, particles, seed, self.num_pairs, length)
+        seeds = [random.fold_in(seed, i) for i in range(2)]
+        is_told = random.uniform((self.num_pairs,), seeds[0]) < self.horizon_told
+        told = tf.where(is_told, tf.cast(length, tf.float32), np.nan)
+        told = tf.concat([told, told], axis=0)
+        return unroll.begin(self.rule, self.task, particles, seeds[1], self.num_pairs, told)
 
     def _start(self, problems, begins, seed, length, particles):
         """The `unroll.InnerState` of all particles before the estimate's first step."""

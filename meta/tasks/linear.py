@@ -63,8 +63,8 @@ class LinearModel(TableTask):
         """The number of classes of synthetic data; None for regression."""
         return None
 
-    def draw(self, seed, num):
-        setting = super().draw(seed, num)
+    def draw(self, seed, num, variant=None):
+        setting = super().draw(seed, num, variant)
         columns, outputs = self._weight_shapes[0]
         exponents = tf.constant(np.linspace(0.0, 1.0, columns), tf.float32)
         squares = tf.pow(setting["condition"][:, None], -exponents)

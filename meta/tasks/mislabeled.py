@@ -76,8 +76,8 @@ class Mislabeled(TableTask):
         object.__setattr__(self, "_splits", _moons())
         return 2, 2
 
-    def draw(self, seed, num):
-        setting = super().draw(seed, num)
+    def draw(self, seed, num, variant=None):
+        setting = super().draw(seed, num, variant)
         labels = self._splits["train"][1]
         noisy = flip(labels, setting["r0"], setting["r1"], self._num_classes, seed)
         return {**setting, "train_labels": noisy}

@@ -85,8 +85,8 @@ class OptimizerTraining(base.Task):
         super().__post_init__()
         object.__setattr__(self, "_rule", RULES[self.rule])
 
-    def draw(self, seed, num):
-        setting = super().draw(seed, num)
+    def draw(self, seed, num, variant=None):
+        setting = super().draw(seed, num, variant)
         exponents = tf.constant(np.linspace(0.0, 1.0, self.dimension), tf.float32)
         spectrum = tf.pow(setting["condition"][:, None], -exponents)
         spectrum /= tf.reduce_sum(spectrum, axis=1, keepdims=True)

@@ -88,6 +88,22 @@ class Each:
 
 
 @dataclasses.dataclass(frozen=True)
+class Where:
+    """A value of `value` where an argument drawn before has some value, else another one."""
+
+    of: str
+    equals: Any
+    value: Any
+    otherwise: Any
+
+    def sample(self, rng, drawn):
+        return self.value.sample(rng, drawn) if drawn[self.of] == self.equals else self.otherwise
+
+    def __str__(self):
+        return f"{self.value} where {self.of} is {self.equals}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Uniform:
     """A number between `low` and `high`, to three digits."""
 

@@ -31,7 +31,9 @@ class TableMLP(TableTask):
         "dataset": ranges.Choice("breast_cancer", "diabetes", "iris_plants", "wine"),
         "hidden_units": ranges.Layers(1, 3, ranges.Size(8, 32)),
         "activation": ranges.Choice(*layers.ACTIVATIONS),
-        "regression_loss": ranges.Choice(*layers.REGRESSION_LOSSES),
+        "regression_loss": ranges.Where(
+            "dataset", "diabetes", ranges.Choice(*layers.REGRESSION_LOSSES), "squared"
+        ),
         "batch_size": ranges.Size(8, 64),
     }
     setting: ClassVar = {

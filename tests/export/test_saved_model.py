@@ -95,6 +95,28 @@ def test_signatures_of_a_rule_that_hears(tmp_path):
         np.testing.assert_allclose(parameter, variable.numpy(), rtol=1e-5, atol=1e-6)
 
 
+def test_signatures_of_a_rule_that_flattens_filters(tmp_path):
+    rule = rules.NormalizedMLP(
+        hidden_size=4, step_mult=0.1, orthogonalize=False, flatten_filters=True, start="adam"
+    )
+    export.save(tmp_path / "x", rule, rule.init_theta(1))
+    signatures = tf.saved_model.load(str(tmp_path / "x")).signatures
+    optimizer = LearnedOptimizer(weights=tmp_path / "x", jit_compile=False)
+    rng = np.random.RandomState(0)
+    variable = keras.Variable(random(rng, (3, 2, 4, 5)))
+    parameter = tf.constant(variable.numpy())
+    state = signatures["init_state_rank_4"](parameter=parameter)
+    for i in range(2):
+        gradient = tf.constant(random(rng, (3, 2, 4, 5)))
+        optimizer.apply([gradient], [variable])
+        outputs = signatures["update_rank_4"](
+            parameter=parameter, gradient=gradient, step=tf.constant(i), **state
+        )
+        parameter = outputs["parameter"]
+        state = {name: value for name, value in outputs.items() if name != "parameter"}
+        np.testing.assert_allclose(parameter, variable.numpy(), rtol=1e-5, atol=1e-6)
+
+
 def test_a_rule_that_mixes_tensors_has_no_signatures_but_can_be_read(tmp_path):
     rule = rules.Hierarchical(hidden_size=2, lstm_size=2)
     export.save(tmp_path / "x", rule, rule.init_theta())

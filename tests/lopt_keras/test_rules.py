@@ -30,12 +30,14 @@ ALL_RULES = [
     rules.FactoredMLP(hidden_size=4),
     rules.NormalizedMLP(hidden_size=4),
     rules.NormalizedMLP(hidden_size=4, orthogonalize=False, adam_fallback=False),
-    rules.NormalizedMLP(hidden_size=4, flatten_filters=True, start_as_momentum=True),
+    rules.NormalizedMLP(hidden_size=4, flatten_filters=True, start="momentum"),
+    rules.NormalizedMLP(hidden_size=4, start="muon", adam_fallback=False),
     rules.Hierarchical(hidden_size=4, lstm_size=4, decays=(0.5, 0.9)),
     rules.Recurrent(hidden_size=4),
     rules.Recurrent(hidden_size=3, hidden_layers=2, log_sign=True),
     rules.LearnedHyperparameters(hidden_size=4),
     rules.Scheduled("normalized_mlp", hidden_size=4),
+    rules.Scheduled("adam", hidden_size=4, smallest_scale=0.1),
     rules.Scheduled(rules.Hierarchical(hidden_size=4, lstm_size=4)),
     *HANDCRAFTED,
 ]
@@ -320,6 +322,21 @@ def test_a_schedule_anneals_over_the_planned_steps():
             np.testing.assert_allclose(a, share * b.numpy(), rtol=1e-6)
 
 
+@pytest.mark.parametrize(("scale", "expected"), [(3.0, 3.0), (0.01, 0.1), (0.0, 0.1)])
+@pytest.mark.parametrize("shape", [(5,), (4, 6)])
+def test_relative_steps_are_in_units_of_the_tensor(scale, expected, shape):
+    param = np.random.RandomState(1).standard_normal(shape).astype("float32")
+    param = [tf.constant(scale * param / np.sqrt(np.mean(param**2)))[None]]
+    theta = {k: v[None] for k, v in rules.Scheduled("adam").init_theta(1).items()}
+    relative, plain = (
+        one_update(
+            rules.Scheduled("adam", smallest_scale=smallest), theta, tensors([shape]), param
+        )[0]
+        for smallest in (0.1, None)
+    )
+    np.testing.assert_allclose(relative, expected * plain.numpy(), rtol=1e-5)
+
+
 @pytest.mark.parametrize("orthogonalize", [True, False])
 def test_normalised_steps_have_one_size(orthogonalize):
     rule = rules.NormalizedMLP(step_mult=0.1, orthogonalize=orthogonalize, adam_fallback=False)
@@ -375,14 +392,15 @@ def test_flattened_filters_are_one_matrix(orthogonalize):
 
 @pytest.mark.parametrize("hidden_layers", [1, 2, 3])
 @pytest.mark.parametrize("shape", [(4, 6), (6, 4), (3, 3, 2, 4)])
-def test_an_untrained_rule_that_starts_as_momentum_is_muon(shape, hidden_layers):
+@pytest.mark.parametrize("start_as", ["momentum", "muon"])
+def test_an_untrained_rule_that_starts_as_momentum_is_muon(shape, hidden_layers, start_as):
     rule = rules.NormalizedMLP(
         hidden_layers=hidden_layers,
         step_mult=0.1,
         momentum_decays=(0.5, 0.99),
         factored_decays=(0.9, 0.99),
         flatten_filters=True,
-        start_as_momentum=True,
+        start=start_as,
     )
     start, *gradients = np.random.RandomState(0).standard_normal((4, *shape)).astype("float32")
     updates = keras_updates(rule, rule.init_theta(1), start, gradients)
@@ -397,9 +415,30 @@ def test_an_untrained_rule_that_starts_as_momentum_is_muon(shape, hidden_layers)
         )
 
 
+@pytest.mark.parametrize(
+    ("shape", "how"),
+    [
+        ((7,), {"orthogonalize": False, "start": "adam"}),
+        ((4, 6), {"orthogonalize": False, "start": "adam"}),
+        ((7,), {"start": "muon"}),
+    ],
+)
+def test_an_untrained_rule_that_starts_as_adam_has_its_direction(shape, how):
+    rule = rules.NormalizedMLP(step_mult=0.1, adam_fallback=False, rms_decays=(0.99,), **how)
+    start, *gradients = np.random.RandomState(0).standard_normal((4, *shape)).astype("float32")
+    updates = keras_updates(rule, rule.init_theta(1), start, gradients)
+    momentum = squares = 0.0
+    for gradient, update in zip(gradients, updates, strict=True):
+        momentum = 0.9 * momentum + 0.1 * gradient
+        squares = 0.99 * squares + 0.01 * gradient**2
+        direction = momentum / np.sqrt(squares + 1e-8)
+        direction /= np.sqrt(np.mean(direction**2))
+        np.testing.assert_allclose(update, -0.1 * direction, rtol=1e-3, atol=1e-5)
+
+
 def test_a_start_as_momentum_is_random_elsewhere():
-    rule = rules.NormalizedMLP(start_as_momentum=True)
-    theta, other = rule.init_theta(1), dataclasses.replace(rule, start_as_momentum=False)
+    rule = rules.NormalizedMLP(start="momentum")
+    theta, other = rule.init_theta(1), dataclasses.replace(rule, start="random")
     plain = other.init_theta(1)
     for name in ("w0", "w1"):
         np.testing.assert_array_equal(theta[name][:, 2:], plain[name][:, 2:])
@@ -467,10 +506,13 @@ def test_init_theta_is_reproducible_and_scaled():
         (lambda: rules.NormalizedMLP(orthogonalize=1), TypeError, "`orthogonalize`.*1"),
         (lambda: rules.NormalizedMLP(flatten_filters=1), TypeError, "`flatten_filters`.*1"),
         (
-            lambda: rules.NormalizedMLP(hidden_size=1, start_as_momentum=True),
+            lambda: rules.NormalizedMLP(hidden_size=1, start="momentum"),
             ValueError,
-            "`hidden_size`.*start_as_momentum.*hidden_size=1",
+            "`hidden_size`.*start='momentum'.*hidden_size=1",
         ),
+        (lambda: rules.NormalizedMLP(start="sgd"), ValueError, "`start`.*'sgd'"),
+        (lambda: rules.NormalizedMLP(start="muon", hidden_size=2), ValueError, "at least 4"),
+        (lambda: rules.Scheduled(smallest_scale=0.0), ValueError, "`smallest_scale`.*0.0"),
         (lambda: rules.Hierarchical(lstm_size=0), ValueError, "`lstm_size`.*0"),
         (lambda: rules.Recurrent(log_sign="x"), TypeError, "`log_sign`.*'x'"),
         (lambda: rules.LearnedHyperparameters(decay_range=0.5), ValueError, "`decay_range`.*0.5"),

@@ -190,3 +190,19 @@ def test_wrong_arguments_are_named(name, arguments, text):
 def test_an_unknown_estimator_is_named():
     with pytest.raises(ValueError, match="`estimator`.*'nope'"):
         estimators.get("nope", RULE, Quadratic())
+
+
+def test_a_share_of_problems_is_told_its_horizon():
+    estimator = make("pes", horizon=20, num_particles=2000, horizon_told=0.3)
+    told = estimator.init_worker(init_theta(RULE), random.seed(0)).problems.inner.total_steps
+    plus, minus = np.split(told.numpy(), 2)
+    np.testing.assert_array_equal(plus, minus)
+    known = plus[np.isfinite(plus)]
+    assert (known == 20).all()
+    assert abs(len(known) / len(plus) - 0.3) < 0.05
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match="`horizon_told`"):
+        make("pes", horizon_told=share)

@@ -18,17 +18,31 @@ def test_the_same_inside_and_outside_of_xla(name):
     sampler = SAMPLERS[name]
     compiled = tf.function(sampler, jit_compile=True)
     seeds = np.random.RandomState(0).randint(0, 2**31 - 1, (30, 2)).astype("int32")
-    for seed in [*seeds, [0, 0], [2**31 - 1, 0]]:
+    for seed in [*seeds, [0, 0], [2**31 - 1, 0], [-1, -(2**31)]]:
         seed = tf.constant(seed, tf.int32)
         np.testing.assert_allclose(sampler(seed), compiled(seed), rtol=1e-4, atol=1e-6)
     folded = tf.function(lambda: sampler(seed), jit_compile=True)
     np.testing.assert_allclose(sampler(seed), folded(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("key", "counter", "expected"),
+    [
+        ((0, 0), (0, 0), (0x6B200159, 0x99BA4EFE)),
+        ((2**32 - 1, 2**32 - 1), (2**32 - 1, 2**32 - 1), (0x1CB996FC, 0xBB002BE7)),
+        ((0x13198A2E, 0x03707344), (0x243F6A88, 0x85A308D3), (0xC4923A9C, 0x483DF7A0)),
+    ],
+)
+def test_the_known_answers_of_threefry(key, counter, expected):
+    # From the file kat_vectors of Random123, the authors' own library.
+    key, counter = (tf.unstack(tf.constant(words, tf.uint32)) for words in (key, counter))
+    words = random.threefry(key, *counter)
+    assert tuple(int(word) for word in words) == expected
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_seeds_differ(name):
     seeds = [random.fold_in(random.seed(1), i) for i in range(50)]
-    assert all((seed.numpy() >= 0).all() for seed in seeds)
     assert len({SAMPLERS[name](seed).numpy().tobytes() for seed in seeds}) == 50
 
 
@@ -42,3 +56,17 @@ def test_moments_and_bounds():
     np.testing.assert_allclose(moments, [0, 1, 0, 3], atol=0.1)
     x = random.integers((100_000,), random.seed(3), 4).numpy()
     np.testing.assert_allclose(np.bincount(x, minlength=4) / len(x), 0.25, atol=0.01)
+
+
+def test_neither_neighbours_nor_seeds_are_correlated():
+    x = np.stack([random.normal((20_000,), random.fold_in(random.seed(4), i)) for i in range(4)])
+    others = np.concatenate([x, np.roll(x[:1], 1), np.roll(x[:1], 2)])
+    correlations = np.corrcoef(others) - np.eye(len(others))
+    assert np.abs(correlations).max() < 5 / 20_000**0.5
+
+
+def test_numbers_are_not_seeds():
+    seed = random.seed(5)
+    folded = {tuple(random.fold_in(seed, i).numpy()) for i in range(100)}
+    drawn = random.integers((200,), seed, 2**31).numpy()
+    assert not {first & (2**31 - 1) for first, _ in folded} & {int(x) for x in drawn}

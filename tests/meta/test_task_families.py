@@ -180,6 +180,15 @@ def test_a_variant_is_the_task_that_it_would_be_alone(family):
 
 
 @every_family
+def test_a_variant_can_be_chosen(family):
+    task = tasks.build([first_config(family)])
+    drawn = task.draw(SEED, NUM)
+    chosen = task.draw(SEED, NUM, variant=tf.zeros(NUM, tf.int32))
+    # With one variant there is no choice, and all else is as it would be.
+    tf.nest.map_structure(np.testing.assert_array_equal, chosen, drawn)
+
+
+@every_family
 def test_the_config_makes_the_task_again(family):
     task, params, data, setting = example(family)
     config = json.loads(json.dumps(task.get_config()))
