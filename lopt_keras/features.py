@@ -14,7 +14,7 @@ from keras import ops
 TIMESCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
 """The `c` of `time_embedding` (Metz et al., arXiv 1810.10180, appendix)."""
 
-_LONG, _MOST_PARTS, _ROW = 256, 8, (64, 2**16)
+_LONG, _MOST_PARTS, _ROW = 256, 8, (8, 2**16)
 
 
 def constant(values):
@@ -86,7 +86,7 @@ def _row_length(sizes):
             break
     if length <= _ROW[1]:
         return length
-    return max(k for k in range(1, _ROW[0] + 1) if length % k == 0)
+    return max(k for k in range(1, 1025) if length % k == 0)
 
 
 def _tuple(axis):

@@ -15,8 +15,9 @@ from keras import ops
 from lopt_keras import features
 
 _fusing = contextvars.ContextVar("fusing", default=False)
-# Compilation takes longer with each weight, and small tensors take no time anyway.
-_MOST_WEIGHTS, _FEWEST_ENTRIES = 512, 2**14
+# Compilation takes longer with each weight, small tensors take no time anyway, and XLA
+# uses the vector units along the last axis.
+_MOST_WEIGHTS, _FEWEST_ENTRIES, _SHORTEST_ROW = 512, 2**14, 16
 
 
 @contextlib.contextmanager
@@ -39,7 +40,9 @@ def is_worthwhile(weights, shape):
     if not _fusing.get() or None in shape:
         return False
     count = sum(math.prod(w.shape[1:]) for w in weights)
-    return count <= _MOST_WEIGHTS and math.prod(shape) >= _FEWEST_ENTRIES
+    if count > _MOST_WEIGHTS or shape[-1] < _SHORTEST_ROW:
+        return False
+    return math.prod(shape) >= _FEWEST_ENTRIES
 
 
 def mlp(inputs, offsets, weights):

@@ -98,6 +98,13 @@ def mlp_per_parameter(theta, inputs, arrays, context, hidden_layers, epsilon=1e-
     return hidden
 
 
+def scaled(direction, exponent):
+    """`direction * exp(exponent)`."""
+    # XLA computes a product, and the whole network with it, anew wherever it is read, but
+    # no quotient. The small number keeps it from writing this one as a product.
+    return direction / (ops.exp(-exponent) + 1e-30)
+
+
 class _Input(NamedTuple):
     """Some features.
 

@@ -197,7 +197,7 @@ class Hierarchical(base.UpdateRule):
         outputs = networks.mlp_per_parameter(
             theta, _inputs, arrays, ops.concatenate(context, axis=1), self.hidden_layers
         )
-        step = -self.step_mult * outputs[:, 0] * ops.exp(self.exp_mult * outputs[:, 1])
+        step = networks.scaled(-self.step_mult * outputs[:, 0], self.exp_mult * outputs[:, 1])
         sent = {name: message[name] for name in ("hidden", "cell")}
         sent["from_mlp"] = features.mean(outputs[:, 2:], 2)[:, :, 0]
         sent = {name: features.broadcast_over(value, rank) for name, value in sent.items()}

@@ -98,5 +98,5 @@ class MLP(base.UpdateRule):
         """
         context = features.time_embedding(signals.step)
         outputs = networks.mlp_per_parameter(theta, inputs, arrays, context, self.hidden_layers)
-        step = -self.step_mult * outputs[:, 0] * ops.exp(self.exp_mult * outputs[:, 1])
+        step = networks.scaled(-self.step_mult * outputs[:, 0], self.exp_mult * outputs[:, 1])
         return ops.reshape(step, ops.shape(param))

@@ -169,7 +169,7 @@ class NormalizedMLP(mlp.MLP):
         )
         orthogonalized = self.orthogonalize and rank >= 2
         direction = _OTHER_DIRECTION if self.orthogonalize and not orthogonalized else 0
-        step = outputs[:, direction] * ops.exp(self.exp_mult * outputs[:, 1])
+        step = networks.scaled(outputs[:, direction], self.exp_mult * outputs[:, 1])
         step = _normalised(ops.reshape(step, ops.shape(param)), orthogonalized)
         step = ops.reshape(step, shape)
         state = self._as_filters({"m": m, "rms": rms, **moments.state}, shape[1:])
