@@ -94,7 +94,8 @@ def mlp_per_parameter(theta, inputs, arrays, context, hidden_layers, epsilon=1e-
     hidden = _normalised_product(full, epsilon, axes) + offset
     hidden = ops.reshape(hidden, (*bias.shape, -1))
     for w, b in zip(layers[::2], layers[1::2], strict=True):
-        hidden = fusion.affine(w, b, ops.relu(hidden))
+        # Not a transposition and a product: XLA cannot differentiate that twice in a loop.
+        hidden = ops.einsum("pfh,pfn->phn", w, ops.relu(hidden)) + b[:, :, None]
     return hidden
 
 

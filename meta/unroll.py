@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from lopt_keras import features, fusion, rules
+from lopt_keras import features, rules
 from meta import random
 
 _VALIDATION_EVERY = 10
@@ -168,8 +168,7 @@ def _step(rule, task, theta, inner, seed, num_problems, outer_split):
             observed = task.loss(read_params, held_out, setting)
         validation_loss = tf.where(step % _VALIDATION_EVERY == 0, observed, np.nan)
     signals = rules.Signals(step, total_steps, train_loss, validation_loss)
-    with fusion.scope():
-        updates, new_state = rule.update(read_theta, read_state, grads, read_params, signals)
+    updates, new_state = rule.update(read_theta, read_state, grads, read_params, signals)
     usable = features.gradients_are_usable(grads)
     updates = [features.select(usable, update, tf.zeros_like(update)) for update in updates]
     state = tf.nest.map_structure(lambda n, o: features.select(usable, n, o), new_state, state)
