@@ -13,9 +13,9 @@ import math
 from keras import ops
 
 _fusing = contextvars.ContextVar("fusing", default=False)
-# Compilation takes longer with each weight, small tensors take no time anyway, and XLA
-# uses the vector units along the last axis.
-_MOST_WEIGHTS, _FEWEST_ENTRIES, _SHORTEST_ROW = 512, 2**14, 16
+# Each weight takes time to compile, which only large tensors earn back. XLA uses the
+# vector units along the last axis.
+_MOST_WEIGHTS, _FEWEST_ENTRIES_PER_WEIGHT, _SHORTEST_ROW = 2048, 64, 16
 
 
 @contextlib.contextmanager
@@ -43,7 +43,7 @@ def is_worthwhile(weights, shape):
     count = sum(math.prod(w.shape[1:]) for w in weights)
     if count > _MOST_WEIGHTS or shape[-1] < _SHORTEST_ROW:
         return False
-    return math.prod(shape) >= _FEWEST_ENTRIES
+    return math.prod(shape) >= _FEWEST_ENTRIES_PER_WEIGHT * count
 
 
 def mlp(inputs, offsets, weights):

@@ -60,7 +60,7 @@ def test_spells_nothing_out_elsewhere():
         assert not fusion.is_worthwhile(weights, (1, None, 512))
         assert not fusion.is_worthwhile(weights, (1, 8, 16))
         assert not fusion.is_worthwhile(weights, (1, 2**16, 10))
-        assert not fusion.is_worthwhile([np.zeros((1, 28, 32))], (1, 512, 512))
+        assert not fusion.is_worthwhile([np.zeros((1, 28, 128))], (1, 2048, 2048))
     assert not fusion.is_worthwhile(weights, (1, 512, 512))
 
 
