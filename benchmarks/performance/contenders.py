@@ -8,18 +8,18 @@ from lopt_keras import LearnedOptimizer, rules
 BASELINES = {"Adam": keras.optimizers.Adam, "AdamW": keras.optimizers.AdamW}
 
 RULES = {
-    "factored_mlp": rules.FactoredMLP(),
-    "factored_mlp, hidden 32": rules.FactoredMLP(hidden_size=32),
-    "mlp, hidden 8": rules.MLP(hidden_size=8),
-    "mlp, hidden 32": rules.MLP(),
+    "factored_mlp/8": rules.FactoredMLP(),
+    "factored_mlp/32": rules.FactoredMLP(hidden_size=32),
+    "mlp/8": rules.MLP(hidden_size=8),
+    "mlp/32": rules.MLP(),
     "normalized_mlp": rules.NormalizedMLP(orthogonalize=False),
-    "normalized_mlp, orthogonal": rules.NormalizedMLP(),
+    "normalized_mlp/orthogonal": rules.NormalizedMLP(),
     "hierarchical": rules.Hierarchical(),
     "recurrent": rules.Recurrent(),
     "learned_hyperparameters": rules.LearnedHyperparameters(),
     "scheduled": rules.Scheduled(),
 }
-"""Every rule, in the configurations that are worth telling apart."""
+"""Every rule, in the configurations that are worth telling apart; numbers are hidden sizes."""
 
 
 def make(name):

@@ -16,7 +16,7 @@ from absl import app, flags, logging
 
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/performance", "For the figures.")
 _MODELS = flags.DEFINE_list("models", ["mlp", "resnet50", "transformer"], "Of models.py.")
-_OPTIMIZERS = flags.DEFINE_list("optimizers", ["Adam", "factored_mlp"], "Of contenders.py.")
+_OPTIMIZERS = flags.DEFINE_list("optimizers", ["Adam", "factored_mlp/8"], "Of contenders.py.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 3, "First steps of each.", lower_bound=1)
 
 

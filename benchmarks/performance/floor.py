@@ -19,7 +19,7 @@ from absl import app, flags, logging
 
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/performance", "For the figures.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 30, "Measurements of each.", lower_bound=2)
-_RULES = ("factored_mlp", "factored_mlp, hidden 32")
+_RULES = ("factored_mlp/8", "factored_mlp/32")
 _MATRIX, _COPIED = 2048, 2**24
 
 

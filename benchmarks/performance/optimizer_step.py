@@ -17,7 +17,7 @@ from absl import app, flags, logging
 
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/performance", "For the figures.")
 _MODELS = flags.DEFINE_list("models", list(models.SHAPES), f"Some of {list(models.SHAPES)}.")
-_RULES = flags.DEFINE_list("rules", None, "Only rules whose names hold one of these.")
+_RULES = flags.DEFINE_list("rules", None, "Only these, of contenders.py.")
 _SECONDS = flags.DEFINE_float("seconds", 20.0, "About how long to measure each model.")
 _SLOW = ("hierarchical", "recurrent", "orthogonal")
 _LARGE, _MOST_REPETITIONS = 5_000_000, 50
@@ -39,7 +39,7 @@ def measure(shapes):
 
 def _is_wanted(name, count):
     if _RULES.value is not None:
-        return any(part in name for part in _RULES.value)
+        return name in _RULES.value
     return count < _LARGE or not any(slow in name for slow in _SLOW)
 
 

@@ -10,8 +10,8 @@ from lopt_keras import features, fusion, rules
 RULES = [
     rules.FactoredMLP(),
     rules.MLP(hidden_size=8),
-    rules.NormalizedMLP(),
-    rules.NormalizedMLP(flatten_filters=True),
+    rules.NormalizedMLP(orthogonalize=False),
+    rules.NormalizedMLP(orthogonalize=False, flatten_filters=True),
 ]
 
 
