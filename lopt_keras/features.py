@@ -49,7 +49,9 @@ def second_moment_scale(x, epsilon, axis):
 
 def mean(x, axis):
     """The mean over an axis, or over several neighbouring axes, kept with size 1."""
-    return total(x, axis) / math.prod(ops.shape(x)[i] for i in _tuple(axis))
+    if None in x.shape:
+        return ops.mean(x, axis=axis, keepdims=True)
+    return total(x, axis) / math.prod(x.shape[i] for i in _tuple(axis))
 
 
 def total(x, axis):
@@ -59,7 +61,9 @@ def total(x, axis):
     matrix product with ones, and sums of whole slices, use the vector units.
     """
     axis = _tuple(axis)
-    if not axis or None in x.shape:
+    if not axis:
+        return x
+    if None in x.shape:
         return ops.sum(x, axis=axis, keepdims=True)
     sizes = x.shape[axis[0] : axis[-1] + 1]
     if math.prod(sizes) < _LONG:

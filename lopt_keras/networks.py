@@ -59,8 +59,8 @@ def mlp_per_parameter(theta, inputs, arrays, context, hidden_layers, epsilon=1e-
         theta: dict with `w0`, `b0`, ...; the rows of `w0` belong to the inputs, in
             their order, and then to `context`.
         inputs: function from `arrays` to a list of `[P, F_i, *shape_i]`, F_i being F or
-            1, where each `shape_i` broadcasts to the tensor's shape. Each feature is
-            second-moment normalised. Works entry by entry, also on arrays without the
+            1, where each `shape_i` broadcasts to the tensor's shape, and the first is
+            that shape. Each feature is second-moment normalised. Works entry by entry, also on arrays without the
             axis of the features, of which it then gives one.
         arrays: list of `[P, F or 1, *shape_i]`.
         context: `[P, F]`, the same for all entries, not normalised; or None. With
@@ -78,7 +78,7 @@ def mlp_per_parameter(theta, inputs, arrays, context, hidden_layers, epsilon=1e-
         rows = theta["w0"][:, theta["w0"].shape[1] - context.shape[1] :]
         bias = bias + ops.squeeze(ops.matmul(context[:, None], rows), 1)
     groups = _groups(theta["w0"], inputs(*arrays))
-    shape = max(groups, key=lambda shape: math.prod(size or math.inf for size in shape))
+    shape = next(iter(groups))
     full = groups.pop(shape)
     offset = features.broadcast_over(bias, len(shape))
     for members in groups.values():

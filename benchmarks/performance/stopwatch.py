@@ -58,6 +58,7 @@ def write(path, figures):
         "command": " ".join(["python", *command]),
         "processor": _processor(),
         "cores": os.cpu_count(),
+        "load_average_of_5_minutes": round(os.getloadavg()[1], 1),
         "python": platform.python_version(),
         **{name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")},
     }
