@@ -60,8 +60,8 @@ def mlp_per_parameter(theta, inputs, arrays, context, hidden_layers, epsilon=1e-
             their order, and then to `context`.
         inputs: function from `arrays` to a list of `[P, F_i, *shape_i]`, F_i being F or
             1, where each `shape_i` broadcasts to the tensor's shape, and the first is
-            that shape. Each feature is second-moment normalised. Works entry by entry, also on arrays without the
-            axis of the features, of which it then gives one.
+            that shape. Each feature is second-moment normalised. Works entry by entry,
+            also on arrays without the axis of the features, of which it then gives one.
         arrays: list of `[P, F or 1, *shape_i]`.
         context: `[P, F]`, the same for all entries, not normalised; or None. With
             fewer inputs than `w0` has rows, the rows in between are not used.
