@@ -14,6 +14,8 @@ from keras import ops
 TIMESCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
 """The `c` of `time_embedding` (Metz et al., arXiv 1810.10180, appendix)."""
 
+_LONG, _MOST_PARTS, _ROW = 256, 8, (8, 2**16)
+
 
 def constant(values):
     """A float32 tensor. NumPy's arrays do not mix with those of every backend."""
@@ -30,13 +32,69 @@ def accumulate(accumulator, value, decay):
     return decay * accumulator + (1.0 - decay) * value
 
 
+def accumulate_both(m, rms, g, momentum_decay, rms_decay):
+    """The accumulators of g and of g^2."""
+    m = accumulate(m, g, momentum_decay)
+    return m, accumulate(rms, ops.square(g), rms_decay)
+
+
 def second_moment_scale(x, epsilon, axis):
     """`rsqrt(epsilon + mean(x^2))` over the axes, which are kept with size 1.
 
     Without axes, entry by entry.
     """
     squares = ops.square(x)
-    return ops.rsqrt(epsilon + (ops.mean(squares, axis=axis, keepdims=True) if axis else squares))
+    return ops.rsqrt(epsilon + (mean(squares, axis) if axis else squares))
+
+
+def mean(x, axis):
+    """The mean over an axis, or over several neighbouring axes, kept with size 1."""
+    if None in x.shape:
+        return ops.mean(x, axis=axis, keepdims=True)
+    return total(x, axis) / math.prod(x.shape[i] for i in _tuple(axis))
+
+
+def total(x, axis):
+    """The sum over an axis, or over several neighbouring axes, kept with size 1.
+
+    XLA adds up one number after the other on CPUs, where it does not fuse either. A
+    matrix product with ones, and sums of whole slices, use the vector units.
+    """
+    axis = _tuple(axis)
+    if not axis:
+        return x
+    if None in x.shape:
+        return ops.sum(x, axis=axis, keepdims=True)
+    sizes = x.shape[axis[0] : axis[-1] + 1]
+    if math.prod(sizes) < _LONG:
+        return ops.sum(x, axis=axis, keepdims=True)
+    if axis[-1] < len(x.shape) - 1:
+        parts = max(k for k in range(1, _MOST_PARTS + 1) if sizes[0] % k == 0)
+        return ops.sum(sum(ops.split(x, parts, axis=axis[0])), axis=axis, keepdims=True)
+    length = _row_length(sizes)
+    sums = _row_sums(_row_sums(x, length), math.prod(sizes) // length)
+    return ops.reshape(sums, [1 if i in axis else size for i, size in enumerate(x.shape)])
+
+
+def _row_sums(x, length):
+    """The sums of so many consecutive entries, all in one vector."""
+    return ops.einsum("rl,l->r", ops.reshape(x, (-1, length)), ops.ones(length, "float32"))
+
+
+def _row_length(sizes):
+    """How many entries to add up at a time: whole rows, if they are of a good length."""
+    length = 1
+    for size in reversed(sizes):
+        length *= size
+        if length >= _ROW[0]:
+            break
+    if length <= _ROW[1]:
+        return length
+    return max(k for k in range(1, 1025) if length % k == 0)
+
+
+def _tuple(axis):
+    return (axis,) if isinstance(axis, int) else tuple(axis)
 
 
 def clipped_log(x):
@@ -52,7 +110,7 @@ def flat(x):
 def norm(x):
     """The Euclidean norm of each particle's tensor: `[P, *shape]` -> `[P]`."""
     # Not exactly zero, where the square root has no derivative.
-    return ops.sqrt(ops.sum(ops.square(flat(x)), axis=1) + 1e-30)
+    return ops.sqrt(total(ops.square(flat(x)), 1)[:, 0] + 1e-30)
 
 
 def root_mean_square(x):
@@ -63,8 +121,8 @@ def root_mean_square(x):
 
 def moments(x):
     """Mean and population variance of each particle's tensor, `[P]` each."""
-    mean = ops.mean(flat(x), axis=1)
-    return mean, ops.mean(ops.square(flat(x) - mean[:, None]), axis=1)
+    average = mean(flat(x), 1)
+    return average[:, 0], mean(ops.square(flat(x) - average), 1)[:, 0]
 
 
 def sine_embedding(step):
@@ -146,13 +204,14 @@ class FactoredMoments(NamedTuple):
     Attributes:
         state: dict of the accumulators; `row` and `col` for rank 2 and more, `v`
             for less.
-        grad_factor, momentum_factor: `[P, F, *shape]`, what g and m are multiplied by.
+        grad_factors, momentum_factors: pairs of arrays that broadcast to
+            `[P, F, *shape]`, by the products of which g and m are multiplied.
         row, col: the accumulators as features, which broadcast to the tensor.
     """
 
     state: Any
-    grad_factor: Any
-    momentum_factor: Any
+    grad_factors: Any
+    momentum_factors: Any
     row: Any
     col: Any
 
@@ -189,13 +248,15 @@ def factored_moments(state, grad, decay):
     axes = factored_axes(grad.shape[1:])
     if axes is None:
         v = accumulate(state["v"], squared, decay)
-        return FactoredMoments({"v": v}, safe_rsqrt(v + 1e-9), ops.rsqrt(v + 1e-6), v, v)
+        one = broadcast_over(constant([[1.0]]), len(grad.shape) - 1)
+        factors = (safe_rsqrt(v + 1e-9), one), (ops.rsqrt(v + 1e-6), one)
+        return FactoredMoments({"v": v}, *factors, v, v)
     d1, d0 = (axis + 2 for axis in axes)
-    row = accumulate(state["row"], ops.mean(squared, axis=d0, keepdims=True), decay)
-    col = accumulate(state["col"], ops.mean(squared, axis=d1, keepdims=True), decay)
+    row = accumulate(state["row"], mean(squared, d0), decay)
+    col = accumulate(state["col"], mean(squared, d1), decay)
     row_mean = ops.mean(row, axis=d1, keepdims=True)
-    factor = safe_rsqrt(row / (row_mean + 1e-9)) * safe_rsqrt(col)
-    return FactoredMoments({"row": row, "col": col}, factor, factor, row, col)
+    factors = safe_rsqrt(row / (row_mean + 1e-9)), safe_rsqrt(col)
+    return FactoredMoments({"row": row, "col": col}, factors, factors, row, col)
 
 
 def gradients_are_usable(gradients):
@@ -213,7 +274,7 @@ def gradients_are_usable(gradients):
     usable = None
     for gradient in gradients:
         axes = tuple(range(1, len(gradient.shape)))
-        finite = ops.isfinite(ops.sum(ops.square(gradient), axis=axes))
+        finite = ops.isfinite(ops.reshape(total(ops.square(gradient), axes), (-1,)))
         usable = finite if usable is None else ops.logical_and(usable, finite)
     return usable
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from lopt_keras import features, observations, pretrained, rounding, rules, saved_model
+from lopt_keras import fusion, observations, pretrained, rounding, rules, saved_model
 from lopt_keras.rules import base
 
 if keras.backend.backend() == "tensorflow":
@@ -260,7 +260,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             for name, (total, count) in zip(self._observations, sums, strict=True)
         }
         grads = [ops.cast(grad, "float32") for grad in grads]
-        usable = self._are_usable(grads)
+        usable = _are_usable(grads)
         apply, grads = self._accumulate_gradients(usable, grads, trainable_variables)
         signals = self._signals(losses)
         self._update(apply, self._clip_gradients(grads), trainable_variables, signals)
@@ -297,14 +297,6 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             # The training loss of a step that is left out goes with it.
             stale = name == "train_loss" and not self.gradient_accumulation_steps
             observation.forget_where(ops.logical_or(apply, stale))
-
-    def _are_usable(self, grads):
-        def is_usable(grad):
-            return features.gradients_are_usable([grad[None]])[0]
-
-        return ops.all(
-            ops.stack([self._compiled(is_usable, "usable", grad.shape)(grad) for grad in grads])
-        )
 
     def _signals(self, losses):
         """`Signals` of this step, each of shape `[1]`; losses are NaN if nothing was heard."""
@@ -423,9 +415,10 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
         def program(*args):
             if key not in self._programs:
-                # Concrete: TensorFlow would warn of the many functions as of one retraced.
                 traced = tf.function(function, jit_compile=True, autograph=False)
-                self._programs[key] = traced.get_concrete_function(*args)
+                with fusion.scope():
+                    # Concrete: TensorFlow would warn of the many functions as of one retraced.
+                    self._programs[key] = traced.get_concrete_function(*args)
             return self._programs[key](*args)
 
         return program
@@ -536,6 +529,12 @@ def _resolve(weights, rule, seed):
     carried, theta, _ = saved_model.read(path)
     rule = rule or carried
     return rule, rule.check_theta(theta)
+
+
+def _are_usable(grads):
+    """As `features.gradients_are_usable`, but quick also where it is not compiled."""
+    squares = [ops.einsum("n,n->", flat, flat) for flat in (ops.reshape(g, (-1,)) for g in grads)]
+    return ops.all(ops.isfinite(ops.stack(squares)))
 
 
 def _num_replicas():

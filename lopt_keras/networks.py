@@ -6,11 +6,12 @@ Weights are entries of theta: `w0 [P, inputs, units]`, `b0 [P, units]`, `w1`, ..
 
 import itertools
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
-from lopt_keras import features
+from lopt_keras import features, fusion
 
 
 def mlp_shapes(sizes, prefix=""):
@@ -46,19 +47,22 @@ def mlp(theta, x, hidden_layers, prefix=""):
     return x
 
 
-def mlp_per_parameter(theta, inputs, context, hidden_layers, epsilon=1e-5, axes=None):
+def mlp_per_parameter(theta, inputs, arrays, context, hidden_layers, epsilon=1e-5, axes=None):
     """An MLP with ReLU on every entry of a tensor.
 
-    Exact to rounding, but cheaper than concatenating normalised features: inputs
-    of one shape share one matrix product, those that are constant along an axis
-    are broadcast after theirs, the normalisation scales the weights instead of
-    the features, and what is the same for all entries is a bias.
+    Exact to rounding, but cheaper than concatenating normalised features: what is
+    constant along an axis is broadcast after its matrix product, and what is the same
+    for all entries is a bias. Where fusion is worthwhile, features are not written to
+    memory: each is computed once for its second moment and once in the network.
 
     Args:
-        theta: dict with `w0`, `b0`, ...; the rows of `w0` belong to `inputs`, in
+        theta: dict with `w0`, `b0`, ...; the rows of `w0` belong to the inputs, in
             their order, and then to `context`.
-        inputs: list of `[P, F_i, *shape_i]`, where each `shape_i` broadcasts to
-            the tensor's shape. Each feature is second-moment normalised.
+        inputs: function from `arrays` to a list of `[P, F_i, *shape_i]`, F_i being F or
+            1, where each `shape_i` broadcasts to the tensor's shape, and the first is
+            that shape. Each feature is second-moment normalised. Works entry by entry,
+            also on arrays without the axis of the features, of which it then gives one.
+        arrays: list of `[P, F or 1, *shape_i]`.
         context: `[P, F]`, the same for all entries, not normalised; or None. With
             fewer inputs than `w0` has rows, the rows in between are not used.
         hidden_layers: number of hidden layers.
@@ -69,41 +73,90 @@ def mlp_per_parameter(theta, inputs, context, hidden_layers, epsilon=1e-5, axes=
     Returns:
         `[P, outputs, n]`, n the number of entries.
     """
-    hidden = _first_layer(theta["w0"], inputs, epsilon, axes)
     bias = theta["b0"]
     if context is not None:
         rows = theta["w0"][:, theta["w0"].shape[1] - context.shape[1] :]
         bias = bias + ops.squeeze(ops.matmul(context[:, None], rows), 1)
-    hidden = hidden + bias[:, :, None]
-    for i in range(1, hidden_layers + 1):
+    groups = _groups(theta["w0"], inputs(*arrays))
+    shape = next(iter(groups))
+    full = groups.pop(shape)
+    offset = features.broadcast_over(bias, len(shape))
+    for members in groups.values():
+        offset = offset + _normalised_product(members, epsilon, axes)
+    layers = [theta[f"{kind}{i}"] for i in range(1, hidden_layers + 1) for kind in "wb"]
+    weights = [_concatenate([member.w for member in full]), *layers]
+    particles = bias.shape[0]
+    if fusion.is_worthwhile(weights, (particles, *shape)):
+        x = _normalised_planes(full, inputs, arrays, epsilon, axes)
+        offset = ops.broadcast_to(offset, (*bias.shape, *shape))
+        outputs = fusion.mlp(x, ops.unstack(offset, bias.shape[1], axis=1), weights)
+        return ops.stack([features.flat(x) for x in outputs], axis=1)
+    hidden = _normalised_product(full, epsilon, axes) + offset
+    hidden = ops.reshape(hidden, (*bias.shape, -1))
+    for w, b in zip(layers[::2], layers[1::2], strict=True):
         # Not a transposition and a product: XLA cannot differentiate that twice in a loop.
-        hidden = ops.einsum("pfh,pfn->phn", theta[f"w{i}"], ops.relu(hidden))
-        hidden = hidden + theta[f"b{i}"][:, :, None]
+        hidden = ops.einsum("pfh,pfn->phn", w, ops.relu(hidden)) + b[:, :, None]
     return hidden
 
 
-def _first_layer(weights, inputs, epsilon, axes):
-    """The sum of the matrix products, `[P, hidden_size, n]`."""
+def scaled(direction, exponent):
+    """`direction * exp(exponent)`."""
+    # XLA computes a product, and the whole network with it, anew wherever it is read, but
+    # no quotient. The small number keeps it from writing this one as a product.
+    return direction / (ops.exp(-exponent) + 1e-30)
+
+
+class _Input(NamedTuple):
+    """Some features.
+
+    Attributes:
+        index: among the inputs.
+        w: their rows of `w0`, `[P, F, H]`.
+        x: `[P, F, *shape]`.
+    """
+
+    index: int
+    w: Any
+    x: Any
+
+
+def _groups(w0, values):
+    """Inputs by their shape: dict to list of `_Input`."""
     groups, row = {}, 0
-    for x in inputs:
-        groups.setdefault(tuple(x.shape[2:]), []).append((x, row))
+    for index, x in enumerate(values):
+        w = w0[:, row : row + x.shape[1]]
+        groups.setdefault(tuple(x.shape[2:]), []).append(_Input(index, w, x))
         row += x.shape[1]
-    total = None
-    for members in groups.values():
-        x = _concatenate([x for x, _ in members])
-        w = _concatenate([weights[:, i : i + x.shape[1]] for x, i in members])
-        product = _normalised_product(w, x, epsilon, axes)
-        total = product if total is None else total + product
-    particles, _, hidden_size = weights.shape
-    return ops.reshape(total, (particles, hidden_size, -1))
+    return groups
 
 
 def _concatenate(arrays):
     return arrays[0] if len(arrays) == 1 else ops.concatenate(arrays, axis=1)
 
 
-def _normalised_product(w, x, epsilon, axes):
-    """`w [P, F, H]` applied to `x [P, F, *shape]`, each feature second-moment normalised."""
+def _normalised_planes(members, inputs, arrays, epsilon, axes):
+    """The features one by one: list of `[P, *shape]`."""
+    count = max(x.shape[1] for x in arrays)
+    columns = [ops.unstack(x, x.shape[1], axis=1) for x in arrays]
+    columns = [column * count if len(column) == 1 else column for column in columns]
+    # Computed anew: XLA would write to memory what both this and the second moments read.
+    planes = [inputs(*column) for column in zip(*columns, strict=True)]
+    x = [planes[k][index] for index, _, group in members for k in range(group.shape[1])]
+    rank = len(members[0].x.shape) - 2
+    trailing = tuple(range(2 + max(0, rank - (axes or rank)), 2 + rank))
+    moments = _concatenate([features.mean(ops.square(group), trailing) for *_, group in members])
+    scales = ops.unstack(ops.rsqrt(epsilon + moments), len(x), axis=1)
+    return [plane * scale for plane, scale in zip(x, scales, strict=True)]
+
+
+def _normalised_product(members, epsilon, axes):
+    """The matrix product of inputs of one shape, each second-moment normalised.
+
+    Returns:
+        `[P, H, *shape]`.
+    """
+    w = _concatenate([member.w for member in members])
+    x = _concatenate([member.x for member in members])
     particles, count, hidden_size = w.shape
     shape = ops.shape(x)[2:]
     if axes is None or len(shape) <= axes:

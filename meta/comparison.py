@@ -6,7 +6,7 @@ import matplotlib
 import numpy as np
 import tensorflow as tf
 
-from lopt_keras import rules
+from lopt_keras import fusion, rules
 from meta import random, unroll
 
 matplotlib.use("Agg")
@@ -139,7 +139,8 @@ def run(rule, task, thetas, num_steps, seed, split, seeds):
     def program(particles):
         inner = unroll.begin(rule, task, particles, random.fold_in(seed, 0), seeds, num_steps)
         batches = random.fold_in(seed, 1)
-        return unroll.run(rule, task, particles, inner, batches, num_steps, seeds, split)[0]
+        with fusion.scope():
+            return unroll.run(rule, task, particles, inner, batches, num_steps, seeds, split)[0]
 
     particles = {
         name: tf.constant(np.repeat([theta[name] for theta in thetas], seeds, axis=0))

@@ -85,16 +85,16 @@ class FactoredMLP(mlp.MLP):
 
     def update_tensor(self, theta, state, message, grad, param, signals):
         decays = self._decays(theta, rank=len(param.shape) - 1)
-        g, p = grad[:, None], param[:, None]
-        m = features.accumulate(state["m"], g, decays["momentum_decays"])
-        rms = features.accumulate(state["rms"], ops.square(g), decays["rms_decays"])
+        g = grad[:, None]
         moments = features.factored_moments(state, grad, decays["factored_decays"])
         row, col = moments.row, moments.col
-        rsqrt_rms = ops.rsqrt(rms + 1e-6)
-        inputs = [g, p, m, rms, m * rsqrt_rms, rsqrt_rms, g * moments.grad_factor, row, col]
-        inputs += [ops.rsqrt(row + 1e-8), ops.rsqrt(col + 1e-8), m * moments.momentum_factor]
-        state = {"m": m, "rms": rms, **moments.state}
-        return self.step(theta, inputs, param, signals), state
+        accumulated = (state["m"], state["rms"], g, *list(decays.values())[:2])
+        m, rms = features.accumulate_both(*accumulated)
+        arrays = [*accumulated, param[:, None], ops.rsqrt(rms + 1e-6)]
+        arrays += [*moments.grad_factors, *moments.momentum_factors]
+        arrays += [row, col, ops.rsqrt(row + 1e-8), ops.rsqrt(col + 1e-8)]
+        step = self.step(theta, _inputs, arrays, param, signals)
+        return step, {"m": m, "rms": rms, **moments.state}
 
     def _decays(self, theta, rank):
         decays = {}
@@ -104,3 +104,10 @@ class FactoredMLP(mlp.MLP):
                 value = ops.clip(value, 0.0, 1.0)
             decays[name] = features.broadcast_over(value, rank)
         return decays
+
+
+def _inputs(m, rms, g, momentum_decay, rms_decay, p, rsqrt, *of_factored):
+    m, rms = features.accumulate_both(m, rms, g, momentum_decay, rms_decay)
+    factors, rows_and_columns = of_factored[:4], of_factored[4:]
+    inputs = [g, p, m, rms, m * rsqrt, rsqrt, g * (factors[0] * factors[1])]
+    return [*inputs, *rows_and_columns, m * (factors[2] * factors[3])]

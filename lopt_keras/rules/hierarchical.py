@@ -150,7 +150,7 @@ class Hierarchical(base.UpdateRule):
         }
         summary = {
             "statistics": _tensor_statistics(state["m"], state["rms"], grad, param),
-            "mean_square_grad": ops.mean(ops.square(features.flat(grad)), axis=1, keepdims=True),
+            "mean_square_grad": features.mean(ops.square(features.flat(grad)), 1),
             **{name: features.flat(state[name]) for name in ("hidden", "cell", "from_mlp")},
         }
         return state, summary
@@ -184,10 +184,8 @@ class Hierarchical(base.UpdateRule):
     def update_tensor(self, theta, state, message, grad, param, signals):
         rank = len(param.shape) - 1
         grad = _clipped(grad, message["grad_bound"])
-        m, rms = state["m"], state["rms"]
-        rsqrt = ops.rsqrt(rms + 1e-6)
-        log_abs = ops.log(ops.abs(param) + 1e-8)
-        inputs = [grad[:, None], param[:, None], log_abs[:, None], m, rms, m * rsqrt, rsqrt]
+        rsqrt = ops.rsqrt(state["rms"] + 1e-6)
+        arrays = [state["m"], state["rms"], grad[:, None], param[:, None], rsqrt]
         norm = features.norm(param)[:, None]
         context = [
             features.sine_embedding(message["time"]),
@@ -197,13 +195,13 @@ class Hierarchical(base.UpdateRule):
             message["down"],
         ]
         outputs = networks.mlp_per_parameter(
-            theta, inputs, ops.concatenate(context, axis=1), self.hidden_layers
+            theta, _inputs, arrays, ops.concatenate(context, axis=1), self.hidden_layers
         )
-        step = -self.step_mult * outputs[:, 0] * ops.exp(self.exp_mult * outputs[:, 1])
+        step = networks.scaled(-self.step_mult * outputs[:, 0], self.exp_mult * outputs[:, 1])
         sent = {name: message[name] for name in ("hidden", "cell")}
-        sent["from_mlp"] = ops.mean(outputs[:, 2:], axis=2)
+        sent["from_mlp"] = features.mean(outputs[:, 2:], 2)[:, :, 0]
         sent = {name: features.broadcast_over(value, rank) for name, value in sent.items()}
-        return ops.reshape(step, ops.shape(param)), {"m": m, "rms": rms, **sent}
+        return ops.reshape(step, ops.shape(param)), {"m": state["m"], "rms": state["rms"], **sent}
 
     def _lstm(self, theta, stacked, from_lstm, loss_features):
         """The new hidden and cell states, `[P, N, lstm_size]`."""
@@ -222,6 +220,10 @@ class Hierarchical(base.UpdateRule):
         cell = ops.sigmoid(forget + 1.0) * stacked["cell"]
         cell = cell + ops.sigmoid(enter) * ops.tanh(candidate)
         return ops.sigmoid(leave) * ops.tanh(cell), cell
+
+
+def _inputs(m, rms, g, p, rsqrt):
+    return [g, p, ops.log(ops.abs(p) + 1e-8), m, rms, m * rsqrt, rsqrt]
 
 
 def _tensor_statistics(m, rms, grad, param):

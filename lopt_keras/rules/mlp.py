@@ -74,18 +74,22 @@ class MLP(base.UpdateRule):
 
     def update_tensor(self, theta, state, message, grad, param, signals):
         rank = len(param.shape) - 1
-        decays = features.constant([self.momentum_decays])
-        m = features.accumulate(state["m"], grad[:, None], features.broadcast_over(decays, rank))
-        inputs = [grad[:, None], param[:, None], m]
-        return self.step(theta, inputs, param, signals), {"m": m}
+        decays = features.broadcast_over(features.constant([self.momentum_decays]), rank)
 
-    def step(self, theta, inputs, param, signals):
+        def inputs(m, g, p, decay):
+            return [g, p, features.accumulate(m, g, decay)]
+
+        g = grad[:, None]
+        arrays = [state["m"], g, param[:, None], decays]
+        step = self.step(theta, inputs, arrays, param, signals)
+        return step, {"m": features.accumulate(state["m"], g, decays)}
+
+    def step(self, theta, inputs, arrays, param, signals):
         """The step of one tensor, from its features.
 
         Args:
             theta: dict of `[P, ...]`.
-            inputs: list of `[P, F_i, *shape_i]` in the order of the rows of
-                `w0`, where each `shape_i` broadcasts to the tensor's shape.
+            inputs, arrays: as for `networks.mlp_per_parameter`.
             param: `[P, *shape]`.
             signals: `Signals`.
 
@@ -93,6 +97,6 @@ class MLP(base.UpdateRule):
             `[P, *shape]`.
         """
         context = features.time_embedding(signals.step)
-        outputs = networks.mlp_per_parameter(theta, inputs, context, self.hidden_layers)
-        step = -self.step_mult * outputs[:, 0] * ops.exp(self.exp_mult * outputs[:, 1])
+        outputs = networks.mlp_per_parameter(theta, inputs, arrays, context, self.hidden_layers)
+        step = networks.scaled(-self.step_mult * outputs[:, 0], self.exp_mult * outputs[:, 1])
         return ops.reshape(step, ops.shape(param))

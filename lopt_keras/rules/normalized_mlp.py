@@ -151,27 +151,25 @@ class NormalizedMLP(mlp.MLP):
         state = {name: self._as_matrix(x, leading=2) for name, x in state.items()}
         rank = len(param.shape) - 1
         grad = ops.clip(grad, -_GRAD_BOUND, _GRAD_BOUND)
-        g, p = grad[:, None], param[:, None]
+        g = grad[:, None]
 
         def decays(values):
             return features.broadcast_over(features.constant([values]), rank)
 
-        m = features.accumulate(state["m"], g, decays(self.momentum_decays))
-        rms = features.accumulate(state["rms"], ops.square(g), decays(self.rms_decays))
         moments = features.factored_moments(state, grad, decays(self.factored_decays))
-        rsqrt = ops.rsqrt(rms + 1e-8)
-        clipped = ops.clip(g, -_GRAD_FEATURE_BOUND, _GRAD_FEATURE_BOUND)
-        inputs = [g, clipped, p, m, rms, m * rsqrt, rsqrt, g * moments.grad_factor, g * rsqrt]
+        given = (decays(self.momentum_decays), decays(self.rms_decays))
+        accumulated = (state["m"], state["rms"], g, *given)
+        m, rms = features.accumulate_both(*accumulated)
+        arrays = [*accumulated, param[:, None], ops.rsqrt(rms + 1e-8), *moments.grad_factors]
         if rank >= 2:
             row, col = moments.row, moments.col
-            inputs += [row, col, ops.rsqrt(row + 1e-8), ops.rsqrt(col + 1e-8)]
-            inputs += [m * moments.momentum_factor]
+            arrays += [row, col, ops.rsqrt(row + 1e-8), ops.rsqrt(col + 1e-8)]
         outputs = networks.mlp_per_parameter(
-            theta, inputs, None, self.hidden_layers, epsilon=_EPSILON, axes=2
+            theta, _inputs, arrays, None, self.hidden_layers, epsilon=_EPSILON, axes=2
         )
         orthogonalized = self.orthogonalize and rank >= 2
         direction = _OTHER_DIRECTION if self.orthogonalize and not orthogonalized else 0
-        step = outputs[:, direction] * ops.exp(self.exp_mult * outputs[:, 1])
+        step = networks.scaled(outputs[:, direction], self.exp_mult * outputs[:, 1])
         step = _normalised(ops.reshape(step, ops.shape(param)), orthogonalized)
         step = ops.reshape(step, shape)
         state = self._as_filters({"m": m, "rms": rms, **moments.state}, shape[1:])
@@ -212,6 +210,16 @@ def _normalised(step, orthogonalize):
     rank = len(step.shape) - 1
     axis = tuple(range(max(1, rank - 1), rank + 1))
     return step * features.second_moment_scale(step, _EPSILON, axis)
+
+
+def _inputs(m, rms, g, momentum_decay, rms_decay, p, rsqrt, *of_matrices):
+    m, rms = features.accumulate_both(m, rms, g, momentum_decay, rms_decay)
+    clipped = ops.clip(g, -_GRAD_FEATURE_BOUND, _GRAD_FEATURE_BOUND)
+    factor = of_matrices[0] * of_matrices[1]
+    inputs = [g, clipped, p, m, rms, m * rsqrt, rsqrt, g * factor, g * rsqrt]
+    if len(of_matrices) > 2:
+        inputs += [*of_matrices[2:], m * factor]
+    return inputs
 
 
 def _pass_on(theta, row, output, unit, hidden_layers):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from lopt_keras import features
+from lopt_keras import features, fusion
 from lopt_keras.rules.base import check_integer, check_number
 from meta import random, unroll
 
@@ -244,7 +244,8 @@ class Estimator(abc.ABC):
         """
         inner = start(particles)
         steps = (self.unroll_length, 0, num_steps)
-        return Measurement(*self._run(particles, inner, seed, *steps))
+        with fusion.scope():
+            return Measurement(*self._run(particles, inner, seed, *steps))
 
     def perturbations(self, theta, seed):
         """Normal perturbations of theta, one for each pair: dict of `[num_pairs, ...]`.

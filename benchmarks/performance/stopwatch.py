@@ -1,0 +1,78 @@
+"""Timing of functions side by side, and the JSON of what was found."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+
+import numpy as np
+
+
+def interleaved(functions, repetitions, unit=1.0):
+    """Calls all functions in turn, so that what else the machine does hits all alike.
+
+    Args:
+        functions: dict from name to a function without arguments, which ends when its
+            work is done.
+        repetitions: calls of each.
+        unit: divides the times, such as the number of parameters; a number or a dict.
+
+    Returns:
+        Dict from name to a dict: the median of the wall time (`wall`), its quartiles,
+        and the median of the processor time of all threads (`cpu`), in nanoseconds.
+    """
+    times = {name: [] for name in functions}
+    for _ in range(repetitions):
+        for name, function in functions.items():
+            start = time.perf_counter_ns(), time.process_time_ns()
+            function()
+            end = time.perf_counter_ns(), time.process_time_ns()
+            times[name].append(np.subtract(end, start))
+    return {
+        name: summary(np.array(pairs) / (unit[name] if isinstance(unit, dict) else unit))
+        for name, pairs in times.items()
+    }
+
+
+def summary(pairs):
+    """Of an array `[repetitions, 2]` of wall and processor times."""
+    low, median, high = np.percentile(pairs[:, 0], (25, 50, 75))
+    numbers = {"wall": median, "quartiles": (low, high), "cpu": np.median(pairs[:, 1])}
+    return {key: np.round(value, 2).tolist() for key, value in numbers.items()}
+
+
+def once(function):
+    """Wall and processor seconds of one call: dict."""
+    start = time.perf_counter(), time.process_time()
+    function()
+    wall, cpu = time.perf_counter() - start[0], time.process_time() - start[1]
+    return {"wall": round(wall, 2), "cpu": round(cpu, 2)}
+
+
+def write(path, figures):
+    """JSON of figures, with the command that made them and what they were made on."""
+    command = [os.path.relpath(sys.argv[0]), *sys.argv[1:]]
+    provenance = {
+        "command": " ".join(["python", *command]),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "load_average_of_5_minutes": round(os.getloadavg()[1], 1),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")},
+    }
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump({**provenance, **figures}, f, indent=1)
+        f.write("\n")
+    print(f"Figures: {path}")
+
+
+def _processor():
+    """The model's name, and the vector instructions that tell it from others."""
+    with open("/proc/cpuinfo", encoding="ascii") as f:
+        lines = dict(line.split(":", 1) for line in f if ":" in line)
+    lines = {key.strip(): value.strip() for key, value in lines.items()}
+    vectors = [flag for flag in lines.get("flags", "").split() if flag in ("avx2", "avx512f")]
+    return " ".join([lines.get("model name", platform.processor()), *vectors])

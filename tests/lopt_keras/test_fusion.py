@@ -1,0 +1,79 @@
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import ops
+
+from lopt_keras import features, fusion, rules
+
+RULES = [
+    rules.FactoredMLP(),
+    rules.MLP(hidden_size=8),
+    rules.NormalizedMLP(orthogonalize=False),
+    rules.NormalizedMLP(orthogonalize=False, flatten_filters=True),
+]
+
+
+def two_steps(rule, shape, fused):
+    """The updates of two particles in their second step, and their state."""
+    rng = np.random.default_rng(0)
+    theta = {
+        name: np.stack([value, 1.1 * value]).astype("float32")
+        for name, value in rule.init_theta(seed=1).items()
+    }
+    param, grad = rng.standard_normal((2, 2, *shape), dtype="float32")
+
+    def run():
+        state = rule.init_state(theta, [param])
+        for step in range(2):
+            signals = rules.Signals.silent(tf.constant([step, step]))
+            update, state = rule.update(theta, state, [grad], [param], signals)
+        return update[0], state.tensors[0]
+
+    if not fused:
+        return run()
+    with fusion.scope():
+        return tf.function(run, jit_compile=True, autograph=False)()
+
+
+@pytest.mark.parametrize("rule", RULES, ids=str)
+@pytest.mark.parametrize("shape", [(196, 200), (3, 3, 80, 64), (20_000,)], ids=str)
+def test_spelled_out_networks_do_the_same(rule, shape):
+    shapes = [w for name, w in rule.theta_shapes().items() if name.startswith("w")]
+    with fusion.scope():
+        assert fusion.is_worthwhile([np.zeros((2, *w)) for w in shapes], (2, *shape))
+    (update, state), (expected, expected_state) = (
+        two_steps(rule, shape, fused) for fused in (True, False)
+    )
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(update / scale, expected / scale, rtol=2e-5, atol=2e-5)
+    for name, value in expected_state.items():
+        np.testing.assert_allclose(state[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_spells_nothing_out_elsewhere():
+    weights = [np.zeros((1, 16, 8))]
+    assert not fusion.is_worthwhile(weights, (1, 512, 512))
+    with fusion.scope():
+        assert fusion.is_worthwhile(weights, (1, 512, 512))
+        assert not fusion.is_worthwhile(weights, (1, None, 512))
+        assert not fusion.is_worthwhile(weights, (1, 8, 16))
+        assert not fusion.is_worthwhile(weights, (1, 2**16, 10))
+        assert not fusion.is_worthwhile([np.zeros((1, 28, 128))], (1, 2048, 2048))
+    assert not fusion.is_worthwhile(weights, (1, 512, 512))
+
+
+SHAPES = [(2, 3, 40, 50), (1, 1, 3, 3, 16, 7), (4, 1031), (2, 70_000), (3, 2, 1, 1), (2,)]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_totals_are_sums(shape):
+    x = np.random.default_rng(0).random(shape, dtype="float32")
+    for first, last in itertools.combinations(range(len(shape) + 1), 2):
+        axis = tuple(range(first, last))
+        total, mean = features.total(ops.convert_to_tensor(x), axis), features.mean(x, axis)
+        expected = x.astype("float64").sum(axis=axis, keepdims=True)
+        np.testing.assert_allclose(total, expected, rtol=1e-5)
+        np.testing.assert_allclose(mean, x.mean(axis=axis, keepdims=True), rtol=1e-5)
+    np.testing.assert_array_equal(features.total(x, ()), x)
