@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := out/demo
+PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist=worksteal
 
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -12,8 +13,11 @@ demo: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/keras_convnet.py --weights=$(RUN)/export --out_dir=$(RUN) \
 		--epochs=10 --seeds=2
 
+# XLA keeps every program until its process ends: those of all tests would fill the memory.
 test: $(VENV)/installed lint
-	$(VENV)/bin/python -m pytest -n 2 --dist=worksteal
+	$(PYTEST) tests/backends tests/export tests/lopt_keras tests/test_*.py
+	$(PYTEST) tests/meta/test_[a-m]*.py
+	$(PYTEST) tests/meta/test_[n-z]*.py
 
 # The same optimizer under JAX and torch.
 test-backends: $(VENV)-backends/installed
