@@ -330,11 +330,11 @@ class Estimator(abc.ABC):
         )
 
     def _begin(self, particles, seed, length):
-        seeds = [random.fold_in(seed, i) for i in range(2)]
-        is_told = random.uniform((self.num_pairs,), seeds[0]) < self.horizon_told
+        # What comes after the seeds of `unroll.begin`.
+        is_told = random.uniform((self.num_pairs,), random.fold_in(seed, 2)) < self.horizon_told
         told = tf.where(is_told, tf.cast(length, tf.float32), np.nan)
         told = tf.concat([told, told], axis=0)
-        return unroll.begin(self.rule, self.task, particles, seeds[1], self.num_pairs, told)
+        return unroll.begin(self.rule, self.task, particles, seed, self.num_pairs, told)
 
     def _start(self, problems, begins, seed, length, particles):
         """The `unroll.InnerState` of all particles before the estimate's first step."""

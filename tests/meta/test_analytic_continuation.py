@@ -158,8 +158,8 @@ def test_the_evidence_chooses_as_many_good_data_as_entropy_pays_for():
         root = kernel / 1e-3 * np.sqrt(p)
         curvature = np.linalg.eigvalsh(root @ root.T)
         divergence = np.sum(p * np.log(np.maximum(p * len(p), 1e-300)))
-        # Four alphas to a decade are not quite the best one.
-        assert 0.5 < 2 * alpha * divergence / np.sum(curvature / (alpha + curvature)) < 2
+        # Four alphas to a decade are not quite the best one, and the ratio changes by more.
+        assert 0.4 < 2 * alpha * divergence / np.sum(curvature / (alpha + curvature)) < 2.5
 
 
 def test_without_information_the_default_model_is_the_answer():

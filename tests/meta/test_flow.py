@@ -36,7 +36,9 @@ def jacobian(task, params, x):
 @pytest.mark.parametrize("density", ["rings", "digits"])
 @pytest.mark.parametrize("name", FLOWS)
 def test_the_determinant_is_that_of_the_jacobian(name, density):
-    task, params, setting = example(name, density=density, num_layers=3, batch_size=5)
+    # In 64 dimensions, farther from the identity, float32 does not hold the Jacobian.
+    scale = 0.3 if density == "digits" else 1.0
+    task, params, setting = example(name, scale, density=density, num_layers=3, batch_size=5)
     x = task.batch("train", SEED, 2, setting)
     _, log_determinant = task.transform(params, x)
     expected = np.linalg.slogdet(jacobian(task, params, x))

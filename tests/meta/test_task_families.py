@@ -125,7 +125,9 @@ def test_it_is_twice_differentiable_in_a_compiled_loop(family):
 def test_particles_do_not_interact(family):
     _, params, data, setting = example(family)
     losses, grads = program(family)(params, data, setting)
-    moved = [p + tf.reshape([1.0, 0.0], (NUM, *(1,) * (p.shape.rank - 1))) for p in params]
+    first = [tf.reshape([1.0, 0.0], (NUM, *(1,) * (p.shape.rank - 1))) for p in params]
+    # Scaled too: to add the same everywhere changes no softmax.
+    moved = [p + f * (p + 1.0) for p, f in zip(params, first, strict=True)]
     moved_losses, moved_grads = program(family)(moved, data, setting)
     assert losses[0] != moved_losses[0]
     np.testing.assert_allclose(losses[1], moved_losses[1], rtol=1e-6)
