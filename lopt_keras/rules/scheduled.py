@@ -25,6 +25,10 @@ class Scheduled(base.UpdateRule):
 
     State: that of the rule, and 3 numbers for each tensor.
 
+    A controller that was meta-trained with validation losses works badly without them, and
+    in `fit` they come only by a callback: `hears_validation_loss=False` is for weights that
+    are to serve where nobody tells them.
+
     Args:
         rule: an `UpdateRule`, its name, or its serialized form.
         hidden_size: units in each hidden layer (ReLU) of the controller.
@@ -36,6 +40,7 @@ class Scheduled(base.UpdateRule):
         smallest_scale: if given, steps are in units of the tensor's own size: the factor
             is also multiplied by the root mean square of its entries, but by no less
             than this, so that what starts at zero moves.
+        hears_validation_loss: whether the controller reads the validation loss.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what is expected.
@@ -53,6 +58,7 @@ class Scheduled(base.UpdateRule):
     exp_mult: float = 7.0
     anneal: bool = False
     smallest_scale: float | None = None
+    hears_validation_loss: bool = True
 
     def __post_init__(self):
         object.__setattr__(self, "rule", registry.get(self.rule))
@@ -64,12 +70,18 @@ class Scheduled(base.UpdateRule):
         base.check_number("step_mult", self.step_mult)
         base.check_number("exp_mult", self.exp_mult)
         base.check_bool("anneal", self.anneal)
+        base.check_bool("hears_validation_loss", self.hears_validation_loss)
         if self.smallest_scale is not None:
             base.check_number("smallest_scale", self.smallest_scale, low_open=True)
 
     @property
     def hears(self):
-        return tuple(dict.fromkeys((*self.rule.hears, *controller.SIGNALS)))
+        own = [
+            signal
+            for signal in controller.SIGNALS
+            if self.hears_validation_loss or signal != "validation_loss"
+        ]
+        return tuple(dict.fromkeys((*self.rule.hears, *own)))
 
     @property
     def mixes_tensors(self):

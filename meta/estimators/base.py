@@ -305,14 +305,14 @@ class Estimator(abc.ABC):
         """
         clip, losses = self.task.loss_clip, trajectory.outer_loss
         within = self.is_within_clip(losses)
-        clipped = tf.clip_by_value(tf.where(tf.math.is_finite(losses), losses, clip), -clip, clip)
+        clipped = tf.minimum(tf.where(tf.math.is_finite(losses), losses, clip), clip)
         weights = self.step_weights(num_steps, losses.shape[0])
         mean = tf.reduce_sum(weights[:, None] * clipped, axis=0)
         return mean, tf.reduce_any(~within, axis=0)
 
     def is_within_clip(self, losses):
         """Where outer losses are finite and not clipped."""
-        return tf.math.is_finite(losses) & (tf.abs(losses) <= self.task.loss_clip)
+        return tf.math.is_finite(losses) & (losses <= self.task.loss_clip)
 
     def _run(self, particles, inner, seed, length, first, num_steps):
         """`unroll.run` on this estimator's rule, task and split."""

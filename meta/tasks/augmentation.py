@@ -71,6 +71,11 @@ class Augmented(base.Task):
         """The task's, as scores are."""
         return self.task.loss_clip
 
+    @property
+    def loss_floor(self):
+        """The task's, as scores are."""
+        return self.task.loss_floor
+
     def draw(self, seed, num, variant=None):
         """The task's setting as an entry of that name, its `variant`, factors and level."""
         seeds = [random.fold_in(seed, i) for i in range(4)]

@@ -35,6 +35,7 @@ class Task(abc.ABC):
             them, and so how many programs the family is.
         loss_clip: outer losses are clipped at this value, so that a diverged
             particle costs a bounded amount.
+        loss_floor: what no loss can be below, or None.
     """
 
     name: ClassVar[str] = ""
@@ -43,6 +44,7 @@ class Task(abc.ABC):
     large: ClassVar[Mapping[str, Any]] = {}
     num_architectures: ClassVar[int] = 4
     loss_clip: ClassVar[float] = 10.0
+    loss_floor: ClassVar[float | None] = 0.0
 
     def __post_init__(self):
         columns = {name: np.ravel(np.asarray(getattr(self, name))) for name in self.setting}

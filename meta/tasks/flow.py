@@ -62,6 +62,8 @@ class Flow(base.Task):
         "hidden_units": ranges.Layers(2, 2, ranges.Size(64, 64)),
     }
 
+    loss_floor: ClassVar = None
+
     density: str = "two_moons"
     num_layers: int = 4
     hidden_units: tuple[int, ...] = (16,)

@@ -7,6 +7,9 @@ import tensorflow as tf
 from meta import random, tasks
 from meta.mixture import Mixture, normalized
 from meta.tasks import distribution, references
+from meta.tasks.flow import RealNVP
+from meta.tasks.normalized import Normalized
+from meta.tasks.quadratic import Quadratic
 from meta.tasks.references import Reference
 
 QUADRATICS = {"quadratic": 1.0}
@@ -74,7 +77,12 @@ def test_the_score_is_one_at_the_start_and_zero_at_the_reference(monkeypatch):
     task = normalized([config, other])
     setting = task.draw(random.seed(0), 4, tf.constant([0, 0, 1, 1]))
     scores = task.score(tf.constant([[2.0, 1.0, 30.0, 20.0], [1.5, 0.5, 10.0, 0.0]]), setting)
-    np.testing.assert_allclose(scores, [[1.0, 0.0, 1.0, 0.5], [0.5, -0.5, 0.0, -0.5]])
+    of_thirty = np.log(3.0)
+    expected = [
+        [1.0, 0.0, 1.0, np.log(2.0) / of_thirty],
+        [np.log(1.5) / np.log(2.0), -1.0, 0.0, np.log(1e-3) / of_thirty],
+    ]
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-6)
     # What the optimizer sees is not normalised.
     plain = tasks.build([config, other])
     params = task.init(random.seed(1), 4, setting)
@@ -82,6 +90,21 @@ def test_the_score_is_one_at_the_start_and_zero_at_the_reference(monkeypatch):
     np.testing.assert_array_equal(
         task.loss(params, data, setting), plain.loss(params, data, setting)
     )
+
+
+def test_what_adam_hardly_lowers_is_not_blown_up():
+    task = Normalized(Quadratic(), [1.1], [1.0])
+    setting = task.draw(random.seed(0), 2)
+    scores = task.score(tf.constant([1.0, np.exp(0.5)]), setting)
+    np.testing.assert_allclose(scores, [0.0, 1.0], atol=1e-6)
+
+
+def test_losses_without_a_floor_are_scored_by_differences():
+    task = Normalized(RealNVP(), [2.0], [-1.0])
+    scores = task.score(tf.constant([2.0, -1.0, -4.0]), task.draw(random.seed(0), 3))
+    np.testing.assert_allclose(scores, [1.0, 0.0, -1.0], atol=1e-6)
+    with pytest.raises(ValueError, match="loss_floor"):
+        Normalized(Quadratic(), [2.0], [-1.0])
 
 
 def test_references_are_what_adam_reaches(tmp_path):
