@@ -72,7 +72,7 @@ class Mixture:
             ValueError: if a task has no reference, or none is left.
         """
         found, missing, chosen = references.load(), 0, []
-        for config in self._turns():
+        for config in self.candidates():
             reference = found.get(references.identify(config))
             missing += reference is None
             if reference is not None and self._admits(reference):
@@ -80,8 +80,7 @@ class Mixture:
         if missing:
             raise ValueError(
                 f"{missing} of {self.num_tasks} tasks have no reference loss. "
-                "`python -m meta.tasks --references=N` computes those of the first N tasks, of "
-                "which every family has its share."
+                "`python -m meta.tasks --references_of=MIXTURE` computes those of a mixture."
             )
         if not chosen:
             raise ValueError(
@@ -104,7 +103,7 @@ class Mixture:
             programs[f"{family}/{counts[family]}"] = normalized(configs, data_dir), len(configs)
         return programs
 
-    def _turns(self):
+    def candidates(self):
         """All tasks of the mixture, whether they are trained on or not."""
         weights = self.families or dict.fromkeys(distribution.families("train"), 1.0)
         counts = dict.fromkeys(weights, 0)

@@ -3,6 +3,7 @@
 python -m meta.tasks --list
 python -m meta.tasks --sample=5 --seed=0
 python -m meta.tasks --references=2000
+python -m meta.tasks --references_of='{"families": {"image_mlp": 1}, "num_tasks": 100}'
 """
 
 import numpy as np
@@ -10,6 +11,7 @@ from absl import app, flags, logging
 
 from lopt_keras import rules
 from meta import comparison, random
+from meta.mixture import Mixture
 from meta.tasks import distribution, references
 from meta.tasks.families import FAMILIES
 
@@ -27,6 +29,11 @@ _REFERENCES = flags.DEFINE_integer(
     "Completes meta/tasks/references.json for so many tasks, those of the seeds 0, 1, ...",
     lower_bound=1,
 )
+_REFERENCES_OF = flags.DEFINE_string(
+    "references_of",
+    None,
+    "The same for all tasks of a mixture, which is written as for `meta.train --tasks`.",
+)
 _SET = flags.DEFINE_enum("set", "train", distribution.SETS, "Which set of tasks.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the first task that is drawn.", lower_bound=0)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
@@ -38,14 +45,15 @@ _NUM_STEPS = 100
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    if not (_LIST.value or _SAMPLE.value or _REFERENCES.value):
-        raise app.UsageError("Give --list, --sample or --references.")
+    if not any(flag.value for flag in (_LIST, _SAMPLE, _REFERENCES, _REFERENCES_OF)):
+        raise app.UsageError("Give --list, --sample, --references or --references_of.")
+    configs = _asked_for()
     if _LIST.value:
         _show_families()
     for seed in range(_SEED.value, _SEED.value + (_SAMPLE.value or 0)):
         _show_task(seed)
-    if _REFERENCES.value:
-        _complete_references()
+    if configs:
+        _complete_references(configs)
 
 
 def _show_families():
@@ -85,9 +93,19 @@ def _show_task(seed):
     )
 
 
-def _complete_references():
-    seeds = range(_SEED.value, _SEED.value + _REFERENCES.value)
+def _asked_for():
+    """The tasks whose references are asked for: list of `Config`."""
+    seeds = range(_SEED.value, _SEED.value + (_REFERENCES.value or 0))
     configs = [distribution.sample_config(seed, _SET.value) for seed in seeds]
+    if _REFERENCES_OF.value is None:
+        return configs
+    try:
+        return [*configs, *Mixture.parse(_REFERENCES_OF.value).candidates()]
+    except ValueError as error:
+        raise app.UsageError(f"`--references_of`: {error}") from error
+
+
+def _complete_references(configs):
     found = references.complete(configs, _DATA_DIR.value)
     untrainable = sum(not reference.is_trainable for reference in found)
     print(f"{len(found)} tasks have references; Adam does not train {untrainable} of them.")
