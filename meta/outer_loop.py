@@ -90,6 +90,7 @@ class OuterLoop:
         self._smoothed_loss = tf.Variable(np.nan)
         self._seconds = tf.Variable(0.0)
         self._compile_seconds = tf.Variable(0.0)
+        self._trace_seconds = self._trace()
         checkpoint = tf.train.Checkpoint(
             theta={name: variable.value for name, variable in self._theta.items()},
             optimizer=[variable.value for variable in outer_optimizer.variables],
@@ -125,8 +126,8 @@ class OuterLoop:
 
     @property
     def compile_seconds(self):
-        """Of the first outer step of each program, which compiles it, in each process."""
-        return float(self._compile_seconds)
+        """Of tracing the programs, in this process, and of the first step of each in any."""
+        return float(self._compile_seconds) + self._trace_seconds
 
     def restore(self):
         """Continues from the latest checkpoint in `out_dir`, if there is one.
@@ -146,6 +147,20 @@ class OuterLoop:
                 self._step_and_record(bar)
                 if self.step % self._checkpoint_every == 0 or self.step == num_steps:
                     self._checkpoints.save(checkpoint_number=self.step)
+
+    def _trace(self):
+        """Traces the programs, always in one order and before anything is restored: seconds.
+
+        TensorFlow numbers functions as it traces them, and a cache of compiled programs knows
+        them by these names: traced as the steps come, a resumed run would find none of them.
+        """
+        several = len(self._estimators) > 1
+        start = time.perf_counter()
+        for i in tqdm.trange(
+            len(self._estimators), desc="tracing", unit="program", disable=not several
+        ):
+            self._outer_step.get_concrete_function(i)
+        return time.perf_counter() - start
 
     def _step_and_record(self, bar):
         index, start = self._choose(), time.perf_counter()
@@ -171,7 +186,7 @@ class OuterLoop:
             tf.summary.scalar(name, value, step=self._step)
         tf.summary.scalar("meta_loss_smoothed", self._smoothed_loss, step=self._step)
         tf.summary.scalar("seconds", self._seconds, step=self._step)
-        tf.summary.scalar("compile_seconds", self._compile_seconds, step=self._step)
+        tf.summary.scalar("compile_seconds", self.compile_seconds, step=self._step)
         self._latest.clear()
 
     def _choose(self):

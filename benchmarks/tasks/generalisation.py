@@ -9,8 +9,10 @@ start, 0 that of Adam with the best of 9 learning rates for this very task, afte
 steps. Every run is resumed where it was, and evaluations are kept.
 """
 
+import concurrent.futures
 import hashlib
 import json
+import multiprocessing
 import os
 
 import keras
@@ -47,9 +49,30 @@ _CHECKPOINT_EVERY = 50
 _LARGEST_SCORE = 3.0
 
 
-def meta_train(count, seed):
-    """Theta after meta-training on `count` tasks, and what it took: dict."""
-    programs = Mixture(families(seed), count, _MILLISECONDS.value).build(_DATA_DIR.value)
+def meta_train_all(counts):
+    """`(theta, figures)` of each of some `(number of tasks, seed)`: list.
+
+    One process after the other, as XLA keeps every program until its process ends.
+    """
+    work = [
+        (
+            Mixture(families(seed), count, _MILLISECONDS.value),
+            seed,
+            _OUTER_STEPS.value,
+            os.path.join(_RUNS_DIR.value, f"{count}_{seed}"),
+            _DATA_DIR.value,
+        )
+        for count, seed in counts
+    ]
+    with concurrent.futures.ProcessPoolExecutor(
+        1, multiprocessing.get_context("spawn"), max_tasks_per_child=1
+    ) as pool:
+        return list(pool.map(meta_train, *zip(*work, strict=True)))
+
+
+def meta_train(mixture, seed, outer_steps, out_dir, data_dir):
+    """Theta after meta-training on a mixture, and what it took: dict."""
+    programs = mixture.build(data_dir)
     horizon = references.NUM_STEPS
     training = {
         name: (
@@ -71,12 +94,12 @@ def meta_train(count, seed):
         training,
         keras.optimizers.Adam(_OUTER_RATE),
         seed,
-        os.path.join(_RUNS_DIR.value, f"{count}_{seed}"),
+        out_dir,
         checkpoint_every=_CHECKPOINT_EVERY,
         curriculum=Curriculum("constant", horizon),
     )
     loop.restore()
-    loop.run(_OUTER_STEPS.value)
+    loop.run(outer_steps)
     return loop.theta, {
         "tasks": int(sum(weight for _, weight in programs.values())),
         "programs": len(programs),
@@ -186,10 +209,10 @@ def main(argv):
     counts, seeds = ([int(x) for x in flag.value] for flag in (_COUNTS, _SEEDS))
     if len(counts) != len(seeds):
         raise app.UsageError(f"--seeds={seeds} must have a number for each of --counts={counts}.")
-    runs = {
-        count: [meta_train(count, seed) for seed in range(number)]
-        for count, number in zip(counts, seeds, strict=True)
-    }
+    pairs = [(c, s) for c, number in zip(counts, seeds, strict=True) for s in range(number)]
+    runs = {count: [] for count in counts}
+    for (count, _), found in zip(pairs, meta_train_all(pairs), strict=True):
+        runs[count].append(found)
     trained = {count: [theta for theta, _ in found] for count, found in runs.items()}
     rng = np.random.default_rng(0)
     results = {
