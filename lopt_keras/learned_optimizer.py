@@ -38,7 +38,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     the validation loss by `lopt_keras.callbacks.ValidationLoss` or `observe`; the
     planned number of steps by `total_steps` or `lopt_keras.callbacks.Horizon`. A
     rule that does not hear a signal works from a neutral value, and the first
-    step warns of it.
+    step warns of it if it is a loss.
 
     Args:
         weights: The meta-parameters theta. One of:
@@ -283,7 +283,9 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         return grads, list(zip(flat_sums[::2], flat_sums[1::2], strict=True))
 
     def _warn_of_missing_signals(self):
-        missing = [name for name in self.rule.hears if name not in self._expected]
+        # Not of the horizon: often nobody knows it.
+        wanted = [name for name in self.rule.hears if name != "total_steps"]
+        missing = [name for name in wanted if name not in self._expected]
         if missing and not self._warned:
             warnings.warn(
                 f"The update rule {type(self.rule).__name__} makes use of {missing}, which "

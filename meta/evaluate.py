@@ -8,13 +8,13 @@ OUT_DIR/cache: killed and run again, it continues, and another optimizer costs o
 own runs.
 """
 
-import json
 import os
 import shlex
 import sys
 
 from absl import app, flags, logging
 
+from meta import json_flag
 from meta.evaluation import benchmark, contestants, report, suite
 from meta.evaluation.store import Store
 from meta.tasks.augmentation import Augmented
@@ -72,7 +72,9 @@ def main(argv):
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     try:
         rivals, baselines = _rivals(), _baselines()
-        entries = suite.parse(_TASKS.value, _parse("task_overrides", _TASK_OVERRIDES.value))
+        entries = suite.parse(
+            _TASKS.value, json_flag.parse("task_overrides", _TASK_OVERRIDES.value)
+        )
         settings = _settings(entries)
     except (TypeError, ValueError) as error:
         raise app.UsageError(str(error)) from error
@@ -106,7 +108,7 @@ def _baselines():
 
 
 def _settings(entries):
-    augmentation = _parse("augmentation", _AUGMENTATION.value)
+    augmentation = json_flag.parse("augmentation", _AUGMENTATION.value)
     if augmentation:
         try:
             Augmented(entries[0].config.build(_DATA_DIR.value), **augmentation)
@@ -124,16 +126,6 @@ def _settings(entries):
         augmentation,
         _SEED.value,
     )
-
-
-def _parse(name, text):
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"`--{name}` must be JSON. Received: --{name}={text}: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"`--{name}` must be a JSON object. Received: --{name}={text}")
-    return value
 
 
 def _show(summary):

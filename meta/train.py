@@ -6,7 +6,6 @@ Run again with the same flags, it resumes.
 """
 
 import dataclasses
-import json
 import os
 import re
 import shlex
@@ -17,7 +16,7 @@ from absl import app, flags, logging
 
 import export
 from lopt_keras import pretrained, rules, saved_model
-from meta import comparison, curriculum, estimators, run_directory, tasks
+from meta import comparison, curriculum, estimators, json_flag, run_directory, tasks
 from meta.mixture import Mixture
 from meta.outer_loop import OuterLoop
 from meta.tasks.augmentation import Augmented
@@ -218,7 +217,7 @@ def _build():
 
     The run's directory is then claimed for them.
     """
-    rule = rules.get(_RULE.value, **_parse("rule_config", _RULE_CONFIG.value))
+    rule = rules.get(_RULE.value, **json_flag.parse("rule_config", _RULE_CONFIG.value))
     optimizer = _outer_optimizer()
     task, worked_on, trained_on = _tasks()
     training = {
@@ -262,14 +261,14 @@ def _tasks():
         mixture = Mixture.parse(_TASKS.value)
         programs = mixture.build(_DATA_DIR.value)
         return None, programs, {"tasks": dataclasses.asdict(mixture)}
-    config = {"dataset": _DATASET.value, **_parse("task_config", _TASK_CONFIG.value)}
+    config = {"dataset": _DATASET.value, **json_flag.parse("task_config", _TASK_CONFIG.value)}
     task = tasks.get(_TASK.value, data_dir=_DATA_DIR.value, **config)
     name = {"task": {"name": _TASK.value, "config": task.get_config()}}
     return task, {"": (task, 1.0)}, name
 
 
 def _augmented(task):
-    augmentation = _parse("augmentation", _AUGMENTATION.value)
+    augmentation = json_flag.parse("augmentation", _AUGMENTATION.value)
     if not augmentation:
         return task
     try:
@@ -363,16 +362,6 @@ def _curriculum():
             f"--curriculum={_CURRICULUM.value}, --shortest_problem={_SHORTEST_PROBLEM.value} and "
             f"--curriculum_steps={_CURRICULUM_STEPS.value} do not fit: {error}"
         ) from error
-
-
-def _parse(name, text):
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"`--{name}` must be JSON. Received: --{name}={text}: {error}") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"`--{name}` must be a JSON object. Received: --{name}={text}")
-    return value
 
 
 def _horizon():

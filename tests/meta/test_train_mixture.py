@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lopt_keras import LearnedOptimizer, saved_model
 
 # Without a dataset: a process that prepares one numbers its programs differently.
-MIXTURE = {"families": {"quadratic": 2, "analytic_continuation": 1}, "num_tasks": 6}
+MIXTURE = {"families": {"quadratic": 2, "analytic_continuation": 1}, "num_tasks": 3}
 FLAGS = [
     f"--tasks={json.dumps(MIXTURE)}",
     '--augmentation={"reparameterisation": "task", "loss_scale": [0.1, 10]}',
