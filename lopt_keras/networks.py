@@ -38,13 +38,32 @@ def random_weights(shapes, seed):
     return weights
 
 
-def mlp(theta, x, hidden_layers, prefix=""):
-    """An MLP with ReLU on one vector a particle: `[P, F]` -> `[P, outputs]`."""
-    for i in range(hidden_layers + 1):
-        x = ops.relu(x) if i else x
-        x = ops.squeeze(ops.matmul(x[:, None], theta[f"{prefix}w{i}"]), 1)
-        x = x + theta[f"{prefix}b{i}"]
+def mlp(theta, x, hidden_layers, prefix="", offset=None):
+    """An MLP with ReLU on one vector a particle: `[P, F]` -> `[P, outputs]`.
+
+    Args:
+        theta: dict of `[P, ...]`.
+        x: `[P, F]`.
+        hidden_layers: number of hidden layers.
+        prefix: of the names in theta.
+        offset: `[P, H]` from `first_layer` of the inputs that come before x, if there are any.
+    """
+    offset = theta[f"{prefix}b0"] if offset is None else offset
+    x = offset + product(x, theta[f"{prefix}w0"][:, -x.shape[1] :])
+    for i in range(1, hidden_layers + 1):
+        # Not ops.relu, which takes TensorFlow several times as long to hand to XLA.
+        x = product(ops.maximum(x, 0.0), theta[f"{prefix}w{i}"]) + theta[f"{prefix}b{i}"]
     return x
+
+
+def first_layer(theta, x, prefix=""):
+    """What the first of the inputs `[P, F]` of an MLP make of its first layer: `[P, H]`."""
+    return product(x, theta[f"{prefix}w0"][:, : x.shape[1]]) + theta[f"{prefix}b0"]
+
+
+def product(x, w):
+    """`[P, F]` times `[P, F, H]`, particle by particle."""
+    return ops.squeeze(ops.matmul(x[:, None], w), 1)
 
 
 def mlp_per_parameter(theta, inputs, arrays, context, hidden_layers, epsilon=1e-5, axes=None):
@@ -76,7 +95,7 @@ def mlp_per_parameter(theta, inputs, arrays, context, hidden_layers, epsilon=1e-
     bias = theta["b0"]
     if context is not None:
         rows = theta["w0"][:, theta["w0"].shape[1] - context.shape[1] :]
-        bias = bias + ops.squeeze(ops.matmul(context[:, None], rows), 1)
+        bias = bias + product(context, rows)
     groups = _groups(theta["w0"], inputs(*arrays))
     shape = next(iter(groups))
     full = groups.pop(shape)
@@ -144,7 +163,7 @@ def _normalised_planes(members, inputs, arrays, epsilon, axes):
     x = [planes[k][index] for index, _, group in members for k in range(group.shape[1])]
     rank = len(members[0].x.shape) - 2
     trailing = tuple(range(2 + max(0, rank - (axes or rank)), 2 + rank))
-    moments = _concatenate([features.mean(ops.square(group), trailing) for *_, group in members])
+    moments = features.means([ops.square(group) for *_, group in members], trailing)
     scales = ops.unstack(ops.rsqrt(epsilon + moments), len(x), axis=1)
     return [plane * scale for plane, scale in zip(x, scales, strict=True)]
 

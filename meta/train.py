@@ -120,6 +120,13 @@ _HORIZON_TOLD = flags.DEFINE_float(
     lower_bound=0.0,
     upper_bound=1.0,
 )
+_VALIDATION_TOLD = flags.DEFINE_float(
+    "validation_told",
+    1.0,
+    "Share of problems in which the rule hears validation losses, if it makes use of them.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
 _TRAINED = flags.DEFINE_string(
     "trained", ".*", "Regular expression of the entries of theta to train; others stay."
 )
@@ -292,6 +299,7 @@ def _estimator(rule, task):
         outer_split=_OUTER_OBJECTIVE.value,
         outer_tail=_OUTER_TAIL.value,
         horizon_told=_HORIZON_TOLD.value,
+        validation_told=_VALIDATION_TOLD.value,
         trained=_trained(rule),
         **recomputation,
     )

@@ -26,6 +26,7 @@ class InnerState(NamedTuple):
         step: `[P]` int32, steps taken so far.
         total_steps: `[P]` float32, the steps that the problem has in all, which the
             rule may know; NaN if it is not told.
+        validation_told: `[P]` bool, whether the rule hears validation losses.
         setting: of the task, which variant of it each problem is: nest of `[P, ...]`.
     """
 
@@ -33,6 +34,7 @@ class InnerState(NamedTuple):
     rule_state: Any
     step: Any
     total_steps: Any
+    validation_told: Any
     setting: Any
 
 
@@ -51,7 +53,7 @@ class Trajectory(NamedTuple):
     step_size: Any
 
 
-def begin(rule, task, theta, seed, num_problems, total_steps=np.nan):
+def begin(rule, task, theta, seed, num_problems, total_steps=np.nan, validation_told=True):
     """`InnerState` before the first step.
 
     Args:
@@ -61,6 +63,7 @@ def begin(rule, task, theta, seed, num_problems, total_steps=np.nan):
         seed: `[2]` int32.
         num_problems: Q.
         total_steps: a number, scalar or `[P]`: what the rule is told of the horizon.
+        validation_told: a bool, scalar or `[P]`: whether it hears validation losses.
     """
     particles = _num_particles(theta)
     setting = task.draw(random.fold_in(seed, 0), num_problems)
@@ -68,7 +71,9 @@ def begin(rule, task, theta, seed, num_problems, total_steps=np.nan):
     params, setting = _repeat((params, setting), particles // num_problems)
     total_steps = tf.broadcast_to(tf.cast(total_steps, tf.float32), [particles])
     step = tf.zeros(particles, tf.int32)
-    return InnerState(params, rule.init_state(theta, params), step, total_steps, setting)
+    validation_told = tf.broadcast_to(validation_told, [particles])
+    state = rule.init_state(theta, params)
+    return InnerState(params, state, step, total_steps, validation_told, setting)
 
 
 def run(
@@ -86,8 +91,8 @@ def run(
     """Takes `length` steps with every particle.
 
     The rule hears the training loss, the horizon that `begin` was given, and, if it
-    makes use of it, the loss on a fresh validation batch every tenth step (the outer
-    loss itself, where that is a validation loss). A
+    makes use of it and is told, the loss on a fresh validation batch every tenth step
+    (the outer loss itself, where that is a validation loss). A
     particle whose gradient is not usable stays where it is in that step, as
     `LearnedOptimizer` would. Under a gradient tape, a particle's step that is not
     usable, or whose loss or update is not finite, is a constant: it passes on neither
@@ -157,7 +162,7 @@ def evaluate(task, inner, seed, split, num_batches, num_problems):
 
 def _step(rule, task, theta, inner, seed, num_problems, outer_split):
     copies = _num_particles(theta) // num_problems
-    params, state, step, total_steps, setting = inner
+    params, state, step, total_steps, validation_told, setting = inner
 
     def batch(split, seed):
         problems = tf.nest.map_structure(lambda x: x[:num_problems], setting)
@@ -194,7 +199,8 @@ def _step(rule, task, theta, inner, seed, num_problems, outer_split):
         else:
             held_out = batch("validation", random.fold_in(seed, 2))
             observed = task.loss(read_params, held_out, setting)
-        validation_loss = tf.where(step % _VALIDATION_EVERY == 0, observed, np.nan)
+        heard = validation_told & (step % _VALIDATION_EVERY == 0)
+        validation_loss = tf.where(heard, observed, np.nan)
     signals = rules.Signals(step, total_steps, train_loss, validation_loss)
     updates, new_state = rule.update(read_theta, read_state, grads, read_params, signals)
     usable = features.gradients_are_usable(grads)
@@ -202,7 +208,7 @@ def _step(rule, task, theta, inner, seed, num_problems, outer_split):
     state = tf.nest.map_structure(lambda n, o: features.select(usable, n, o), new_state, state)
     params = [param + update for param, update in zip(params, updates, strict=True)]
     step = step + tf.cast(usable, tf.int32)
-    inner = InnerState(params, state, step, total_steps, setting)
+    inner = inner._replace(params=params, rule_state=state, step=step)
     # The root has no finite slope where nothing moved.
     step_size = tf.stop_gradient(_root_mean_square(updates))
     score = task.score(outer_loss, setting)

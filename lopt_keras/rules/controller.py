@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any, NamedTuple
 
 from keras import ops
 
@@ -73,35 +74,67 @@ class Controller:
         particles, rank = param.shape[0], len(param.shape) - 1
         return {"mean_square": ops.zeros((particles, len(_GRAD_DECAYS), *(1,) * rank), "float32")}
 
-    def listen(self, shared, signals):
-        """`(shared, heard)`: the new statistics, and the features that all tensors share."""
+    def listen(self, theta, shared, signals):
+        """`(shared, heard)`: the new statistics, and what all tensors share, `[P, hidden_size]`."""
         train = loss_statistics.observe(shared, signals.train_loss, _TRAIN_DECAYS, "train")
         valid = loss_statistics.observe(shared, signals.validation_loss, _VALID_DECAYS, "valid")
         heard = [features.time_embedding(signals.step), horizon(signals)]
         heard += [_loss_features(train, valid, signals.train_loss)]
-        return {**train, **valid}, ops.concatenate(heard, axis=1)
+        heard = networks.first_layer(theta, ops.concatenate(heard, axis=1), self.prefix)
+        return {**train, **valid}, heard
 
-    def __call__(self, theta, state, heard, grad, param, step, signals):
+    def __call__(self, theta, state, heard, measured, signals):
         """The outputs `[P, outputs]` for one tensor, and its new state.
 
         Args:
             theta: dict of `[P, ...]`.
             state: as `init_tensor_state` or the last call returned it.
             heard: from `listen`.
-            grad, param: `[P, *shape]`.
-            step: `[P, *shape]`, the step as it would be.
+            measured: from `measure`.
             signals: `Signals`.
         """
-        rank = len(param.shape) - 1
         mean_square = features.accumulate(
             ops.reshape(state["mean_square"], (-1, len(_GRAD_DECAYS))),
-            ops.mean(ops.square(features.flat(grad)), axis=1)[:, None],
+            measured.means[:, :1],
             features.constant([_GRAD_DECAYS]),
         )
-        statistics = _tensor_features(mean_square, grad, param, step, signals.step)
-        inputs = ops.concatenate([heard, statistics], axis=1)
-        outputs = networks.mlp(theta, inputs, self.hidden_layers, self.prefix)
-        return outputs, {"mean_square": features.broadcast_over(mean_square, rank)}
+        x = _tensor_features(mean_square, measured, signals.step)
+        outputs = networks.mlp(theta, x, self.hidden_layers, self.prefix, heard)
+        return outputs, {"mean_square": features.broadcast_over(mean_square, measured.rank)}
+
+
+class Measured(NamedTuple):
+    """What the controller reads of one tensor.
+
+    Attributes:
+        means: `[P, 4]`, over the entries: of g^2, P^2, s^2 and g s, s being the step.
+        size: number of entries, a scalar.
+        rank: of the tensor.
+    """
+
+    means: Any
+    size: Any
+    rank: int
+
+    @property
+    def root_mean_squares(self):
+        """Of g, P and s: `[P, 3]`."""
+        # Not exactly zero, where the square root has no derivative.
+        return ops.sqrt(self.means[:, :3] + 1e-30)
+
+
+def measure(grad, param, step):
+    """`Measured` of a tensor.
+
+    Args:
+        grad, param: `[P, *shape]`.
+        step: `[P, *shape]`, the step as it would be.
+    """
+    g, p, s = (features.flat(x)[:, None] for x in (grad, param, step))
+    means = features.means([ops.square(g), ops.square(p), ops.square(s), g * s], 2)
+    # Not `param.shape`: in the signatures of an export, sizes are not known.
+    size = ops.cast(math.prod(ops.shape(param)[1:]), "float32")
+    return Measured(means[:, :, 0], size, len(param.shape) - 1)
 
 
 def horizon(signals):
@@ -130,24 +163,23 @@ def _loss_features(train, valid, loss):
     return ops.concatenate([surprise, trend, gap, known * rise, known], axis=1)
 
 
-def _tensor_features(mean_square, grad, param, step, count):
+def _tensor_features(mean_square, measured, count):
     """`[P, 11]`."""
-    rank = len(param.shape) - 1
-    # Not `param.shape`: in the signatures of an export, sizes are not known.
-    size = ops.cast(math.prod(ops.shape(param)[1:]), "float32")
     age = ops.cast(count, "float32")[:, None] + 1.0
     bias = 1.0 - ops.power(features.constant([_GRAD_DECAYS]), age)
-    grad_norm, param_norm, step_norm = (features.norm(x) for x in (grad, param, step))
-    grad_rms, param_rms = grad_norm * ops.rsqrt(size), param_norm * ops.rsqrt(size)
-    relative = ops.log(grad_rms + 1e-12)[:, None] - 0.5 * ops.log(mean_square / bias + 1e-24)
-    cosine = ops.sum(features.flat(grad) * features.flat(step), axis=1)
-    cosine = cosine / (grad_norm * step_norm + 1e-12)
-    constants = (ops.log(size) / 5.0 - 1.0, float(rank == 0), float(rank == 1), float(rank > 1))
-    single = [
-        0.2 * features.clipped_log(grad_rms),
-        0.2 * features.clipped_log(param_rms),
-        0.2 * features.clipped_log(step_norm / (param_norm + 1e-8)),
-        cosine,
-        *(ops.ones_like(cosine) * constant for constant in constants),
-    ]
-    return ops.concatenate([ops.clip(relative, -5.0, 5.0), ops.stack(single, axis=1)], axis=1)
+    roots = measured.root_mean_squares
+    grad_root, param_root, step_root = (roots[:, i : i + 1] for i in range(3))
+    relative = ops.log(grad_root + 1e-12) - 0.5 * ops.log(mean_square / bias + 1e-24)
+    logs = [grad_root, param_root, step_root / (param_root + 1e-8 * ops.rsqrt(measured.size))]
+    cosine = measured.means[:, 3:] / (grad_root * step_root + 1e-12 / measured.size)
+    rank, size = measured.rank, ops.log(measured.size) / 5.0 - 1.0
+    constants = ops.stack([size, float(rank == 0), float(rank == 1), float(rank > 1)])
+    return ops.concatenate(
+        [
+            ops.clip(relative, -5.0, 5.0),
+            0.2 * features.clipped_log(ops.concatenate(logs, axis=1)),
+            cosine,
+            ops.ones_like(cosine) * constants,
+        ],
+        axis=1,
+    )

@@ -86,14 +86,13 @@ class LearnedHyperparameters(base.UpdateRule):
         return self._controller.init_shared_state(theta["controller_b0"].shape[0])
 
     def coordinate(self, theta, shared, summaries, signals):
-        shared, heard = self._controller.listen(shared, signals)
+        shared, heard = self._controller.listen(theta, shared, signals)
         return shared, [{"heard": heard}] * len(summaries)
 
     def update_tensor(self, theta, state, message, grad, param, signals):
         previous = -state["m"] * ops.rsqrt(state["v"] + 1e-14)
-        outputs, controlled = self._controller(
-            theta, state, message["heard"], grad, param, previous, signals
-        )
+        measured = controller.measure(grad, param, previous)
+        outputs, controlled = self._controller(theta, state, message["heard"], measured, signals)
         learning_rate, beta_1, beta_2, epsilon = self._hyperparameters(outputs, param)
         m = features.accumulate(state["m"], grad, beta_1)
         v = features.accumulate(state["v"], ops.square(grad), beta_2)

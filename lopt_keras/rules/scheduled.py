@@ -5,7 +5,6 @@ from typing import Any
 
 from keras import ops
 
-from lopt_keras import features
 from lopt_keras.rules import base, controller, registry
 
 _RULE = "rule_"
@@ -122,7 +121,7 @@ class Scheduled(base.UpdateRule):
         inner, messages = self.rule.coordinate(
             _of_rule(theta), _of_rule(shared), summaries, signals
         )
-        own, heard = self._controller.listen(shared, signals)
+        own, heard = self._controller.listen(theta, shared, signals)
         messages = [{**_named(message), "heard": heard} for message in messages]
         return {**_named(inner), **own}, messages
 
@@ -130,13 +129,14 @@ class Scheduled(base.UpdateRule):
         update, inner = self.rule.update_tensor(
             _of_rule(theta), _of_rule(state), _of_rule(message), grad, param, signals
         )
-        output, own = self._controller(theta, state, message["heard"], grad, param, update, signals)
+        measured = controller.measure(grad, param, update)
+        output, own = self._controller(theta, state, message["heard"], measured, signals)
         factor = self.step_mult * ops.exp(self.exp_mult * ops.tanh(output[:, 0]))
         if self.anneal:
             share, _ = ops.unstack(controller.horizon(signals), axis=1)
             factor = factor * (1.0 - share)
         if self.smallest_scale is not None:
-            factor = factor * ops.maximum(features.root_mean_square(param), self.smallest_scale)
+            factor = factor * ops.maximum(measured.root_mean_squares[:, 1], self.smallest_scale)
         factor = ops.reshape(factor, (-1, *(1,) * (len(param.shape) - 1)))
         return factor * update, {**_named(inner), **own}
 

@@ -113,6 +113,8 @@ class Estimator(abc.ABC):
             problems. The mean over all steps rewards speed, a short tail what is reached.
         horizon_told: the share of problems of which the rule is told how many steps they
             have; the others it has to train as a user does who does not say.
+        validation_told: likewise, the share of problems in which the rule hears
+            validation losses, if it makes use of them.
         trained: names of the entries of theta that are perturbed and have a gradient;
             defaults to all. To train a part, as Celo trains a rule first and then its
             schedule (Moudgil et al., arXiv 2501.12670).
@@ -132,6 +134,7 @@ class Estimator(abc.ABC):
         outer_split="train",
         outer_tail=1.0,
         horizon_told=1.0,
+        validation_told=1.0,
         trained=None,
     ):
         check_integer("num_particles", num_particles, low=2)
@@ -166,11 +169,10 @@ class Estimator(abc.ABC):
                 "`outer_tail` must be in (0, 1], and 1 where horizon > unroll_length. Received: "
                 f"outer_tail={outer_tail}, horizon={horizon}, unroll_length={unroll_length}"
             )
-        check_number("horizon_told", horizon_told)
-        if horizon_told > 1:
-            raise ValueError(
-                f"`horizon_told` must be in [0, 1]. Received: horizon_told={horizon_told}"
-            )
+        for name, share in (("horizon_told", horizon_told), ("validation_told", validation_told)):
+            check_number(name, share)
+            if share > 1:
+                raise ValueError(f"`{name}` must be in [0, 1]. Received: {name}={share}")
         known = rule.theta_shapes()
         trained = frozenset(known if trained is None else trained)
         if not trained or not trained <= set(known):
@@ -181,6 +183,7 @@ class Estimator(abc.ABC):
         self.outer_split = outer_split
         self.outer_tail = outer_tail
         self.horizon_told = horizon_told
+        self.validation_told = validation_told
         self.trained = trained
 
     def init_worker(self, theta, seed, length=None):
@@ -332,9 +335,10 @@ class Estimator(abc.ABC):
     def _begin(self, particles, seed, length):
         # What comes after the seeds of `unroll.begin`.
         is_told = random.uniform((self.num_pairs,), random.fold_in(seed, 2)) < self.horizon_told
-        told = tf.where(is_told, tf.cast(length, tf.float32), np.nan)
-        told = tf.concat([told, told], axis=0)
-        return unroll.begin(self.rule, self.task, particles, seed, self.num_pairs, told)
+        total_steps = tf.where(is_told, tf.cast(length, tf.float32), np.nan)
+        hears = random.uniform((self.num_pairs,), random.fold_in(seed, 3)) < self.validation_told
+        told = (tf.concat([x, x], axis=0) for x in (total_steps, hears))
+        return unroll.begin(self.rule, self.task, particles, seed, self.num_pairs, *told)
 
     def _start(self, problems, begins, seed, length, particles):
         """The `unroll.InnerState` of all particles before the estimate's first step."""

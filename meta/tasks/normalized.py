@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from meta.tasks import base
 
-_SMALLEST_SPREAD, _SMALLEST_SHARE = 0.5, 1e-3
+_SMALLEST_SPREAD, _SMALLEST_SHARE = 0.1, 1e-3
 
 
 class Normalized(base.Task):
@@ -14,7 +14,7 @@ class Normalized(base.Task):
     The optimizer sees the loss as it is; only what meta-training makes of it is
     normalised, so that no family dominates by the scale of its losses. The score is
 
-        log(loss / reference) / max(log(initial / reference), 0.5)
+        log(loss / reference) / max(log(initial / reference), 0.1)
 
     of losses above the task's `loss_floor`: a factor counts the same near the end of a
     training as at its start, and where Adam hardly lowers the loss, the noise of a batch

@@ -192,17 +192,21 @@ def test_an_unknown_estimator_is_named():
         estimators.get("nope", RULE, Quadratic())
 
 
-def test_a_share_of_problems_is_told_its_horizon():
-    estimator = make("pes", horizon=20, num_particles=2000, horizon_told=0.3)
-    told = estimator.init_worker(init_theta(RULE), random.seed(0)).problems.inner.total_steps
-    plus, minus = np.split(told.numpy(), 2)
-    np.testing.assert_array_equal(plus, minus)
-    known = plus[np.isfinite(plus)]
-    assert (known == 20).all()
-    assert abs(len(known) / len(plus) - 0.3) < 0.05
+def test_a_share_of_problems_is_told_its_horizon_and_validation_losses():
+    shares = {"horizon_told": 0.3, "validation_told": 0.6}
+    estimator = make("pes", horizon=20, num_particles=2000, **shares)
+    inner = estimator.init_worker(init_theta(RULE), random.seed(0)).problems.inner
+    told = np.isfinite(inner.total_steps), inner.validation_told.numpy()
+    for heard, share in zip(told, shares.values(), strict=True):
+        plus, minus = np.split(heard, 2)
+        np.testing.assert_array_equal(plus, minus)
+        assert abs(plus.mean() - share) < 0.05
+    assert (inner.total_steps.numpy()[told[0]] == 20).all()
+    assert abs((told[0] & told[1]).mean() - 0.18) < 0.05
 
 
+@pytest.mark.parametrize("name", ["horizon_told", "validation_told"])
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
-def test_a_share_that_is_none_is_refused(share):
-    with pytest.raises(ValueError, match="`horizon_told`"):
-        make("pes", horizon_told=share)
+def test_a_share_that_is_none_is_refused(name, share):
+    with pytest.raises(ValueError, match=f"`{name}`"):
+        make("pes", **{name: share})
