@@ -37,8 +37,6 @@ class Horizon(_OptimizerCallback):
     """
 
     def on_train_begin(self, logs=None):
-        for optimizer in self._optimizers:
-            optimizer.expect("total_steps")
         self._batches = self.params.get("steps")
         self._seen = 0
 
@@ -96,8 +94,6 @@ class ValidationLoss(_OptimizerCallback):
         self._batch_size = batch_size
 
     def on_train_begin(self, logs=None):
-        for optimizer in self._optimizers:
-            optimizer.expect("validation_loss")
         self._loss = _loss_function(self.model)
 
     def on_epoch_begin(self, epoch, logs=None):

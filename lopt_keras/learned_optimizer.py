@@ -37,8 +37,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     `LossScaleOptimizer` or `MultiOptimizer`, and by `observe` in a custom loop;
     the validation loss by `lopt_keras.callbacks.ValidationLoss` or `observe`; the
     planned number of steps by `total_steps` or `lopt_keras.callbacks.Horizon`. A
-    rule that does not hear a signal works from a neutral value, and the first
-    step warns of it if it is a loss.
+    rule that does not hear a signal works from a neutral value. The first step
+    warns of a training loss that is not heard, as it should arrive by itself.
 
     Args:
         weights: The meta-parameters theta. One of:
@@ -141,8 +141,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         self.state_dtype = state_dtype
         self._theta = theta
         self._programs = {}
-        self._warned = False
-        self._expected = set()
+        self._heard_train_loss = self._warned = False
         self._skipped_steps, self._total_steps = (
             self.add_variable(shape=(), dtype="int", name=name, aggregation="only_first_replica")
             for name in ("skipped_steps", "total_steps")
@@ -173,8 +172,6 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     def total_steps(self, value):
         _check_total_steps(value)
         self._total_steps.assign(value or 0)
-        if value:
-            self.expect("total_steps")
 
     def observe(self, train_loss=None, validation_loss=None):
         """Tells the rule a loss, for the next step.
@@ -199,12 +196,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             if len(value.shape):
                 raise ValueError(f"`{name}` must be a scalar. Received shape: {tuple(value.shape)}")
             if name in self._observations:
-                self.expect(name)
+                self._heard_train_loss |= name == "train_loss"
                 self._observations[name].add(value)
-
-    def expect(self, signal):
-        """Says that a signal of `rule.hears` will come: no warning that it is missing."""
-        self._expected.add(signal)
 
     def scale_loss(self, loss):
         """As every Keras optimizer; the trainer passes each training loss through here."""
@@ -251,7 +244,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             self._apply_all(grads, trainable_variables)
 
     def _apply_all(self, grads, trainable_variables):
-        self._warn_of_missing_signals()
+        self._warn_of_missing_loss()
         sums = [observation.sums() for observation in self._observations.values()]
         if keras.backend.backend() == "tensorflow":
             grads, sums = self._reduced(grads, sums, trainable_variables)
@@ -282,14 +275,12 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         grads = [tf.ensure_shape(g, v.shape) for g, v in zip(reduced, variables, strict=False)]
         return grads, list(zip(flat_sums[::2], flat_sums[1::2], strict=True))
 
-    def _warn_of_missing_signals(self):
-        # Not of the horizon: often nobody knows it.
-        wanted = [name for name in self.rule.hears if name != "total_steps"]
-        missing = [name for name in wanted if name not in self._expected]
+    def _warn_of_missing_loss(self):
+        missing = "train_loss" in self.rule.hears and not self._heard_train_loss
         if missing and not self._warned:
             warnings.warn(
-                f"The update rule {type(self.rule).__name__} makes use of {missing}, which "
-                "it has not heard of; it works from neutral values. See `LearnedOptimizer`.",
+                f"The update rule {type(self.rule).__name__} makes use of the training loss, "
+                "which has not been heard; it works from a neutral value. Call `observe`.",
                 stacklevel=2,
             )
         self._warned = True

@@ -55,8 +55,10 @@ _RATES = flags.DEFINE_integer("rates", 9, "Learning rates, half-decades apart.",
 _TUNE_ON = flags.DEFINE_enum(
     "tune_on", "validation", ("validation", "train"), "The final loss that learning rates minimise."
 )
-_TELL_HORIZON = flags.DEFINE_bool(
-    "tell_horizon", True, "Whether optimizers hear the number of steps."
+_TOLD = flags.DEFINE_bool(
+    "told",
+    True,
+    "Whether optimizers hear the number of steps and validation losses, as callbacks tell them.",
 )
 _WALL_CLOCK = flags.DEFINE_bool("wall_clock", True, "Whether steps are timed.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of all problems.", lower_bound=0)
@@ -121,7 +123,7 @@ def _settings(entries):
         _SEEDS.value,
         _RATES.value,
         _TUNE_ON.value,
-        _TELL_HORIZON.value,
+        _TOLD.value,
         _WALL_CLOCK.value,
         augmentation,
         _SEED.value,

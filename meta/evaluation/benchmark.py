@@ -31,7 +31,8 @@ class Settings(NamedTuple):
             which learning rates are tuned.
         num_rates: learning rates to try.
         tune_on: "validation" or "train", the final loss by which a learning rate is chosen.
-        tell_horizon: whether optimizers hear the number of steps.
+        told: whether optimizers hear the number of steps, and rules validation losses, if they
+            make use of them.
         wall_clock: whether steps are timed.
         augmentation: dict, the arguments of `Augmented`.
         seed: integer, of all problems.
@@ -41,7 +42,7 @@ class Settings(NamedTuple):
     num_seeds: int = 3
     num_rates: int = 9
     tune_on: str = "validation"
-    tell_horizon: bool = True
+    told: bool = True
     wall_clock: bool = True
     augmentation: Any = {}
     seed: int = 0
@@ -139,11 +140,11 @@ class _Program:
     def _rule_training(self, rules):
         rule = rules[0] if len(rules) == 1 else SideBySide(rules)
         s = self.settings
-        return RuleTraining(self.task, rule, len(rules), s.num_seeds, s.num_steps, s.tell_horizon)
+        return RuleTraining(self.task, rule, len(rules), s.num_seeds, s.num_steps, s.told)
 
     def _keras_training(self, make):
         s = self.settings
-        return KerasTraining(self.task, make, s.num_seeds, s.num_steps, s.tell_horizon)
+        return KerasTraining(self.task, make, s.num_seeds, s.num_steps, s.told)
 
 
 class _Task:
@@ -168,7 +169,7 @@ class _Task:
             "task": config.key,
             "drawn": _fingerprint(program.task, variant, self._fresh_seed),
             "seeds": [settings.seed, settings.num_seeds],
-            "tell_horizon": settings.tell_horizon,
+            "tell_horizon": settings.told,
         }
 
     def compete(self, entry, contestants):

@@ -19,14 +19,14 @@ class KerasTraining:
         task: `Task`.
         make: function without arguments that returns the optimizer.
         num_problems, num_steps: Python ints.
-        tell_horizon: whether the optimizer hears the number of steps.
+        told: whether the optimizer hears the number of steps.
     """
 
-    def __init__(self, task, make, num_problems, num_steps, tell_horizon):
+    def __init__(self, task, make, num_problems, num_steps, told):
         self._task, self._num_problems, self._num_steps = task, num_problems, num_steps
         self._variables = [keras.Variable(np.zeros(s, "float32")) for s in task.parameter_shapes()]
         self._optimizer = make()
-        if tell_horizon and hasattr(self._optimizer, "total_steps"):
+        if told and hasattr(self._optimizer, "total_steps"):
             self._optimizer.total_steps = num_steps
         self._optimizer.build(self._variables)
         self._initial = [variable.numpy() for variable in self._optimizer.variables]

@@ -133,7 +133,8 @@ def _write_csv(file, results):
 
 
 def _page(results, rivals, settings, command, summary, overview, files):
-    told = "are told the number of steps" if settings.tell_horizon else "are not told the horizon"
+    told = "hear" if settings.told else "do not hear"
+    signals = "the number of steps, and validation losses if they use them"
     substitutions = {
         "command": html.escape(command),
         "tasks": len(results),
@@ -141,7 +142,7 @@ def _page(results, rivals, settings, command, summary, overview, files):
         "steps": settings.num_steps,
         "rates": settings.num_rates,
         "tune_on": settings.tune_on,
-        "horizon": f"All optimizers that make use of it {told}.",
+        "horizon": f"Optimizers {told} {signals}.",
         "augmentation": html.escape(str(settings.augmentation or "none")),
         "summary": _summary_table(summary, rivals),
         "shares": _shares_table(summary, rivals),

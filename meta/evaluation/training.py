@@ -32,14 +32,15 @@ class RuleTraining:
     Args:
         task, rule: `Task`, `UpdateRule`.
         num_thetas, num_problems, num_steps: Python ints.
-        tell_horizon: whether the rule hears the number of steps.
+        told: whether the rule hears the number of steps, and validation losses if it makes
+            use of them.
     """
 
-    def __init__(self, task, rule, num_thetas, num_problems, num_steps, tell_horizon):
+    def __init__(self, task, rule, num_thetas, num_problems, num_steps, told):
         self._task, self._rule = task, rule
         self._shape = (num_thetas, num_problems)
         self._num_steps = num_steps
-        self._told = num_steps if tell_horizon else np.nan
+        self._told = (num_steps if told else np.nan, told)
         self._program = tf.function(self._train, jit_compile=True, autograph=False)
         self._compiled = None
 
@@ -69,7 +70,7 @@ class RuleTraining:
         problems = self._shape[1]
         task = Chosen(self._task, tf.fill([problems], variant))
         inner = unroll.begin(
-            self._rule, task, particles, random.fold_in(seed, 0), problems, self._told
+            self._rule, task, particles, random.fold_in(seed, 0), problems, *self._told
         )
         trajectory, inner = unroll.run(
             self._rule,

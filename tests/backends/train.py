@@ -111,14 +111,13 @@ def fit_and_resume():
 
 def main(out):
     warnings.simplefilter("error", UserWarning)
+    warnings.filterwarnings("ignore", "The update rule .* training loss")
     LearnedOptimizer()
     # Keras itself may import TensorFlow later, for its data pipelines.
     assert keras.backend.backend() == "tensorflow" or "tensorflow" not in sys.modules
     results = {"fit": fit_and_resume()}
     for name, rule in RULES.items():
         optimizer = LearnedOptimizer(weights=theta_of(rule), rule=rule, total_steps=STEPS)
-        for signal in rule.hears:
-            optimizer.expect(signal)
         results[name] = descend(optimizer)
     rule = RULES["factored_mlp"]
     for name, options in OPTIONS.items():

@@ -71,7 +71,6 @@ def test_signatures_of_a_rule_that_hears(tmp_path):
     # The update of a normalised rule depends on the order of more than two axes.
     assert {name[-1] for name in signatures} == {"0", "1", "2"}
     optimizer = LearnedOptimizer(weights=tmp_path / "x", jit_compile=False, total_steps=3)
-    optimizer.expect("validation_loss")
     rng = np.random.RandomState(0)
     variable = keras.Variable(random(rng, (6, 4)))
     parameter = tf.constant(variable.numpy())

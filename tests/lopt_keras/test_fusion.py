@@ -77,3 +77,14 @@ def test_totals_are_sums(shape):
         np.testing.assert_allclose(total, expected, rtol=1e-5)
         np.testing.assert_allclose(mean, x.mean(axis=axis, keepdims=True), rtol=1e-5)
     np.testing.assert_array_equal(features.total(x, ()), x)
+
+
+@pytest.mark.parametrize("shape", [(40, 50), (7, 3), (70_000,), (1, 1)], ids=str)
+def test_means_are_side_by_side(shape):
+    rng = np.random.default_rng(0)
+    arrays = [rng.random((2, count, 3, *shape), dtype="float32") for count in (1, 2)]
+    axis = tuple(range(3, 3 + len(shape)))
+    expected = np.concatenate([x.mean(axis=axis, keepdims=True) for x in arrays], axis=1)
+    means = features.means([ops.convert_to_tensor(x) for x in arrays], axis)
+    assert means.shape == expected.shape
+    np.testing.assert_allclose(means, expected, rtol=1e-5)
