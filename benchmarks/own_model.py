@@ -31,6 +31,7 @@ _SEEDS = flags.DEFINE_integer("seeds", 5, "Trainings of each optimizer.", lower_
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/own_model", "For the run and its figures.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
 
+_START = "digits"
 _UNROLL_LENGTH = 30
 _TUNING_SEED = 1000
 
@@ -75,8 +76,8 @@ def _workload(make, data, **fit):
 
 
 def meta_train(own):
-    """Meta-trains the shipped weights on the model: an export's path, and the `OuterLoop`."""
-    rule, theta, metadata = saved_model.read(pretrained.path("default"))
+    """Meta-trains shipped weights on the model: an export's path, and the `OuterLoop`."""
+    rule, theta, metadata = saved_model.read(pretrained.path(_START))
     rule = rules.get(rule)
     task = tasks.from_keras(
         own.make, own.loss, own.train, own.validation, batch_size=own.batch_size
@@ -121,7 +122,7 @@ def compare(own, weights):
     tuning = [fit(adam(r), _TUNING_SEED)["validation"][-1] for r in fitting.ADAM_GRID]
     best = fitting.ADAM_GRID[int(np.nanargmin(tuning))]
     optimizers = {
-        "LearnedOptimizer()": LearnedOptimizer,
+        f"shipped weights, {_START}": lambda: LearnedOptimizer(weights=_START),
         "meta-trained for it": lambda: LearnedOptimizer(weights=weights),
         "Adam, default 0.001": adam(0.001),
         f"Adam, tuned {best:g}": adam(best),

@@ -2,7 +2,7 @@
 
 python benchmarks/state_dtype.py --out_dir=benchmarks/results/state_dtype
 
-Trains a Keras MLP on the digits with the shipped weights: state in float32, in
+Trains a Keras MLP on the digits with the shipped weights `digits`: state in float32, in
 bfloat16 with stochastic rounding (what `state_dtype="bfloat16"` does), and in bfloat16
 rounded to nearest (which it does not do, and why).
 """
@@ -45,7 +45,7 @@ def train(state_dtype, round_, dataset, seed):
         ]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(LearnedOptimizer(state_dtype=state_dtype), loss=loss)
+    model.compile(LearnedOptimizer("digits", state_dtype=state_dtype), loss=loss)
     with mock.patch.object(rounding, "to_bfloat16", round_):
         history = model.fit(
             *dataset.train,

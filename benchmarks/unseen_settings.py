@@ -1,6 +1,6 @@
 """Shipped weights on digits tasks that differ from the one they were trained for.
 
-python benchmarks/unseen_settings.py --out_dir=benchmarks/results/default
+python benchmarks/unseen_settings.py --out_dir=benchmarks/results/digits
 
 Against SGD, Adam and AdamW, each tuned for every setting over 9 learning rates (by
 validation loss over the last tenth of the steps), on 8 fresh seeds.
@@ -14,7 +14,7 @@ from absl import app, flags, logging
 from lopt_keras import pretrained, saved_model
 from meta import comparison, tasks
 
-_WEIGHTS = flags.DEFINE_string("weights", "default", "Name of shipped weights.")
+_WEIGHTS = flags.DEFINE_string("weights", "digits", "Name of shipped weights.")
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/unseen_settings", "For the pictures and figures.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
 
