@@ -14,7 +14,7 @@ _EPSILON = 1e-9
 _GRAD_BOUND, _GRAD_FEATURE_BOUND = 1000.0, 0.1
 _OUTPUTS = 3
 _OTHER_DIRECTION = 2
-_SWITCHES = ("orthogonalize", "flatten_filters", "adam_fallback")
+_SWITCHES = ("orthogonalize", "flatten_filters", "adam_fallback", "cautious")
 STARTS = ("random", "momentum", "adam", "muon")
 """What the untrained directions may be."""
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -63,6 +63,10 @@ class NormalizedMLP(mlp.MLP):
         adam_fallback: whether tensors of rank 0 and 1, and embeddings (told by
             "embedding" in their name), take steps of Adam (decays 0.9 and 0.95) with
             the learning rate `step_mult` instead.
+        cautious: whether steps shrink where gradients are noise: their root mean square
+            is then `step_mult` times that of `m rsqrt(rms)` of the first decays, at most 1.
+            That is about 1 where gradients agree, and 0.23 where they have no mean at all
+            (the decay of m being 0.9).
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what is expected.
@@ -83,6 +87,7 @@ class NormalizedMLP(mlp.MLP):
     flatten_filters: bool = False
     start: str = "random"
     adam_fallback: bool = True
+    cautious: bool = False
 
     def __post_init__(self):
         super().__post_init__()
@@ -171,6 +176,8 @@ class NormalizedMLP(mlp.MLP):
         direction = _OTHER_DIRECTION if self.orthogonalize and not orthogonalized else 0
         step = networks.scaled(outputs[:, direction], self.exp_mult * outputs[:, 1])
         step = _normalised(ops.reshape(step, ops.shape(param)), orthogonalized)
+        if self.cautious:
+            step = step * _agreement(m[:, 0], rms[:, 0])
         step = ops.reshape(step, shape)
         state = self._as_filters({"m": m, "rms": rms, **moments.state}, shape[1:])
         return -self.step_mult * step, state
@@ -207,9 +214,21 @@ class NormalizedMLP(mlp.MLP):
 def _normalised(step, orthogonalize):
     """`[P, *shape]` with a root mean square of 1 over the last two axes."""
     step = orthogonalized(step) if orthogonalize else step
-    rank = len(step.shape) - 1
-    axis = tuple(range(max(1, rank - 1), rank + 1))
-    return step * features.second_moment_scale(step, _EPSILON, axis)
+    return step * features.second_moment_scale(step, _EPSILON, _last_axes(step))
+
+
+def _agreement(m, rms):
+    """The root mean square of `m rsqrt(rms)` over the last two axes, at most 1."""
+    ratio = m * ops.rsqrt(rms + 1e-12)
+    square, axes = ops.square(ratio), _last_axes(m)
+    mean = features.mean(square, axes) if axes else square
+    return ops.sqrt(ops.minimum(mean, 1.0) + 1e-12)
+
+
+def _last_axes(x):
+    """The last two axes of the tensor `[P, *shape]`, or as many as it has."""
+    rank = len(x.shape) - 1
+    return tuple(range(max(1, rank - 1), rank + 1))
 
 
 def _inputs(m, rms, g, momentum_decay, rms_decay, p, rsqrt, *of_matrices):
