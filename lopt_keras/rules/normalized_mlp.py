@@ -220,8 +220,7 @@ def _normalised(step, orthogonalize):
 def _agreement(m, rms):
     """The root mean square of `m rsqrt(rms)` over the last two axes, at most 1."""
     ratio = m * ops.rsqrt(rms + 1e-12)
-    square, axes = ops.square(ratio), _last_axes(m)
-    mean = features.mean(square, axes) if axes else square
+    mean = features.mean(ops.square(ratio), _last_axes(m))
     return ops.sqrt(ops.minimum(mean, 1.0) + 1e-12)
 
 

@@ -36,7 +36,7 @@ ALL_RULES = [
     rules.FactoredMLP(hidden_size=4),
     rules.NormalizedMLP(hidden_size=4),
     rules.NormalizedMLP(hidden_size=4, orthogonalize=False, adam_fallback=False),
-    rules.NormalizedMLP(hidden_size=4, flatten_filters=True, start="momentum"),
+    rules.NormalizedMLP(hidden_size=4, flatten_filters=True, start="momentum", cautious=True),
     rules.NormalizedMLP(hidden_size=4, start="muon", adam_fallback=False),
     rules.Hierarchical(hidden_size=4, lstm_size=4, decays=(0.5, 0.9)),
     rules.Recurrent(hidden_size=4),
@@ -480,6 +480,19 @@ def test_an_untrained_rule_that_starts_as_adam_has_its_direction(shape, how):
         direction = momentum / np.sqrt(squares + 1e-8)
         direction /= np.sqrt(np.mean(direction**2))
         np.testing.assert_allclose(update, -0.1 * direction, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4000,), (50, 80), (2, 50, 80)], ids=str)
+def test_cautious_steps_shrink_where_gradients_are_noise(shape):
+    rule = rules.NormalizedMLP(
+        step_mult=0.1, orthogonalize=False, adam_fallback=False, start="adam", cautious=True
+    )
+    rng = np.random.RandomState(0)
+    noise = rng.standard_normal((100, *shape)).astype("float32")
+    for gradients, size in ((np.ones_like(noise), 0.1), (noise, 0.1 * np.sqrt(0.1 / 1.9))):
+        *_, last = keras_updates(rule, rule.init_theta(1), noise[0], gradients)
+        axes = tuple(range(len(shape)))[-2:]
+        np.testing.assert_allclose(np.sqrt((last**2).mean(axis=axes)), size, rtol=0.1)
 
 
 def test_a_start_as_momentum_is_random_elsewhere():
