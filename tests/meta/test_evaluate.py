@@ -127,7 +127,7 @@ def test_the_report_needs_no_network(out_dir):
     assert page.count("data:image/png;base64,") == 2 + 2
     assert not re.search(r"(src|href)=.?(http|/|\.)", page)
     assert "$" not in page
-    assert "are told the number of steps" in page
+    assert "Optimizers hear the number of steps" in page
     assert len(list((out_dir / "curves").glob("*.png"))) == 2
 
 
