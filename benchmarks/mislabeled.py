@@ -5,7 +5,7 @@ python benchmarks/mislabeled.py --out_dir=benchmarks/results/mislabeled
 The training labels of the breast cancer table are flipped with rates
 r0 (of class 0) and r1 (of class 1); test labels are clean. The model is never told.
 Accuracy on the test labels, with the threshold 1/2 and with `label_noise.threshold`, for
-several pairs of rates, after training with `LearnedOptimizer()` and with Adam at its
+several pairs of rates, after training with `LearnedOptimizer("digits")` and with Adam at its
 default learning rate; once with the rates known, and once with r1 only, r0 from the
 classes' share (`label_noise.flip_rates`). Source: Gish et al., arXiv 1909.09136.
 """
@@ -31,7 +31,10 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared."
 
 _RATES = ((0.0, 0.0), (0.1, 0.1), (0.0, 0.2), (0.0, 0.4), (0.1, 0.5), (0.3, 0.0), (0.4, 0.1))
 _THRESHOLDS = ("threshold 1/2", "rates known", "r1 and class share known")
-_OPTIMIZERS = {"LearnedOptimizer()": LearnedOptimizer, "Adam, default": keras.optimizers.Adam}
+_OPTIMIZERS = {
+    'LearnedOptimizer("digits")': lambda: LearnedOptimizer("digits"),
+    "Adam, default": keras.optimizers.Adam,
+}
 
 
 def flip(labels, r0, r1, rng):
