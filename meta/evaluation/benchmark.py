@@ -169,7 +169,7 @@ class _Task:
             "task": config.key,
             "drawn": _fingerprint(program.task, variant, self._fresh_seed),
             "seeds": [settings.seed, settings.num_seeds],
-            "tell_horizon": settings.told,
+            "told": settings.told,
         }
 
     def compete(self, entry, contestants):
