@@ -5,8 +5,11 @@ import json
 from collections.abc import Mapping
 
 from lopt_keras.rules.base import check_integer, check_number
-from meta.tasks import distribution, references
-from meta.tasks.normalized import Normalized
+from meta.tasks import curves, distribution, references
+from meta.tasks.normalized import AdamSteps, Normalized
+
+SCORES = ("loss", "adam_steps")
+"""How losses are made comparable: by `Normalized` or by `AdamSteps`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +23,8 @@ class Mixture:
             so that a smaller mixture of the same families is part of a larger one.
         milliseconds: time budget: tasks of which a step of a particle takes longer, by
             `meta/tasks/references.json`, are left out. By default none are.
+        score: one of `SCORES`. "adam_steps" needs learning curves too,
+            `meta/tasks/curves.json`.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what is expected.
@@ -28,11 +33,14 @@ class Mixture:
     families: Mapping[str, float] | None = None
     num_tasks: int = 1000
     milliseconds: float | None = None
+    score: str = "loss"
 
     def __post_init__(self):
         check_integer("num_tasks", self.num_tasks, low=1)
         if self.milliseconds is not None:
             check_number("milliseconds", self.milliseconds, low_open=True)
+        if self.score not in SCORES:
+            raise ValueError(f"`score` must be one of {SCORES}. Received: score={self.score!r}")
         if self.families is not None:
             if not isinstance(self.families, Mapping) or not self.families:
                 raise TypeError(
@@ -61,7 +69,7 @@ class Mixture:
         except (TypeError, ValueError) as error:
             raise ValueError(
                 "`tasks` must be a family of tasks, or a JSON object with some of "
-                "'families', 'num_tasks' and 'milliseconds'. "
+                "'families', 'num_tasks', 'milliseconds' and 'score'. "
                 f"Received: tasks={text}. {error}"
             ) from error
 
@@ -71,15 +79,18 @@ class Mixture:
         Raises:
             ValueError: if a task has no reference, or none is left.
         """
-        found, missing, chosen = references.load(), 0, []
+        found, steps, missing, chosen = references.load(), curves.load(), 0, []
         for config in self.candidates():
-            reference = found.get(references.identify(config))
-            missing += reference is None
-            if reference is not None and self._admits(reference):
+            key = references.identify(config)
+            reference = found.get(key)
+            admitted = reference is not None and self._admits(reference)
+            if admitted:
                 chosen.append(config)
+            missing += reference is None
+            missing += admitted and self.score == "adam_steps" and key not in steps
         if missing:
             raise ValueError(
-                f"{missing} of {self.num_tasks} tasks have no reference loss. "
+                f"{missing} of {self.num_tasks} tasks have no reference loss or curve. "
                 "`python -m meta.tasks --references_of=MIXTURE` computes those of a mixture."
             )
         if not chosen:
@@ -100,7 +111,8 @@ class Mixture:
         for configs in distribution.by_program(self.configs()).values():
             family = configs[0].family
             counts[family] = counts.get(family, -1) + 1
-            programs[f"{family}/{counts[family]}"] = normalized(configs, data_dir), len(configs)
+            task = scored(configs, self.score, data_dir)
+            programs[f"{family}/{counts[family]}"] = task, len(configs)
         return programs
 
     def candidates(self):
@@ -113,13 +125,25 @@ class Mixture:
             yield distribution.config(family, counts[family])
             counts[family] += 1
 
+    def complete(self, data_dir=None):
+        """Computes the references and curves that its tasks lack: list of `Reference`."""
+        candidates = list(self.candidates())
+        found = references.complete(candidates, data_dir)
+        if self.score == "adam_steps":
+            admitted = zip(candidates, found, strict=True)
+            curves.complete([c for c, r in admitted if self._admits(r)], data_dir)
+        return found
+
     def _admits(self, reference):
         in_budget = self.milliseconds is None or reference.milliseconds <= self.milliseconds
         return reference.is_trainable and in_budget
 
 
-def normalized(configs, data_dir=None):
-    """One `Normalized` task of which configs that share their program are the variants."""
-    found = [references.load()[references.identify(config)] for config in configs]
+def scored(configs, score, data_dir=None):
+    """One task with comparable losses of which configs that share their program are variants."""
+    keys = [references.identify(config) for config in configs]
     task = distribution.build(configs, data_dir)
+    if score == "adam_steps":
+        return AdamSteps(task, [curves.load()[key] for key in keys])
+    found = [references.load()[key] for key in keys]
     return Normalized(task, [r.initial for r in found], [r.final for r in found])

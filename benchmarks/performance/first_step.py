@@ -2,12 +2,14 @@
 
 python benchmarks/performance/first_step.py --out_dir=benchmarks/results/performance
 
-Each in a process of its own, one after the other, as nothing is compiled twice in one.
+Each in a process of its own, one after the other, as nothing is compiled twice in one. Once
+more with XLA's persistent cache, filled by an earlier process, as when a program is run again.
 """
 
 import multiprocessing
 import os
 import statistics
+import tempfile
 
 import contenders
 import models
@@ -16,7 +18,9 @@ from absl import app, flags, logging
 
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/performance", "For the figures.")
 _MODELS = flags.DEFINE_list("models", ["mlp", "resnet50", "transformer"], "Of models.py.")
-_OPTIMIZERS = flags.DEFINE_list("optimizers", ["Adam", "factored_mlp/8"], "Of contenders.py.")
+_OPTIMIZERS = flags.DEFINE_list(
+    "optimizers", ["Adam", "default", "factored_mlp/8"], "Of contenders.py."
+)
 _REPETITIONS = flags.DEFINE_integer("repetitions", 3, "First steps of each.", lower_bound=1)
 
 
@@ -27,13 +31,18 @@ def first_step(name, shapes):
 
 
 def measure(shapes):
-    """Of each optimizer, the medians over all repetitions, and all wall times."""
-    found = {name: [] for name in _OPTIMIZERS.value}
-    for _ in range(_REPETITIONS.value):
-        for name in found:
-            with multiprocessing.get_context("spawn").Pool(1) as pool:
-                found[name].append(pool.apply(first_step, (name, shapes)))
-            print(name, found[name][-1], flush=True)
+    """Of each optimizer, without and with a cache, the medians and all wall times: dict."""
+    with tempfile.TemporaryDirectory() as cache:
+        flags_of_cache = f"--tf_xla_persistent_cache_directory={cache}"
+        for name in _OPTIMIZERS.value:
+            in_process_of_its_own(name, shapes, flags_of_cache)
+        found = {}
+        for _ in range(_REPETITIONS.value):
+            for name in _OPTIMIZERS.value:
+                for suffix, xla_flags in (("", ""), (", cached", flags_of_cache)):
+                    seconds = in_process_of_its_own(name, shapes, xla_flags)
+                    found.setdefault(name + suffix, []).append(seconds)
+                    print(name + suffix, seconds, flush=True)
     return {
         name: {
             "wall": statistics.median(run["wall"] for run in runs),
@@ -42,6 +51,13 @@ def measure(shapes):
         }
         for name, runs in found.items()
     }
+
+
+def in_process_of_its_own(name, shapes, xla_flags):
+    """`first_step` in a new process, TensorFlow being given these flags of XLA."""
+    os.environ["TF_XLA_FLAGS"] = xla_flags
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(first_step, (name, shapes))
 
 
 def main(argv):

@@ -130,11 +130,15 @@ def measure(grad, param, step):
         grad, param: `[P, *shape]`.
         step: `[P, *shape]`, the step as it would be.
     """
-    g, p, s = (features.flat(x)[:, None] for x in (grad, param, step))
-    means = features.means([ops.square(g), ops.square(p), ops.square(s), g * s], 2)
+    # In the tensor's own shape, in which a rule sums as well: XLA then sums P^2 only once.
+    g, p, s = (x[:, None] for x in (grad, param, step))
+    squares = [ops.square(g), ops.square(p), ops.square(s), g * s]
+    axes = tuple(range(2, len(p.shape)))
+    means = features.means(squares, axes) if axes else ops.concatenate(squares, axis=1)
+    means = ops.reshape(means, (-1, len(squares)))
     # Not `param.shape`: in the signatures of an export, sizes are not known.
     size = ops.cast(math.prod(ops.shape(param)[1:]), "float32")
-    return Measured(means[:, :, 0], size, len(param.shape) - 1)
+    return Measured(means, size, len(param.shape) - 1)
 
 
 def horizon(signals):

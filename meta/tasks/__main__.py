@@ -32,7 +32,8 @@ _REFERENCES = flags.DEFINE_integer(
 _REFERENCES_OF = flags.DEFINE_string(
     "references_of",
     None,
-    "The same for all tasks of a mixture, which is written as for `meta.train --tasks`.",
+    "The same for all tasks of a mixture, which is written as for `meta.train --tasks`; and "
+    "their learning curves, if its score needs them.",
 )
 _SET = flags.DEFINE_enum("set", "train", distribution.SETS, "Which set of tasks.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the first task that is drawn.", lower_bound=0)
@@ -47,13 +48,20 @@ def main(argv):
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     if not any(flag.value for flag in (_LIST, _SAMPLE, _REFERENCES, _REFERENCES_OF)):
         raise app.UsageError("Give --list, --sample, --references or --references_of.")
-    configs = _asked_for()
+    try:
+        mixture = _REFERENCES_OF.value and Mixture.parse(_REFERENCES_OF.value)
+    except ValueError as error:
+        raise app.UsageError(f"`--references_of`: {error}") from error
     if _LIST.value:
         _show_families()
     for seed in range(_SEED.value, _SEED.value + (_SAMPLE.value or 0)):
         _show_task(seed)
-    if configs:
-        _complete_references(configs)
+    seeds = range(_SEED.value, _SEED.value + (_REFERENCES.value or 0))
+    if seeds:
+        configs = [distribution.sample_config(seed, _SET.value) for seed in seeds]
+        _show_references(references.complete(configs, _DATA_DIR.value))
+    if mixture:
+        _show_references(mixture.complete(_DATA_DIR.value))
 
 
 def _show_families():
@@ -93,20 +101,7 @@ def _show_task(seed):
     )
 
 
-def _asked_for():
-    """The tasks whose references are asked for: list of `Config`."""
-    seeds = range(_SEED.value, _SEED.value + (_REFERENCES.value or 0))
-    configs = [distribution.sample_config(seed, _SET.value) for seed in seeds]
-    if _REFERENCES_OF.value is None:
-        return configs
-    try:
-        return [*configs, *Mixture.parse(_REFERENCES_OF.value).candidates()]
-    except ValueError as error:
-        raise app.UsageError(f"`--references_of`: {error}") from error
-
-
-def _complete_references(configs):
-    found = references.complete(configs, _DATA_DIR.value)
+def _show_references(found):
     untrainable = sum(not reference.is_trainable for reference in found)
     print(f"{len(found)} tasks have references; Adam does not train {untrainable} of them.")
     print(references.FILE)

@@ -3,12 +3,49 @@
 import numpy as np
 import tensorflow as tf
 
-from meta.tasks import base
+from meta.tasks import base, curves
 
 _SMALLEST_SPREAD, _SMALLEST_SHARE = 0.1, 1e-3
 
 
-class Normalized(base.Task):
+class _Wrapped(base.Task):
+    """A task with another score: the optimizer sees the loss as it is."""
+
+    # A problem that diverges costs three times what one costs on which nothing was learned.
+    loss_clip = 3.0
+
+    def __init__(self, task):
+        self.task = task
+        self.num_variants = task.num_variants
+
+    def draw(self, seed, num, variant=None):
+        return self.task.draw(seed, num, variant)
+
+    def init(self, seed, num, setting):
+        return self.task.init(seed, num, setting)
+
+    def batch(self, split, seed, num, setting):
+        return self.task.batch(split, seed, num, setting)
+
+    def loss(self, params, data, setting):
+        return self.task.loss(params, data, setting)
+
+    def seen_gradient(self, grads, data, setting):
+        return self.task.seen_gradient(grads, data, setting)
+
+    def get_config(self):
+        return self.task.get_config()
+
+    def _check_count(self, **given):
+        for name, values in given.items():
+            if len(values) != self.num_variants:
+                raise ValueError(
+                    f"`{name}` must have a value for each of the {self.num_variants} variants. "
+                    f"Received: {len(values)} values"
+                )
+
+
+class Normalized(_Wrapped):
     """A task whose score is 0 for the loss of a tuned Adam, and 1 or less at the start.
 
     The optimizer sees the loss as it is; only what meta-training makes of it is
@@ -36,17 +73,9 @@ class Normalized(base.Task):
     by the losses of baselines; this form is ours.
     """
 
-    loss_clip = 3.0
-
     def __init__(self, task, initial, reference):
-        self.task = task
-        self.num_variants = task.num_variants
-        for name, values in (("initial", initial), ("reference", reference)):
-            if len(values) != task.num_variants:
-                raise ValueError(
-                    f"`{name}` must have a value for each of the {task.num_variants} variants. "
-                    f"Received: {len(values)} values"
-                )
+        super().__init__(task)
+        self._check_count(initial=initial, reference=reference)
         if not (np.asarray(initial) > np.asarray(reference)).all():
             raise ValueError(
                 "Each of `initial` must be above its `reference`. "
@@ -61,21 +90,6 @@ class Normalized(base.Task):
         self._initial = tf.constant(initial, tf.float32)
         self._reference = tf.constant(reference, tf.float32)
 
-    def draw(self, seed, num, variant=None):
-        return self.task.draw(seed, num, variant)
-
-    def init(self, seed, num, setting):
-        return self.task.init(seed, num, setting)
-
-    def batch(self, split, seed, num, setting):
-        return self.task.batch(split, seed, num, setting)
-
-    def loss(self, params, data, setting):
-        return self.task.loss(params, data, setting)
-
-    def seen_gradient(self, grads, data, setting):
-        return self.task.seen_gradient(grads, data, setting)
-
     def score(self, losses, setting):
         losses = self.task.score(losses, setting)
         initial, reference = (
@@ -88,5 +102,47 @@ class Normalized(base.Task):
         share = tf.maximum((losses - floor) / (reference - floor), _SMALLEST_SHARE)
         return tf.math.log(share) / tf.maximum(spread, _SMALLEST_SPREAD)
 
-    def get_config(self):
-        return self.task.get_config()
+
+class AdamSteps(_Wrapped):
+    """A task whose score tells after how many steps a tuned Adam has such a loss.
+
+    With t(loss) from `curves`, interpolated linearly in the loss between its knots, and
+    with T the last of them, the score is
+
+        1 - log(t(loss)) / log(T):
+
+    1 at the start, 0 for what Adam reaches in T steps. Being in units of time, it weighs
+    all tasks alike: those whose loss falls by orders of magnitude, those that go from bad
+    to chance in a few steps, and those on which Adam stands still for a hundred. Beyond
+    both ends it goes on with the slope between them, and it is clipped at 3.
+
+    Args:
+        task: `Task`.
+        losses: for each variant of the task, what `curves` says of it.
+
+    Raises:
+        ValueError: if there are not as many as the task has variants, or one does not fall.
+    """
+
+    def __init__(self, task, losses):
+        super().__init__(task)
+        self._check_count(losses=losses)
+        losses = np.asarray(losses, np.float64)
+        if losses.shape[1:] != (len(curves.KNOTS),) or not (losses[:, 0] > losses[:, -1]).all():
+            raise ValueError(
+                f"`losses` must hold {len(curves.KNOTS)} for each variant, the last below the "
+                f"first. Received: losses={losses.tolist()}"
+            )
+        self._losses = tf.constant(losses, tf.float32)
+
+    def score(self, losses, setting):
+        losses = self.task.score(losses, setting)[..., None]
+        knots = tf.gather(self._losses, setting["variant"])
+        before, after = knots[..., :-1], knots[..., 1:]
+        drop = before - after
+        passed = tf.clip_by_value((before - losses) / tf.maximum(drop, 1e-30), 0.0, 1.0)
+        passed = tf.where(drop > 0, passed, tf.cast(losses < after, tf.float32))
+        share = tf.reduce_sum(passed * tf.constant(curves.SHARES, tf.float32), axis=-1)
+        first, last, losses = knots[..., 0], knots[..., -1], losses[..., 0]
+        beyond = tf.maximum(losses - first, 0.0) - tf.maximum(last - losses, 0.0)
+        return 1.0 - share + beyond / (first - last)

@@ -89,14 +89,38 @@ def complete(configs, data_dir=None, file=FILE):
 
 def compute(configs, data_dir=None):
     """The `Reference` of each of some tasks that are one program: list."""
+    train = adams(configs, NUM_STEPS, _PROBLEMS, data_dir)
+    train(_SEED + 1)  # Compiles.
+    start = time.perf_counter()
+    losses = train(_SEED)
+    cost = 1e3 * (time.perf_counter() - start) / losses.size
+    losses = losses.mean(axis=2)
+    initial = losses[0].mean(axis=0)
+    final = losses[-_TAIL:].mean(axis=0)
+    final = np.where(np.isfinite(final), final, np.inf)
+    best = final.argmin(axis=0)
+    return [
+        _rounded(initial[i], final[best[i], i], LEARNING_RATES[best[i]], cost)
+        for i in range(len(configs))
+    ]
+
+
+def adams(configs, num_steps, num_problems, data_dir=None):
+    """Adam at each of `LEARNING_RATES`, on some tasks that are one program.
+
+    Returns:
+        Function from a seed, an integer, to the validation losses before each step,
+        `[num_steps, rates, num_problems, tasks]`.
+    """
     task = distribution.build(configs, data_dir)
     variants, rates = len(configs), len(LEARNING_RATES)
-    problems = variants * _PROBLEMS
-    adams = [rules.Adam(learning_rate=rate).init_theta() for rate in LEARNING_RATES]
+    problems = variants * num_problems
+    thetas = [rules.Adam(learning_rate=rate).init_theta() for rate in LEARNING_RATES]
     theta = {
-        name: tf.constant(np.repeat([adam[name] for adam in adams], problems, axis=0))
-        for name in adams[0]
+        name: tf.constant(np.repeat([theta[name] for theta in thetas], problems, axis=0))
+        for name in thetas[0]
     }
+    variant = tf.constant(np.tile(np.arange(variants, dtype="int32"), num_problems))
     rule = rules.Adam()
 
     @tf.function(jit_compile=True, autograph=False)
@@ -104,25 +128,15 @@ def compute(configs, data_dir=None):
         chosen = Chosen(task, variant)
         inner = unroll.begin(rule, chosen, theta, random.fold_in(seed, 0), problems)
         batches = random.fold_in(seed, 1)
-        return unroll.run(rule, chosen, theta, inner, batches, NUM_STEPS, problems, "validation")[
+        return unroll.run(rule, chosen, theta, inner, batches, num_steps, problems, "validation")[
             0
         ].outer_loss
 
-    variant = tf.constant(np.tile(np.arange(variants, dtype="int32"), _PROBLEMS))
-    program = run.get_concrete_function(theta, variant, random.seed(_SEED))
-    program(theta, variant, random.seed(_SEED + 1))  # Compiles.
-    start = time.perf_counter()
-    losses = program(theta, variant, random.seed(_SEED)).numpy()
-    cost = 1e3 * (time.perf_counter() - start) / (NUM_STEPS * problems * rates)
-    losses = losses.reshape(NUM_STEPS, rates, _PROBLEMS, variants).astype(np.float64)
-    initial = losses[0].mean(axis=(0, 1))
-    final = losses[-_TAIL:].mean(axis=(0, 2))
-    final = np.where(np.isfinite(final), final, np.inf)
-    best = final.argmin(axis=0)
-    return [
-        _rounded(initial[i], final[best[i], i], LEARNING_RATES[best[i]], cost)
-        for i in range(variants)
-    ]
+    def train(seed):
+        losses = run(theta, variant, random.seed(seed)).numpy()
+        return losses.reshape(num_steps, rates, num_problems, variants).astype(np.float64)
+
+    return train
 
 
 class Chosen:

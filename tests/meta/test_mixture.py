@@ -1,3 +1,4 @@
+import functools
 import json
 
 import numpy as np
@@ -5,10 +6,10 @@ import pytest
 import tensorflow as tf
 
 from meta import random, tasks
-from meta.mixture import Mixture, normalized
-from meta.tasks import distribution, references
+from meta.mixture import Mixture, scored
+from meta.tasks import curves, distribution, references
 from meta.tasks.flow import RealNVP
-from meta.tasks.normalized import Normalized
+from meta.tasks.normalized import AdamSteps, Normalized
 from meta.tasks.quadratic import Quadratic
 from meta.tasks.references import Reference
 
@@ -74,7 +75,7 @@ def test_the_score_is_one_at_the_start_and_zero_at_the_reference(monkeypatch):
         references.identify(other): Reference(30.0, 10.0, 0.1, 1.0),
     }
     monkeypatch.setattr(references, "load", lambda: found)
-    task = normalized([config, other])
+    task = scored([config, other], "loss")
     setting = task.draw(random.seed(0), 4, tf.constant([0, 0, 1, 1]))
     scores = task.score(tf.constant([[2.0, 1.0, 30.0, 20.0], [1.5, 0.5, 10.0, 0.0]]), setting)
     of_thirty = np.log(3.0)
@@ -107,6 +108,47 @@ def test_losses_without_a_floor_are_scored_by_differences():
         Normalized(Quadratic(), [2.0], [-1.0])
 
 
+def test_the_score_in_steps_is_the_logarithm_of_adams():
+    losses = [9.0, 8.0, 8.0, 5.0, 4.0, 4.0, 3.0]
+    task = AdamSteps(Quadratic(), [losses])
+    setting = task.draw(random.seed(0), 9)
+    given = [9.0, 8.5, 8.0, 6.5, 5.0, 4.5, 3.0, 2.0, 12.0]
+    steps = [1.0, 3.0**0.5, 3.0, (10 * 30) ** 0.5, 30.0, (30 * 100) ** 0.5, 1000.0]
+    expected = [*(1 - np.log(steps) / np.log(1000.0)), -1 / 6, 1.5]
+    np.testing.assert_allclose(task.score(tf.constant(given), setting), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        task.score(tf.constant([given, given[::-1]]), setting),
+        [expected, expected[::-1]],
+        atol=1e-6,
+    )
+    for wrong in ([losses[::-1]], [losses[:-1]], [losses, losses]):
+        with pytest.raises(ValueError, match="`losses`"):
+            AdamSteps(Quadratic(), wrong)
+
+
+def test_curves_are_the_lowest_that_a_learning_rate_has_reached(tmp_path, monkeypatch):
+    steps = np.arange(1000.0)
+    slow, fast = 10.0 - 0.009 * steps, np.where(steps < 30, 10.0 - 0.2 * steps, 4.0 + 0 * steps)
+    found = curves.envelope(np.stack([slow, fast, np.full(1000, np.nan)], axis=1))
+    assert found[0] == 10.0
+    np.testing.assert_allclose(found[3], 10.0 - 0.2 * 24.5, rtol=1e-4)
+    np.testing.assert_allclose(found[4:], [4.0, 4.0, slow[666:].mean()], rtol=1e-4)
+    # A mixture that is scored in steps asks for them, and computes what it lacks.
+    monkeypatch.setattr(curves, "load", functools.cache(lambda: {}))
+    mixture = Mixture(QUADRATICS, num_tasks=2, score="adam_steps")
+    with pytest.raises(ValueError, match="2 of 2.*curve"):
+        mixture.configs()
+    file = str(tmp_path / "curves.json")
+    curves.complete(list(mixture.candidates()), file=file)
+    content = json.loads((tmp_path / "curves.json").read_text())
+    assert set(content) == {references.identify(c) for c in mixture.candidates()}
+    monkeypatch.setattr(curves, "load", lambda: content)
+    assert all(isinstance(task, AdamSteps) for task, _ in mixture.build().values())
+    for losses in content.values():
+        assert losses == sorted(losses, reverse=True)
+        assert losses[-1] < 0.5 * losses[0]
+
+
 def test_references_are_what_adam_reaches(tmp_path):
     configs = [distribution.config("quadratic", number) for number in range(3)]
     file = str(tmp_path / "references.json")
@@ -137,6 +179,7 @@ def test_references_are_what_adam_reaches(tmp_path):
         '{"families": {"quadratic": 0}}',
         '{"families": []}',
         '{"milliseconds": -1}',
+        '{"score": "nope"}',
     ],
 )
 def test_wrong_specifications_are_refused(text):
