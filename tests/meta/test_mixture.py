@@ -135,7 +135,7 @@ def test_curves_are_the_lowest_that_a_learning_rate_has_reached(tmp_path, monkey
     np.testing.assert_allclose(found[3], 10.0 - 0.2 * 24.5, rtol=1e-4)
     np.testing.assert_allclose(found[4:], [4.0, 4.0, slow[666:].mean()], rtol=1e-4)
     # A mixture that is scored in steps asks for them, and computes what it lacks.
-    monkeypatch.setattr(curves, "load", functools.cache(lambda: {}))
+    monkeypatch.setattr(curves, "load", functools.cache(lambda file=None: {}))
     mixture = Mixture(QUADRATICS, num_tasks=2, score="adam_steps")
     with pytest.raises(ValueError, match="2 of 2.*curve"):
         mixture.configs()
