@@ -56,6 +56,7 @@ def write(path, figures):
     command = [os.path.relpath(sys.argv[0]), *sys.argv[1:]]
     provenance = {
         "command": " ".join(["python", *command]),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "load_average_of_5_minutes": round(os.getloadavg()[1], 1),
