@@ -53,6 +53,7 @@ def binned(curves):
 def plot(figures, file):
     """Draws the curve of each family."""
     figure, axis = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
+    axis.set_prop_cycle(color=plt.get_cmap("tab20").colors)
     for family, means in figures["meta_loss"].items():
         values = np.array([np.nan if mean is None else mean for mean in means])
         axis.plot(figures["outer_steps"], values, label=family)
