@@ -56,7 +56,7 @@ _HORIZON = flags.DEFINE_integer(
     "horizon",
     None,
     "Inner steps of a whole problem; if more than unroll_length, problems continue from one "
-    "outer step to the next (only pes then sees the whole gradient). Default: unroll_length.",
+    "outer step to the next (only pes and nres see the whole gradient). Default: unroll_length.",
     lower_bound=1,
 )
 _SEGMENT_LENGTH = flags.DEFINE_integer(

@@ -37,6 +37,7 @@ ESTIMATORS = {
     "es": ("es", HORIZON),
     "merged": ("merged", HORIZON),
     "pes, segments of 10": ("pes", SEGMENT),
+    "nres, segments of 10": ("nres", SEGMENT),
     "truncated pathwise, segments of 10": ("pathwise", SEGMENT),
     "truncated es, segments of 10": ("es", SEGMENT),
     "truncated merged, segments of 10": ("merged", SEGMENT),

@@ -143,9 +143,9 @@ def plot(results, file):
     left.plot(lengths, results["whole"], "k-", label="whole gradient, exact")
     left.plot(lengths, results["truncated"], "k--", label="truncated gradient, exact")
     for i, (name, points) in enumerate(results["estimates"].items()):
-        x = np.array(lengths) * 1.06 ** (i - 1.5)
+        x = np.array(lengths) * 1.06 ** (i - 2)
         y, error = ([p[key] for p in points] for key in ("mean", "standard_error"))
-        style = {"fmt": "o^sD"[i], "ms": 5, "color": f"C{i}", "capsize": 2}
+        style = {"fmt": "o^sDv"[i], "ms": 5, "color": f"C{i}", "capsize": 2}
         left.errorbar(x, y, 3 * np.array(error), label=f"{name}, ±3 standard errors", **style)
     left.set(xscale="log", xlabel="truncation length (inner steps)")
     left.set(ylabel="d(mean loss) / d(log learning rate)", title="Meta-gradient")

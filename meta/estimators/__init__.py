@@ -3,10 +3,11 @@
 from meta.estimators.base import OUTER_SPLITS, Estimate, Estimator
 from meta.estimators.es import ES
 from meta.estimators.merged import Merged
+from meta.estimators.nres import NRES
 from meta.estimators.pathwise import Pathwise
 from meta.estimators.pes import PES
 
-_ESTIMATORS = {"es": ES, "pathwise": Pathwise, "merged": Merged, "pes": PES}
+_ESTIMATORS = {"es": ES, "pathwise": Pathwise, "merged": Merged, "pes": PES, "nres": NRES}
 NAMES = tuple(_ESTIMATORS)
 """The names that `get` knows."""
 

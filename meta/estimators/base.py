@@ -95,8 +95,8 @@ class Estimator(abc.ABC):
     one estimate to the next, and each estimate sees a segment of `unroll_length`
     steps. A pair begins a new problem at the horizon, or when one of its halves has
     diverged. The pairs start staggered, so that at any time they are at different
-    points of their problems. But for `PES`, the gradient is then truncated: it does
-    not see how theta has changed the state that a segment starts from.
+    points of their problems. But for `PES` and `NRES`, the gradient is then truncated: it
+    does not see how theta has changed the state that a segment starts from.
 
     Args:
         rule: the `UpdateRule` whose theta is meta-trained.
@@ -195,7 +195,8 @@ class Estimator(abc.ABC):
             length: scalar int32 tensor, the inner steps of the first problems.
                 Defaults to `horizon`.
         """
-        return Worker(self._first_problems(theta, seed, length), self.init_memory(theta))
+        memory = self.init_memory(theta, random.fold_in(seed, 4))
+        return Worker(self._first_problems(theta, seed, length), memory)
 
     def estimate(self, theta, worker, seed, length=None):
         """An `Estimate`.
@@ -209,9 +210,9 @@ class Estimator(abc.ABC):
                 across estimates end with the segment in which they reach it.
         """
         length = self.horizon if length is None else length
-        e = self.perturbations(theta, random.fold_in(seed, 0))
         problems = worker.problems
         begins = tf.ones(self.num_pairs, tf.bool) if not problems else problems.remaining <= 0
+        e = self.perturb(theta, random.fold_in(seed, 0), begins, worker.memory)
         start = functools.partial(self._start, problems, begins, random.fold_in(seed, 1), length)
         num_steps = self.unroll_length if problems else length
         measured = self.measure(start, antithetic(theta, e), random.fold_in(seed, 2), num_steps)
@@ -225,9 +226,20 @@ class Estimator(abc.ABC):
         metrics |= _summaries(measured.trajectory, losses, diverged, num_steps)
         return Estimate(gradient, Worker(problems, memory), metrics)
 
-    def init_memory(self, theta):
+    def init_memory(self, theta, seed):
         """The estimator's own part of the worker, before the first estimate."""
         return ()
+
+    def perturb(self, theta, seed, begins, memory):
+        """The perturbations of this estimate: dict of `[num_pairs, ...]`.
+
+        Args:
+            theta: dict of tensors.
+            seed: `[2]` int32.
+            begins: `[num_pairs]` bool, whether the pair begins a new problem.
+            memory: the estimator's own.
+        """
+        return self.perturbations(theta, seed)
 
     @abc.abstractmethod
     def combine(self, samples, memory):

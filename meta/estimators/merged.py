@@ -76,7 +76,7 @@ class Merged(pathwise.Pathwise):
                 f"Received: num_particles={2 * self.num_pairs}"
             )
 
-    def init_memory(self, theta):
+    def init_memory(self, theta, seed):
         """`Memory` of no estimate."""
         zeros = {name: tf.zeros_like(x) for name, x in theta.items()}
         none = Variances(zeros, zeros, zeros)

@@ -16,7 +16,7 @@ class PES(base.Estimator):
     Source: Vicol et al., arXiv 2112.13835, algorithm 2 (antithetic).
     """
 
-    def init_memory(self, theta):
+    def init_memory(self, theta, seed):
         """The xi_i: dict of `[num_pairs, ...]`."""
         return {name: tf.zeros((self.num_pairs, *x.shape)) for name, x in theta.items()}
 

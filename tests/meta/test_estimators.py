@@ -56,7 +56,9 @@ def test_continued_unrolls_give_the_whole_gradient_or_the_truncated_one(name):
     samples = sample(estimator, RULE.init_theta(), 60 * 4, skip=4)
     samples = samples.reshape(60, 4, 2).mean(axis=1)
     whole, truncated = segment_gradients(5, 20)
-    expected, other = (whole, truncated) if name == "pes" else (truncated, whole)
+    # With one perturbation for all segments, as if there were none.
+    expected = {"pes": whole, "nres": smoothed_gradient(20)}.get(name, truncated)
+    other = truncated if name in ("pes", "nres") else whole
     assert_unbiased(samples, expected)
     error = samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
     assert (np.abs(samples.mean(axis=0) - other) > 10 * error).any()
@@ -123,6 +125,21 @@ def test_pairs_start_staggered_and_begin_anew_at_the_horizon():
     e = estimator.perturbations(theta, random.fold_in(random.fold_in(random.seed(1), 1), 0))
     for name, xi in worker.memory.items():
         assert (xi.numpy() == e[name].numpy()).tolist() == [False, False, False, True]
+
+
+def test_a_pair_keeps_its_perturbation_until_it_begins_anew():
+    theta = init_theta(RULE)
+    estimator = make("nres", horizon=20, num_particles=8)
+    worker = estimator.init_worker(theta, random.seed(0))
+    kept = [worker.memory]
+    for i in range(2):
+        worker = estimator.estimate(theta, worker, random.fold_in(random.seed(1), i)).worker
+        kept.append(worker.memory)
+    for name in theta:
+        first, second, third = (memory[name].numpy() for memory in kept)
+        assert (first != 0).all()
+        np.testing.assert_array_equal(first, second)
+        assert (second == third).tolist() == [True, True, True, False]
 
 
 @pytest.mark.parametrize("name", estimators.NAMES)
