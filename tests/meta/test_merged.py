@@ -4,7 +4,7 @@ import tensorflow as tf
 from exact import RULE, sample, segment_gradients, smoothed_gradient
 from problems import Quadratic
 
-from meta import estimators
+from meta import estimators, random
 from meta.estimators import base
 
 
@@ -15,7 +15,7 @@ def make(**kwargs):
 def combine(gradients, scores, memory=None):
     """Of one entry, from the pathwise gradients and ES estimates of the pairs."""
     estimator = make(num_particles=2 * len(scores), stddev=1.0)
-    memory = memory or estimator.init_memory({"a": tf.constant(0.0)})
+    memory = memory or estimator.init_memory({"a": tf.constant(0.0)}, random.seed(0))
     gradients = {"a": tf.constant([*gradients, *gradients])}
     # With a perturbation of one, a difference of 2 s between the losses makes an estimate s.
     losses = tf.constant([*scores, *(-x for x in scores)])
