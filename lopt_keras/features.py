@@ -68,9 +68,10 @@ def means(arrays, axis):
     if None in arrays[0].shape or math.prod(sizes) < _LONG:
         return ops.concatenate([mean(x, axis) for x in arrays], axis=1)
     count, length = math.prod(sizes), _row_length(sizes)
-    rows = [ops.reshape(_row_sums(x, length), (*x.shape[:first], -1)) for x in arrays]
+    ones = _ones(length)
+    rows = [ops.reshape(_row_sums(x, ones), (*x.shape[:first], -1)) for x in arrays]
     rows = ops.concatenate(rows, axis=1)
-    sums = _row_sums(rows, count // length) / count
+    sums = _row_sums(rows, _ones(count // length)) / count
     return ops.reshape(sums, (*rows.shape[:-1], *(1,) * len(sizes)))
 
 
@@ -92,13 +93,17 @@ def total(x, axis):
         parts = max(k for k in range(1, _MOST_PARTS + 1) if sizes[0] % k == 0)
         return ops.sum(sum(ops.split(x, parts, axis=axis[0])), axis=axis, keepdims=True)
     length = _row_length(sizes)
-    sums = _row_sums(_row_sums(x, length), math.prod(sizes) // length)
+    sums = _row_sums(_row_sums(x, _ones(length)), _ones(math.prod(sizes) // length))
     return ops.reshape(sums, [1 if i in axis else size for i, size in enumerate(x.shape)])
 
 
-def _row_sums(x, length):
-    """The sums of so many consecutive entries, all in one vector."""
-    return ops.einsum("rl,l->r", ops.reshape(x, (-1, length)), ops.ones(length, "float32"))
+def _row_sums(x, ones):
+    """The sums of as many consecutive entries as there are `ones`, all in one column."""
+    return ops.matmul(ops.reshape(x, (-1, ones.shape[0])), ones)
+
+
+def _ones(length):
+    return ops.ones((length, 1), "float32")
 
 
 def _row_length(sizes):

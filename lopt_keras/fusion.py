@@ -10,7 +10,11 @@ import contextlib
 import contextvars
 import math
 
+import keras
 from keras import ops
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
 
 _fusing = contextvars.ContextVar("fusing", default=False)
 # Each weight takes time to compile, which only large tensors earn back. XLA uses the
@@ -70,10 +74,11 @@ def _layer(x, w, offsets, rank):
     """The units of a layer: list of `[P, *shape]`."""
     scalars = _scalars(w, rank)
     units = []
-    for j, unit in enumerate(offsets):
-        for entry, weight in zip(x, scalars[j :: len(offsets)], strict=True):
-            unit = unit + weight * entry
-        units.append(unit)
+    for j, offset in enumerate(offsets):
+        weights = scalars[j :: len(offsets)]
+        terms = [weight * entry for entry, weight in zip(x, weights, strict=True)]
+        # One node of the graph instead of many: tracing them takes longer than compilation.
+        units.append(offset + tf.add_n(terms))
     return units
 
 

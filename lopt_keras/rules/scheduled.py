@@ -36,6 +36,8 @@ class Scheduled(base.UpdateRule):
         exp_mult: the logarithm of the largest change of the factor, up or down.
         anneal: whether the factor also falls linearly to zero over the planned steps,
             where they are known.
+        decay_steps: if given, the factor also falls as `1 / (1 + t / decay_steps)` where
+            the planned steps are not known, t being the steps taken so far.
         smallest_scale: if given, steps are in units of the tensor's own size: the factor
             is also multiplied by the root mean square of its entries, but by no less
             than this, so that what starts at zero moves.
@@ -56,6 +58,7 @@ class Scheduled(base.UpdateRule):
     step_mult: float = 1.0
     exp_mult: float = 7.0
     anneal: bool = False
+    decay_steps: float | None = None
     smallest_scale: float | None = None
     hears_validation_loss: bool = True
 
@@ -70,8 +73,9 @@ class Scheduled(base.UpdateRule):
         base.check_number("exp_mult", self.exp_mult)
         base.check_bool("anneal", self.anneal)
         base.check_bool("hears_validation_loss", self.hears_validation_loss)
-        if self.smallest_scale is not None:
-            base.check_number("smallest_scale", self.smallest_scale, low_open=True)
+        for name in ("decay_steps", "smallest_scale"):
+            if getattr(self, name) is not None:
+                base.check_number(name, getattr(self, name), low_open=True)
 
     @property
     def hears(self):
@@ -132,9 +136,12 @@ class Scheduled(base.UpdateRule):
         measured = controller.measure(grad, param, update)
         output, own = self._controller(theta, state, message["heard"], measured, signals)
         factor = self.step_mult * ops.exp(self.exp_mult * ops.tanh(output[:, 0]))
+        share, known = ops.unstack(controller.horizon(signals), axis=1)
         if self.anneal:
-            share, _ = ops.unstack(controller.horizon(signals), axis=1)
             factor = factor * (1.0 - share)
+        if self.decay_steps is not None:
+            step = ops.cast(signals.step, "float32")
+            factor = factor * ops.where(known > 0, 1.0, 1.0 / (1.0 + step / self.decay_steps))
         if self.smallest_scale is not None:
             factor = factor * ops.maximum(measured.root_mean_squares[:, 1], self.smallest_scale)
         factor = ops.reshape(factor, (-1, *(1,) * (len(param.shape) - 1)))

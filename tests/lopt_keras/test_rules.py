@@ -368,6 +368,22 @@ def test_a_schedule_anneals_over_the_planned_steps():
             np.testing.assert_allclose(a, share * b.numpy(), rtol=1e-6)
 
 
+@pytest.mark.parametrize(("total", "share"), [(np.nan, 0.4), (8.0, 1.0)])
+def test_a_schedule_decays_where_the_planned_steps_are_not_known(total, share):
+    plain, decaying = (
+        one_update(
+            rule,
+            {k: v[None] for k, v in rule.init_theta(1).items()},
+            tensors([(4, 6)], 1),
+            tensors([(4, 6)]),
+            6,
+            total_steps=tf.constant([total], tf.float32),
+        )
+        for rule in (rules.Scheduled("adam"), rules.Scheduled("adam", decay_steps=4))
+    )
+    np.testing.assert_allclose(decaying[0], share * plain[0].numpy(), rtol=1e-6)
+
+
 @pytest.mark.parametrize(("scale", "expected"), [(3.0, 3.0), (0.01, 0.1), (0.0, 0.1)])
 @pytest.mark.parametrize("shape", [(5,), (4, 6)])
 def test_relative_steps_are_in_units_of_the_tensor(scale, expected, shape):
