@@ -13,4 +13,7 @@ def test_every_shipped_optimizer_carries_its_provenance():
         assert metadata["commits"]
         assert all(not commit.endswith("-dirty") for commit in metadata["commits"])
         assert isinstance(metadata["seed"], int)
-        assert metadata["outer_steps"] == metadata["flags"]["num_outer_steps"]
+        # A run that was stopped is exported from a checkpoint, which the same command reaches.
+        steps, flags = metadata["outer_steps"], metadata["flags"]
+        assert steps == flags["num_outer_steps"] or steps % flags["checkpoint_every"] == 0
+        assert 0 < steps <= flags["num_outer_steps"]
