@@ -81,10 +81,10 @@ def plot(results, file):
     figure, axis = plt.subplots(figsize=(7, 4), layout="constrained")
     x = np.arange(len(results))
     for k, (name, stddev) in enumerate(SETTINGS):
-        heights = [found[k]["variance"] for found in results.values()]
+        heights = [found[k]["variance"] / found[0]["variance"] for found in results.values()]
         axis.bar(x + 0.27 * (k - 1), heights, 0.25, label=f"{name}, stddev {stddev}")
     axis.set_xticks(x, results)
-    axis.set(yscale="log", ylabel=f"variance of the mean of {_ESTIMATES.value} estimates")
+    axis.set(ylabel=f"variance of the mean of {_ESTIMATES.value} estimates, relative to pes")
     axis.grid(axis="y", alpha=0.3)
     axis.legend()
     figure.savefig(file, dpi=120)
