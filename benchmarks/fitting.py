@@ -9,7 +9,7 @@ ADAM_GRID = [float(f"{rate:.3g}") for rate in 10.0 ** np.arange(-4.5, 0.0, 0.5)]
 """The learning rates that Adam is tuned over."""
 
 
-def train(optimizer, workload, epochs, seed, callbacks=()):
+def train(optimizer, workload, epochs, seed):
     """Losses of each epoch of a fit, the test loss at its end, and the fit's seconds."""
     keras.utils.set_random_seed(seed)
     model = workload.make()
@@ -21,7 +21,6 @@ def train(optimizer, workload, epochs, seed, callbacks=()):
         batch_size=workload.batch_size,
         epochs=epochs,
         verbose=0,
-        callbacks=list(callbacks),
     ).history
     seconds = time.perf_counter() - start
     test_loss = model.evaluate(*workload.test, batch_size=500, verbose=0)

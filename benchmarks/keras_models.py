@@ -19,7 +19,7 @@ import numpy as np
 import tqdm
 from absl import app, flags, logging
 
-from lopt_keras import LearnedOptimizer, callbacks, pretrained, saved_model
+from lopt_keras import LearnedOptimizer, pretrained, saved_model
 from meta import run_directory
 
 _WEIGHTS = flags.DEFINE_string("weights", "default", "Shipped weights, or a SavedModel.")
@@ -27,9 +27,6 @@ _MODELS = flags.DEFINE_list("models", list(model_zoo.WORKLOADS), "Which models, 
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings of each optimizer.", lower_bound=2)
 _EPOCHS = flags.DEFINE_integer(
     "epochs", None, "Epochs of each training. Default: the model's own.", lower_bound=1
-)
-_HORIZON = flags.DEFINE_bool(
-    "horizon", False, "Whether the learned optimizer is told the number of steps."
 )
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/keras_models", "For the picture and the figures.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
@@ -87,8 +84,7 @@ def compete(name, adam, bar):
     for seed in seeds:
         bar.set_description(f"{name}, learned")
         optimizer = LearnedOptimizer(weights=_WEIGHTS.value)
-        told = [callbacks.Horizon()] if _HORIZON.value else []
-        runs[_LEARNED].append(fitting.train(optimizer, workload, epochs, seed, told))
+        runs[_LEARNED].append(fitting.train(optimizer, workload, epochs, seed))
         bar.update()
     return runs, best
 

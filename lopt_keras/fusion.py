@@ -77,7 +77,7 @@ def _layer(x, w, offsets, rank):
     for j, offset in enumerate(offsets):
         weights = scalars[j :: len(offsets)]
         terms = [weight * entry for entry, weight in zip(x, weights, strict=True)]
-        # One node of the graph instead of many: tracing them takes longer than compilation.
+        # One node of the graph instead of many, each of which takes time to trace.
         units.append(offset + tf.add_n(terms))
     return units
 

@@ -10,8 +10,7 @@ class NRES(base.Estimator):
 
     As `PES`, each estimate continues every pair's problem by `unroll_length` steps, and
     is unbiased for the mean loss over the whole `horizon`. But a pair keeps its
-    perturbation e_i until it begins a new problem, so that nothing has to be summed up, and
-    the variance does not grow with the number of segments.
+    perturbation e_i until it begins a new problem, so that nothing has to be summed up.
 
     Source: Li et al., arXiv 2304.12180, section 4.
     """
