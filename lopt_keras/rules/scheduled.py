@@ -41,6 +41,8 @@ class Scheduled(base.UpdateRule):
         smallest_scale: if given, steps are in units of the tensor's own size: the factor
             is also multiplied by the root mean square of its entries, but by no less
             than this, so that what starts at zero moves.
+        largest_scale: if given, at least `smallest_scale`, and that factor is no more than
+            this, so that scales of normalisations, which are 1, do not move by leaps.
         hears_validation_loss: whether the controller reads the validation loss.
 
     Raises:
@@ -60,6 +62,7 @@ class Scheduled(base.UpdateRule):
     anneal: bool = False
     decay_steps: float | None = None
     smallest_scale: float | None = None
+    largest_scale: float | None = None
     hears_validation_loss: bool = True
 
     def __post_init__(self):
@@ -76,6 +79,13 @@ class Scheduled(base.UpdateRule):
         for name in ("decay_steps", "smallest_scale"):
             if getattr(self, name) is not None:
                 base.check_number(name, getattr(self, name), low_open=True)
+        if self.largest_scale is not None:
+            if self.smallest_scale is None:
+                raise ValueError(
+                    "`largest_scale` needs a `smallest_scale`. "
+                    f"Received: largest_scale={self.largest_scale}, smallest_scale=None"
+                )
+            base.check_number("largest_scale", self.largest_scale, low=self.smallest_scale)
 
     @property
     def hears(self):
@@ -143,9 +153,13 @@ class Scheduled(base.UpdateRule):
             step = ops.cast(signals.step, "float32")
             factor = factor * ops.where(known > 0, 1.0, 1.0 / (1.0 + step / self.decay_steps))
         if self.smallest_scale is not None:
-            factor = factor * ops.maximum(measured.root_mean_squares[:, 1], self.smallest_scale)
+            factor = factor * self._scale(measured.root_mean_squares[:, 1])
         factor = ops.reshape(factor, (-1, *(1,) * (len(param.shape) - 1)))
         return factor * update, {**_named(inner), **own}
+
+    def _scale(self, root_mean_square):
+        scale = ops.maximum(root_mean_square, self.smallest_scale)
+        return scale if self.largest_scale is None else ops.minimum(scale, self.largest_scale)
 
     def get_config(self):
         return {**super().get_config(), "rule": registry.serialize(self.rule)}

@@ -43,7 +43,7 @@ ALL_RULES = [
     rules.Recurrent(hidden_size=3, hidden_layers=2, log_sign=True),
     rules.LearnedHyperparameters(hidden_size=4),
     rules.Scheduled("normalized_mlp", hidden_size=4),
-    rules.Scheduled("adam", hidden_size=4, smallest_scale=0.1),
+    rules.Scheduled("adam", hidden_size=4, smallest_scale=0.1, largest_scale=0.3),
     rules.Scheduled(rules.Hierarchical(hidden_size=4, lstm_size=4)),
     *HANDCRAFTED,
 ]
@@ -384,17 +384,18 @@ def test_a_schedule_decays_where_the_planned_steps_are_not_known(total, share):
     np.testing.assert_allclose(decaying[0], share * plain[0].numpy(), rtol=1e-6)
 
 
-@pytest.mark.parametrize(("scale", "expected"), [(3.0, 3.0), (0.01, 0.1), (0.0, 0.1)])
+@pytest.mark.parametrize(
+    ("scale", "largest", "expected"),
+    [(3.0, None, 3.0), (0.01, None, 0.1), (0.0, None, 0.1), (3.0, 0.5, 0.5), (0.3, 0.5, 0.3)],
+)
 @pytest.mark.parametrize("shape", [(5,), (4, 6)])
-def test_relative_steps_are_in_units_of_the_tensor(scale, expected, shape):
+def test_relative_steps_are_in_units_of_the_tensor(scale, largest, expected, shape):
     param = np.random.RandomState(1).standard_normal(shape).astype("float32")
     param = [tf.constant(scale * param / np.sqrt(np.mean(param**2)))[None]]
     theta = {k: v[None] for k, v in rules.Scheduled("adam").init_theta(1).items()}
     relative, plain = (
-        one_update(
-            rules.Scheduled("adam", smallest_scale=smallest), theta, tensors([shape]), param
-        )[0]
-        for smallest in (0.1, None)
+        one_update(rules.Scheduled("adam", **scales), theta, tensors([shape]), param)[0]
+        for scales in ({"smallest_scale": 0.1, "largest_scale": largest}, {})
     )
     np.testing.assert_allclose(relative, expected * plain.numpy(), rtol=1e-5)
 
@@ -588,6 +589,12 @@ def test_init_theta_is_reproducible_and_scaled():
         (lambda: rules.NormalizedMLP(start="sgd"), ValueError, "`start`.*'sgd'"),
         (lambda: rules.NormalizedMLP(start="muon", hidden_size=2), ValueError, "at least 4"),
         (lambda: rules.Scheduled(smallest_scale=0.0), ValueError, "`smallest_scale`.*0.0"),
+        (lambda: rules.Scheduled(largest_scale=1.0), ValueError, "needs a `smallest_scale`"),
+        (
+            lambda: rules.Scheduled(smallest_scale=0.3, largest_scale=0.1),
+            ValueError,
+            "`largest_scale`.*0.1",
+        ),
         (lambda: rules.Hierarchical(lstm_size=0), ValueError, "`lstm_size`.*0"),
         (lambda: rules.Recurrent(log_sign="x"), TypeError, "`log_sign`.*'x'"),
         (lambda: rules.LearnedHyperparameters(decay_range=0.5), ValueError, "`decay_range`.*0.5"),
