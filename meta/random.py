@@ -10,6 +10,7 @@ Source: Threefry-2x32 with 20 rounds, Salmon et al., "Parallel random numbers: a
 1, 2, 3", 2011, section 3.3.
 """
 
+import functools
 import math
 
 import tensorflow as tf
@@ -51,6 +52,7 @@ def normal(shape, seed):
     return 2.0**0.5 * tf.math.erfinv(uniform(shape, seed, -1.0, 1.0))
 
 
+@functools.partial(tf.function, autograph=False)
 def threefry(key, first, second):
     """The two words that a counter of two words is hashed to, for a key of two.
 
