@@ -21,6 +21,7 @@ _GROUPS_OF_ROUNDS = 5
 _MANTISSA_BITS = 23
 # What the second word of a counter says: numbers and seeds never share a hash.
 _NUMBERS, _SEEDS = 0, 1
+_WORD = tf.TensorSpec(None, tf.uint32)
 
 
 def seed(value):
@@ -52,6 +53,8 @@ def normal(shape, seed):
     return 2.0**0.5 * tf.math.erfinv(uniform(shape, seed, -1.0, 1.0))
 
 
+# A program hashes in dozens of places. Traced once, for all shapes, it is a node in each.
+@functools.partial(tf.function, autograph=False, input_signature=[(_WORD, _WORD), _WORD, _WORD])
 def threefry(key, first, second):
     """The two words that a counter of two words is hashed to, for a key of two.
 
@@ -59,22 +62,7 @@ def threefry(key, first, second):
         key: pair of uint32 scalars.
         first, second: uint32 tensors that broadcast.
     """
-    words = _hash(*key, first, second)
-    for word in words:
-        word.set_shape(tf.broadcast_static_shape(first.shape, second.shape))
-    return words
-
-
-# A program hashes in dozens of places. Traced once, for all shapes, it is a node in each.
-@functools.partial(
-    tf.function, autograph=False, input_signature=[tf.TensorSpec(None, tf.uint32)] * 4
-)
-def _hash(key_0, key_1, first, second):
-    keys = (
-        key_0,
-        key_1,
-        tf.bitwise.bitwise_xor(tf.bitwise.bitwise_xor(key_0, key_1), _word(_PARITY)),
-    )
+    keys = (*key, tf.bitwise.bitwise_xor(tf.bitwise.bitwise_xor(*key), _word(_PARITY)))
     first, second = first + keys[0], second + keys[1]
     for group in range(_GROUPS_OF_ROUNDS):
         for bits in _ROTATIONS[group % 2]:

@@ -35,9 +35,19 @@ def test_the_same_inside_and_outside_of_xla(name):
 )
 def test_the_known_answers_of_threefry(key, counter, expected):
     # From the file kat_vectors of Random123, the authors' own library.
-    key, counter = (tf.unstack(tf.constant(words, tf.uint32)) for words in (key, counter))
+    key, counter = (tuple(tf.constant(words, tf.uint32)) for words in (key, counter))
     words = random.threefry(key, *counter)
     assert tuple(int(word) for word in words) == expected
+
+
+@pytest.mark.parametrize("shape", [(), (8,)])
+def test_a_traced_hash_is_one_node_and_keeps_its_static_shape(shape):
+    traced = tf.function(random.threefry, autograph=False)
+    word, counter = tf.TensorSpec((), tf.uint32), tf.TensorSpec(shape, tf.uint32)
+    program = traced.get_concrete_function((word, word), counter, word)
+    assert [output.shape for output in program.outputs] == [shape, shape]
+    # Two words of a key, two of a counter, the hash, and its two results.
+    assert len(program.graph.get_operations()) == 7
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
