@@ -90,7 +90,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         clipnorm=None,
         clipvalue=None,
         global_clipnorm=None,
-        use_ema=False,
+        use_ema=None,
         ema_momentum=0.99,
         ema_overwrite_frequency=None,
         loss_scale_factor=None,
@@ -127,7 +127,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             clipnorm=clipnorm,
             clipvalue=clipvalue,
             global_clipnorm=global_clipnorm,
-            use_ema=use_ema,
+            use_ema=rule.averages if use_ema is None else use_ema,
             ema_momentum=ema_momentum,
             ema_overwrite_frequency=ema_overwrite_frequency,
             loss_scale_factor=loss_scale_factor,
@@ -216,24 +216,33 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             theta = self._particle(self._theta)
             params = [ops.zeros((1, *v.shape), "float32") for v in variables]
             state = self.rule.init_state(theta, params, [_path(v) for v in variables])
+            if self.use_ema:
+                # Keras has zeros, of which the first step makes the parameters. But a user may
+                # stop before, or swap.
+                self._overwrite_averages()
         tensors = [
             self._add_state(
-                _path(variable).replace("/", "_").replace(":", "_"), tensor, variable.shape
+                _path(variable).replace("/", "_").replace(":", "_"), tensor, _covers(variable.shape)
             )
             for variable, tensor in zip(variables, state.tensors, strict=True)
         ]
-        self._state = base.State(tensors, self._add_state("shared", state.shared))
+        self._state = base.State(tensors, self._add_state("shared", state.shared, _are_tiles))
 
-    def _add_state(self, prefix, arrays, shape=()):
-        """A variable for each array of `[1, ...]`, for a tensor of that shape."""
+    def _overwrite_averages(self):
+        for variable, average in zip(
+            self._trainable_variables, self._model_variables_moving_average, strict=True
+        ):
+            if average is not None:
+                average.assign(ops.cast(variable, average.dtype))
+
+    def _add_state(self, prefix, arrays, is_large):
+        """A variable for each array of `[1, ...]`; what `is_large` has the dtype of the state."""
         variables = {}
         for name, value in arrays.items():
-            # What is small next to the parameter is no burden in float32.
-            large = shape and tuple(value.shape[-len(shape) :]) == tuple(shape)
             variables[name] = self.add_variable(
                 shape=value.shape[1:],
                 initializer=_initializer(ops.convert_to_numpy(value)[0]),
-                dtype=self.state_dtype if large else "float32",
+                dtype=self.state_dtype if is_large(value) else "float32",
                 name=f"{prefix}_{name}",
             )
         return variables
@@ -259,7 +268,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         self._update(apply, self._clip_gradients(grads), trainable_variables, signals)
         self._forget(apply)
         if self.use_ema:
-            self._update_averages(usable)
+            self._update_averages(usable, apply)
         # The caller advances `iterations` by one, which a step left out must not do.
         skipped = ops.cast(ops.logical_not(usable), self._skipped_steps.dtype)
         self._skipped_steps.assign_add(skipped)
@@ -302,6 +311,9 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
     def _update(self, apply, grads, variables, signals):
         """Steps with all variables, if `apply` holds."""
+        if self.rule.fuses_tensors:
+            self._update_fused(apply, grads, variables, signals)
+            return
         shared = _values(self._state.shared)
         indices = [self._get_variable_index(variable) for variable in variables]
         state = [self._state.tensors[i] for i in indices]
@@ -325,6 +337,56 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             self._state.shared,
             {name: ops.where(apply, new_shared[name][0], shared[name]) for name in shared},
         )
+
+    def _update_fused(self, apply, grads, variables, signals):
+        """As `_update`, by a rule that steps with all tensors at once."""
+        learning_rate = ops.cast(self.learning_rate, "float32")
+        given = {self._get_variable_index(v): g for v, g in zip(variables, grads, strict=True)}
+        wide = [self._decayed(self._decays(v), _value(v), learning_rate) for v in self._all]
+        updates, state = self.rule.update(
+            self._particle(self._theta),
+            base.State(self._state.tensors, _values(self._state.shared)),
+            [
+                given[i][None] if i in given else ops.zeros((1, *v.shape), "float32")
+                for i, v in enumerate(self._all)
+            ],
+            [ops.cast(param, "float32")[None] for param in wide],
+            signals,
+            names=[_path(v) for v in self._all],
+            compiled=functools.partial(self._fused_program, apply, learning_rate),
+        )
+        stepped = [
+            ops.cast(wide[i] + ops.cast(updates[i][0], wide[i].dtype), self._all[i].dtype)
+            for i in given
+        ]
+        self._assign([self._all[i] for i in given], stepped)
+        self._assign_dict(self._state.shared, state.shared)
+
+    @property
+    def _all(self):
+        """All variables that the optimizer was built for."""
+        return self._trainable_variables
+
+    def _fused_program(self, apply, learning_rate, step, key):
+        """The program of a fused rule, for `UpdateRule.update`.
+
+        It is given the shared state as the optimizer keeps it, gives it back like that, and
+        multiplies the step by the learning rate.
+        """
+
+        def gated(apply, learning_rate, theta, old, tiles, measured, signals):
+            steps, decays, new = step(theta, _particles(old), tiles, measured, signals)
+            rate = ops.where(apply, learning_rate, 0.0)
+            seed = self.seed % 2**31 + 31 * ops.cast(signals.step[0], "int32")
+            rounded = {
+                name: _rounded(new[name][0], value, seed + 7_919 * i)
+                for i, (name, value) in enumerate(old.items())
+            }
+            new = {name: ops.where(apply, rounded[name], value) for name, value in old.items()}
+            return [rate * tile for tile in steps], rate * decays, new
+
+        program = self._compiled(gated, "fused", key)
+        return functools.partial(program, apply, learning_rate)
 
     def _summarise(self, kinds, state, shared, grads, variables, learning_rate):
         """The `[1, ...]` states and summaries of all variables: the rule's first part."""
@@ -434,7 +496,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         self._assign_where(usable, accumulators, kept)
         return ops.logical_and(usable, complete), [total / steps for total in totals]
 
-    def _update_averages(self, usable):
+    def _update_averages(self, usable, apply):
         averaged = [
             (variable, average)
             for variable, average in zip(
@@ -442,18 +504,25 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             )
             if average is not None
         ]
+        weight = self._average_weight(usable, apply)
         variables, averages = (list(column) for column in zip(*averaged, strict=True))
-        momentum = ops.where(ops.equal(self.iterations, 0), 0.0, self.ema_momentum)
         values = []
         for variable, average in averaged:
-            weight = ops.cast(momentum, average.dtype)
-            values.append(
-                weight * _value(average) + (1 - weight) * ops.cast(variable, average.dtype)
-            )
-        self._assign_where(usable, averages, values)
+            old = _value(average)
+            step = ops.cast(weight, old.dtype) * (ops.cast(variable, old.dtype) - old)
+            values.append(old + step)
+        self._assign(averages, values)
         if self.ema_overwrite_frequency:
             due = ops.equal((self.iterations + 1) % self.ema_overwrite_frequency, 0)
             self._assign_where(ops.logical_and(usable, due), variables, averages)
+
+    def _average_weight(self, usable, apply):
+        """The weight of the newest parameters in the averages, 0 in a step left out."""
+        if self.rule.averages:
+            state = base.State(self._state.tensors, _particles(_values(self._state.shared)))
+            return ops.where(apply, self.rule.average_weight(state)[0], 0.0)
+        first = ops.equal(self.iterations, 0)
+        return ops.where(usable, ops.where(first, 1.0, 1.0 - self.ema_momentum), 0.0)
 
     def _assign_where(self, condition, variables, values):
         """Assigns each value to its variable, or the variable to itself."""
@@ -575,6 +644,17 @@ def _rounded(value, old, seed):
     if keras.backend.standardize_dtype(old.dtype) == "bfloat16":
         return rounding.to_bfloat16(value, seed)
     return value
+
+
+def _covers(shape):
+    """Whether an array of a state is as large as the tensor of that shape, or larger."""
+    # What is small next to the parameter is no burden in float32.
+    return lambda array: bool(shape) and tuple(array.shape[-len(shape) :]) == tuple(shape)
+
+
+def _are_tiles(array):
+    """Whether an array of the shared state holds tiles, `[1, N, rows, columns]`."""
+    return len(array.shape) == 4
 
 
 def _kind(variable, state):

@@ -22,6 +22,8 @@ class InnerState(NamedTuple):
 
     Attributes:
         params: list of `[P, *shape]`.
+        averages: running averages of the params, a list like it, or empty if the rule does
+            not average.
         rule_state: the update rule's state.
         step: `[P]` int32, steps taken so far.
         total_steps: `[P]` float32, the steps that the problem has in all, which the
@@ -31,11 +33,17 @@ class InnerState(NamedTuple):
     """
 
     params: Any
+    averages: Any
     rule_state: Any
     step: Any
     total_steps: Any
     validation_told: Any
     setting: Any
+
+    @property
+    def kept(self):
+        """The parameters that a user keeps: the averages if there are some."""
+        return self.averages or self.params
 
 
 class Trajectory(NamedTuple):
@@ -43,12 +51,15 @@ class Trajectory(NamedTuple):
 
     Attributes:
         train_loss: loss on the training batch of the step, before it.
-        outer_loss: the task's score of the loss on a fresh batch of the outer split,
-            before the step (of the training loss itself, where that split is "train").
+        kept_train_loss: the same of the parameters that are kept (`InnerState.kept`).
+        outer_loss: the task's score of the loss of the kept parameters on a fresh batch of
+            the outer split, before the step (on the training batch itself, where that split
+            is "train").
         step_size: root mean square of the step over all parameters.
     """
 
     train_loss: Any
+    kept_train_loss: Any
     outer_loss: Any
     step_size: Any
 
@@ -73,7 +84,8 @@ def begin(rule, task, theta, seed, num_problems, total_steps=np.nan, validation_
     step = tf.zeros(particles, tf.int32)
     validation_told = tf.broadcast_to(validation_told, [particles])
     state = rule.init_state(theta, params)
-    return InnerState(params, state, step, total_steps, validation_told, setting)
+    averages = list(params) if rule.averages else []
+    return InnerState(params, averages, state, step, total_steps, validation_told, setting)
 
 
 def run(
@@ -152,7 +164,7 @@ def evaluate(task, inner, seed, split, num_batches, num_problems):
     def body(i, total):
         data = task.batch(split, random.fold_in(seed, i), num_problems, problems)
         data = _repeat(data, particles // num_problems)
-        loss = task.loss(inner.params, data, inner.setting)
+        loss = task.loss(inner.kept, data, inner.setting)
         return i + 1, total + task.score(loss, inner.setting)
 
     start = (tf.constant(0), tf.zeros(particles))
@@ -162,7 +174,7 @@ def evaluate(task, inner, seed, split, num_batches, num_problems):
 
 def _step(rule, task, theta, inner, seed, num_problems, outer_split):
     copies = _num_particles(theta) // num_problems
-    params, state, step, total_steps, validation_told, setting = inner
+    params, _, state, step, total_steps, validation_told, setting = inner
 
     def batch(split, seed):
         problems = tf.nest.map_structure(lambda x: x[:num_problems], setting)
@@ -185,10 +197,14 @@ def _step(rule, task, theta, inner, seed, num_problems, outer_split):
         train_loss, read_params, unconnected_gradients=tf.UnconnectedGradients.ZERO
     )
     grads = task.seen_gradient(grads, data, setting)
-    outer_loss = train_loss
+    kept_train_loss = train_loss
+    if inner.averages:
+        tested = _gated(inner.averages, lambda: tf.math.is_finite(kept_train_loss))
+        kept_train_loss = task.loss(tested, data, setting)
+    outer_loss = kept_train_loss
     if outer_split != "train":
         held_out = batch(outer_split, random.fold_in(seed, 1))
-        tested = _gated(params, lambda: tf.math.is_finite(outer_loss))
+        tested = _gated(inner.kept, lambda: tf.math.is_finite(outer_loss))
         outer_loss = task.loss(tested, held_out, setting)
 
     validation_loss = tf.fill([_num_particles(theta)], np.nan)
@@ -208,11 +224,24 @@ def _step(rule, task, theta, inner, seed, num_problems, outer_split):
     state = tf.nest.map_structure(lambda n, o: features.select(usable, n, o), new_state, state)
     params = [param + update for param, update in zip(params, updates, strict=True)]
     step = step + tf.cast(usable, tf.int32)
-    inner = inner._replace(params=params, rule_state=state, step=step)
+    averages = _averaged(rule, inner.averages, params, state, usable)
+    inner = inner._replace(params=params, averages=averages, rule_state=state, step=step)
     # The root has no finite slope where nothing moved.
     step_size = tf.stop_gradient(_root_mean_square(updates))
     score = task.score(outer_loss, setting)
-    return inner, Trajectory(tf.stop_gradient(train_loss), score, step_size)
+    losses = tf.stop_gradient(train_loss), tf.stop_gradient(kept_train_loss)
+    return inner, Trajectory(*losses, score, step_size)
+
+
+def _averaged(rule, averages, params, state, usable):
+    """The running averages after a step; those of a particle that stayed are as they were."""
+    if not averages:
+        return []
+    weight = tf.where(usable, rule.average_weight(state), 0.0)
+    return [
+        average + features.broadcast_over(weight, len(param.shape) - 1) * (param - average)
+        for average, param in zip(averages, params, strict=True)
+    ]
 
 
 def _gated(nest, is_open):

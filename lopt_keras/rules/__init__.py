@@ -2,6 +2,7 @@
 
 from lopt_keras.rules.base import Signals, State, UpdateRule
 from lopt_keras.rules.cosine_adamw import CosineAdamW
+from lopt_keras.rules.direction_mixture import DirectionMixture
 from lopt_keras.rules.factored_mlp import FactoredMLP
 from lopt_keras.rules.handcrafted import SGD, Adam, AdamW
 from lopt_keras.rules.hierarchical import Hierarchical
@@ -25,6 +26,7 @@ NAMES = register(
     Recurrent,
     LearnedHyperparameters,
     Scheduled,
+    DirectionMixture,
     SGD,
     Adam,
     AdamW,

@@ -46,6 +46,11 @@ class State(NamedTuple):
     shared: Any
 
 
+def uncompiled(function, key):
+    """The function itself."""
+    return function
+
+
 @dataclasses.dataclass(frozen=True)
 class UpdateRule(abc.ABC):
     """A rule that turns gradients into steps, with meta-parameters theta.
@@ -73,12 +78,18 @@ class UpdateRule(abc.ABC):
             update with its axes permuted.
         flattens: whether a tensor of rank 3 and more gets the update of the matrix of
             all its axes but the last by the last.
+        averages: whether what is worth keeping is a running average of the parameters, of
+            which `average_weight` tells the weight of the newest.
+        fuses_tensors: whether the rule steps with all tensors at once: it has no three
+            parts but an `update` of its own, and all its state is shared.
     """
 
     hears: ClassVar[tuple[str, ...]] = ()
     mixes_tensors: ClassVar[bool] = False
     permutes_with_axes: ClassVar[bool] = True
     flattens: ClassVar[bool] = False
+    averages: ClassVar[bool] = False
+    fuses_tensors: ClassVar[bool] = False
 
     @abc.abstractmethod
     def theta_shapes(self):
@@ -150,7 +161,15 @@ class UpdateRule(abc.ABC):
         ]
         return State(tensors, self.init_shared_state(theta))
 
-    def update(self, theta, state, grads, params, signals):
+    def average_weight(self, state):
+        """The weight of the newest parameters in their running average after a step, `[P]`.
+
+        Args:
+            state: the `State` after that step.
+        """
+        raise TypeError(f"{type(self).__name__} keeps no average")
+
+    def update(self, theta, state, grads, params, signals, names=None, compiled=uncompiled):
         """One step for all tensors.
 
         Args:
@@ -158,6 +177,9 @@ class UpdateRule(abc.ABC):
             state: as `init_state` or the previous `update` returned it.
             grads, params: lists of `[P, *shape]`, float32.
             signals: `Signals`.
+            names: as for `init_state`.
+            compiled: function from a pure function and a hashable key, which tells it from
+                the rule's others, to a compiled one. Only rules that fuse tensors use it.
 
         Returns:
             `(updates, state)`. The caller adds the updates to the params.

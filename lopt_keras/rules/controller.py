@@ -15,6 +15,8 @@ SIGNALS = ("train_loss", "validation_loss", "total_steps")
 _TRAIN_DECAYS, _VALID_DECAYS = (0.9, 0.99, 0.999), (0.5, 0.9)
 _GRAD_DECAYS = (0.9, 0.99, 0.999)
 _LOSS_FEATURES = 9
+SHARED_FEATURES = len(features.TIMESCALES) + 2 + _LOSS_FEATURES
+"""How many features all tensors share."""
 _TENSOR_FEATURES = 8 + len(_GRAD_DECAYS)
 
 
@@ -52,7 +54,7 @@ class Controller:
         base.check_integer("hidden_layers", self.hidden_layers, low=1, high=16)
 
     def theta_shapes(self):
-        inputs = len(features.TIMESCALES) + 2 + _LOSS_FEATURES + _TENSOR_FEATURES
+        inputs = SHARED_FEATURES + _TENSOR_FEATURES
         hidden = [self.hidden_size] * self.hidden_layers
         return networks.mlp_shapes([inputs, *hidden, self.outputs], self.prefix)
 
@@ -64,10 +66,7 @@ class Controller:
 
     def init_shared_state(self, particles):
         """Statistics of the losses: dict of `[P, ...]`."""
-        return {
-            **loss_statistics.init(particles, _TRAIN_DECAYS, "train"),
-            **loss_statistics.init(particles, _VALID_DECAYS, "valid"),
-        }
+        return init_losses(particles)
 
     def init_tensor_state(self, param):
         """Running means of g^2: dict of `[P, ..., *ones]`."""
@@ -76,12 +75,8 @@ class Controller:
 
     def listen(self, theta, shared, signals):
         """`(shared, heard)`: the new statistics, and what all tensors share, `[P, hidden_size]`."""
-        train = loss_statistics.observe(shared, signals.train_loss, _TRAIN_DECAYS, "train")
-        valid = loss_statistics.observe(shared, signals.validation_loss, _VALID_DECAYS, "valid")
-        heard = [features.time_embedding(signals.step), horizon(signals)]
-        heard += [_loss_features(train, valid, signals.train_loss)]
-        heard = networks.first_layer(theta, ops.concatenate(heard, axis=1), self.prefix)
-        return {**train, **valid}, heard
+        losses, heard = listen(shared, signals)
+        return losses, networks.first_layer(theta, heard, self.prefix)
 
     def __call__(self, theta, state, heard, measured, signals):
         """The outputs `[P, outputs]` for one tensor, and its new state.
@@ -101,6 +96,23 @@ class Controller:
         x = _tensor_features(mean_square, measured, signals.step)
         outputs = networks.mlp(theta, x, self.hidden_layers, self.prefix, heard)
         return outputs, {"mean_square": features.broadcast_over(mean_square, measured.rank)}
+
+
+def init_losses(particles):
+    """Statistics of the losses before the first step: dict of `[P, ...]`."""
+    return {
+        **loss_statistics.init(particles, _TRAIN_DECAYS, "train"),
+        **loss_statistics.init(particles, _VALID_DECAYS, "valid"),
+    }
+
+
+def listen(shared, signals):
+    """The new statistics of the losses, and the features `[P, F]` that all tensors share."""
+    train = loss_statistics.observe(shared, signals.train_loss, _TRAIN_DECAYS, "train")
+    valid = loss_statistics.observe(shared, signals.validation_loss, _VALID_DECAYS, "valid")
+    heard = [features.time_embedding(signals.step), horizon(signals)]
+    heard += [_loss_features(train, valid, signals.train_loss)]
+    return {**train, **valid}, ops.concatenate(heard, axis=1)
 
 
 class Measured(NamedTuple):

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 from keras import ops
 
+from lopt_keras.orthogonalization import orthogonalized
 from lopt_keras.rules import base, handcrafted
-from lopt_keras.rules.normalized_mlp import orthogonalized
 
 _ROOT_MEAN_SQUARE = 0.2
 _ADAMW = handcrafted.AdamW()

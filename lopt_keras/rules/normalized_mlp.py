@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from keras import ops
 
-from lopt_keras import features, networks
+from lopt_keras import features, networks, orthogonalization
 from lopt_keras.rules import base, handcrafted, mlp
 
 _EPSILON = 1e-9
@@ -17,8 +17,6 @@ _OTHER_DIRECTION = 2
 _SWITCHES = ("orthogonalize", "flatten_filters", "adam_fallback", "cautious")
 STARTS = ("random", "momentum", "adam", "muon")
 """What the untrained directions may be."""
-_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-_NEWTON_SCHULZ_STEPS = 5
 # With the weight decay of LearnedOptimizer, this is AdamW.
 _FALLBACK = handcrafted.Adam(learning_rate=1.0, beta_1=0.9, beta_2=0.95, epsilon=1e-8)
 
@@ -213,7 +211,7 @@ class NormalizedMLP(mlp.MLP):
 
 def _normalised(step, orthogonalize):
     """`[P, *shape]` with a root mean square of 1 over the last two axes."""
-    step = orthogonalized(step) if orthogonalize else step
+    step = orthogonalization.orthogonalized(step) if orthogonalize else step
     return step * features.second_moment_scale(step, _EPSILON, _last_axes(step))
 
 
@@ -254,16 +252,3 @@ def _pass_on(theta, row, output, unit, hidden_layers):
         else:
             weights[:, output] = 0.0
             weights[both, output] = (1.0, -1.0)
-
-
-def orthogonalized(x):
-    """Five Newton-Schulz iterations on matrices, `[..., rows, columns]`."""
-    tall = x.shape[-2] is not None and x.shape[-2] > x.shape[-1]
-    x = ops.swapaxes(x, -2, -1) if tall else x
-    norm = ops.sqrt(ops.sum(ops.square(x), axis=(-2, -1), keepdims=True) + 1e-30)
-    x = x / (norm + 1e-8)
-    a, b, c = _NEWTON_SCHULZ
-    for _ in range(_NEWTON_SCHULZ_STEPS):
-        gram = ops.matmul(x, ops.swapaxes(x, -2, -1))
-        x = a * x + ops.matmul(b * gram + c * ops.matmul(gram, gram), x)
-    return ops.swapaxes(x, -2, -1) if tall else x

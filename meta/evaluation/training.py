@@ -83,4 +83,4 @@ class RuleTraining:
             "validation",
         )
         test = unroll.evaluate(task, inner, random.fold_in(seed, 2), "test", TEST_BATCHES, problems)
-        return task.score(trajectory.train_loss, inner.setting), trajectory.outer_loss, test
+        return task.score(trajectory.kept_train_loss, inner.setting), trajectory.outer_loss, test

@@ -1,0 +1,373 @@
+"""Orthogonalised momentum in relative steps, mixed and scaled by a learned network."""
+
+import dataclasses
+import math
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from keras import ops
+
+from lopt_keras import features, loss_statistics, networks, tiling
+from lopt_keras.orthogonalization import orthogonalized_wide
+from lopt_keras.rules import base, controller
+
+_OUTPUTS = ("factor", "mix", "lookahead", "decay", "window")
+_TENSOR_FEATURES = 20
+_SQUARE_DECAYS = (0.9, 0.99, 0.999)
+_ALIGNMENT_DECAY = 0.9
+_GLOBALS = {"momentum": 0.9, "second_decay": 0.95}
+_GLOBAL_MULT, _LOOKAHEAD, _LOOKAHEAD_MULT, _WINDOW_MULT = 3.0, 0.1, 1.5, 1.5
+_WEIGHT_DECAY = 0.1
+_TINY = 1e-20
+
+
+@dataclasses.dataclass(frozen=True)
+class DirectionMixture(base.UpdateRule):
+    """Muon's direction at Adam's size in relative steps, averaged, and steered by a network.
+
+    For each tensor, with m and v the accumulators of g and of g^2:
+
+    1. Adam's direction is `d = m rsqrt(v)`, scaled down to a root mean square of at most 1.
+    2. A matrix is cut into tiles (`lopt_keras.tiling`). In each, Muon's direction is the
+       orthogonalised `(1 - c) m + c g`, as large as d is in that tile.
+    3. The direction is Muon's plus a learned share of what Adam's differs from it. Vectors,
+       scalars and embeddings have Adam's.
+    4. The step is the direction times the tensor's size, its root mean square between
+       `min_parameter_scale` and `max_parameter_scale`; times `step_size`; times a schedule,
+       `rsqrt(1 + t / decay_steps)`, and where the planned steps T are known
+       `1 - anneal t / T`; times a learned factor between 1/10 and 10.
+    5. A learned share of the parameter, at most a tenth of the step's, is taken away.
+
+    What is worth keeping is not the parameters themselves, which jitter, but their running
+    average with weight `w / (t + w)`: `averages` is true, w is `average_window` times a
+    learned factor.
+
+    One small MLP for all tensors reads time, horizon, losses and statistics of each tensor.
+    Its outputs start at zero, so that untrained the rule is a hand-designed optimizer.
+
+    Theta: `w0`, `b0`, ... of that MLP, and `momentum` and `second_decay`, scalars that move
+    the decays of m and v from 0.9 and 0.95.
+
+    State bytes per parameter: 8, and what tiles need to be full. The average takes 4 more.
+
+    Args:
+        step_size: of all tensors, relative to their size.
+        min_parameter_scale, max_parameter_scale: bounds of a tensor's size, so that what
+            starts at zero moves, and what is large does not leap.
+        decay_steps: after as many steps the schedule is at 71 %.
+        anneal: in [0, 1], how far steps fall by the end of a known horizon.
+        average_window: w.
+        tile_rows, tile_columns: of the largest tiles, powers of two.
+        hidden_size, hidden_layers: of the MLP.
+        exp_mult: logarithm of the largest learned factor.
+
+    Raises:
+        TypeError, ValueError: naming the argument, its value and what is expected.
+
+    Reference:
+        Orthogonalised momentum: Jordan et al., https://kellerjordan.github.io/posts/muon.
+        Relative steps: Shazeer and Stern, arXiv 1804.04235, section 8. Learned mixtures of
+        hand-designed directions: arXiv 2408.09310.
+    """
+
+    hears: ClassVar[tuple[str, ...]] = controller.SIGNALS
+    averages: ClassVar[bool] = True
+    fuses_tensors: ClassVar[bool] = True
+    permutes_with_axes: ClassVar[bool] = False
+    flattens: ClassVar[bool] = True
+
+    step_size: float = 0.1
+    min_parameter_scale: float = 0.01
+    max_parameter_scale: float = 0.3
+    decay_steps: float = 300.0
+    anneal: float = 0.0
+    average_window: float = 9.0
+    tile_rows: int = 32
+    tile_columns: int = 128
+    hidden_size: int = 16
+    hidden_layers: int = 2
+    exp_mult: float = math.log(10.0)
+
+    def __post_init__(self):
+        for name in ("step_size", "min_parameter_scale", "decay_steps", "average_window"):
+            base.check_number(name, getattr(self, name), low_open=True)
+        base.check_number(
+            "max_parameter_scale", self.max_parameter_scale, low=self.min_parameter_scale
+        )
+        base.check_number("anneal", self.anneal, high=1.0 + 1e-9)
+        base.check_number("exp_mult", self.exp_mult)
+        for name in ("tile_rows", "tile_columns"):
+            if getattr(self, name) not in tiling.LENGTHS:
+                raise ValueError(
+                    f"`{name}` must be one of {tiling.LENGTHS}. "
+                    f"Received: {name}={getattr(self, name)!r}"
+                )
+        base.check_integer("hidden_size", self.hidden_size, low=1, high=4096)
+        base.check_integer("hidden_layers", self.hidden_layers, low=1, high=16)
+
+    def theta_shapes(self):
+        inputs = controller.SHARED_FEATURES + _TENSOR_FEATURES
+        hidden = [self.hidden_size] * self.hidden_layers
+        return {
+            **networks.mlp_shapes([inputs, *hidden, len(_OUTPUTS)]),
+            **dict.fromkeys(_GLOBALS, ()),
+        }
+
+    def init_theta(self, seed=0):
+        """Random, but for the last layer and the scalars, which are zero."""
+        theta = networks.random_weights(self.theta_shapes(), seed)
+        theta[f"w{self.hidden_layers}"][:] = 0.0
+        return theta
+
+    def init_tensor_state(self, theta, param, name):
+        return {}
+
+    def init_state(self, theta, params, names=None):
+        layout = self._layout(params, names)
+        sizes = _root_mean_squares(_dots(params, params), layout)
+        zeros = {
+            f"{name}_{group.name}": ops.zeros(
+                (sizes.shape[0], len(group.segments), group.rows, group.columns), "float32"
+            )
+            for group in layout.groups
+            for name in ("m", "v")
+        }
+        shared = {
+            **zeros,
+            **controller.init_losses(sizes.shape[0]),
+            "initial_size": sizes,
+            "square": ops.zeros((*sizes.shape, len(_SQUARE_DECAYS)), "float32"),
+            "alignment": ops.zeros_like(sizes),
+            "average_weight": ops.ones_like(sizes[:, 0]),
+        }
+        return base.State([{} for _ in params], shared)
+
+    def update_tensor(self, theta, state, message, grad, param, signals):
+        raise TypeError("DirectionMixture steps with all tensors at once, by `update`.")
+
+    def average_weight(self, state):
+        return state.shared["average_weight"]
+
+    def update(self, theta, state, grads, params, signals, names=None, compiled=base.uncompiled):
+        layout = self._layout(params, names)
+        measured = [_dots(params, params), _dots(params, grads), _dots(grads, grads)]
+
+        def step(theta, shared, tiles, measured, signals):
+            return self._step(theta, shared, tiles, measured, signals, layout)
+
+        tiles, decays, shared = compiled(step, layout.key)(
+            theta, state.shared, layout.gather(grads), measured, signals
+        )
+        updates = [
+            update - features.broadcast_over(decays[:, i], len(param.shape) - 1) * param
+            for i, (update, param) in enumerate(zip(layout.scatter(tiles), params, strict=True))
+        ]
+        return updates, base.State(state.tensors, shared)
+
+    def _layout(self, params, names):
+        names = names or [""] * len(params)
+        shapes = tuple(tuple(param.shape[1:]) for param in params)
+        matrices = tuple(
+            _is_matrix(shape) and "embedding" not in name.lower()
+            for shape, name in zip(shapes, names, strict=True)
+        )
+        return tiling.tiling(shapes, matrices, self.tile_rows, self.tile_columns)
+
+    def _step(self, theta, shared, grads, measured, signals, layout):
+        """What `update` does between cutting gradients and joining steps.
+
+        Returns:
+            The steps as tiles, the share of each parameter to take away, `[P, tensors]`, and
+            the new shared state.
+        """
+        moments = self._moments(theta, shared, grads, layout)
+        adam = _adam_directions(moments, layout)
+        losses, heard = controller.listen(shared, signals)
+        squares, own = _tensor_features(shared, adam, measured, signals, layout)
+        outputs = self._network(theta, heard, own)
+        scale = ops.clip(own.sizes, self.min_parameter_scale, self.max_parameter_scale)
+        factor = scale * ops.exp(self.exp_mult * outputs["factor"])
+        factor = self.step_size * self._schedule(signals)[:, None] * factor
+        steps = _steps(moments, adam, grads, outputs, factor, layout)
+        window = ops.mean(outputs["window"], axis=1)
+        window = self.average_window * ops.exp(_WINDOW_MULT * window)
+        count = ops.cast(signals.step, "float32")
+        new = {
+            **{f"m_{g.name}": m for g, m in zip(layout.groups, moments.m, strict=True)},
+            **{f"v_{g.name}": v for g, v in zip(layout.groups, moments.v, strict=True)},
+            **losses,
+            **squares,
+            "average_weight": window / (count + window),
+        }
+        # Relative to the step, as if the tensor had a size of 1.
+        decays = _WEIGHT_DECAY * ops.maximum(outputs["decay"], 0.0) * factor / scale
+        return steps, decays, new
+
+    def _moments(self, theta, shared, grads, layout):
+        momentum, second_decay = (
+            1.0 - (1.0 - start) * ops.exp(_GLOBAL_MULT * theta[name])[:, None, None, None]
+            for name, start in _GLOBALS.items()
+        )
+        m = [
+            features.accumulate(shared[f"m_{group.name}"], grad, momentum)
+            for group, grad in zip(layout.groups, grads, strict=True)
+        ]
+        v = [
+            features.accumulate(shared[f"v_{group.name}"], ops.square(grad), second_decay)
+            for group, grad in zip(layout.groups, grads, strict=True)
+        ]
+        return _Moments(m, v)
+
+    def _network(self, theta, heard, own):
+        """The outputs, each `tanh` of `[P, tensors]`: dict."""
+        tensors = own.inputs.shape[1]
+        first = networks.first_layer(theta, heard)[:, None]
+        x = first + ops.matmul(own.inputs, theta["w0"][:, heard.shape[1] :])
+        for i in range(1, self.hidden_layers + 1):
+            x = ops.matmul(ops.maximum(x, 0.0), theta[f"w{i}"]) + theta[f"b{i}"][:, None]
+        x = ops.tanh(ops.reshape(x, (-1, tensors, len(_OUTPUTS))))
+        return {name: x[:, :, i] for i, name in enumerate(_OUTPUTS)}
+
+    def _schedule(self, signals):
+        """The factor of time alone, `[P]`."""
+        share = controller.horizon(signals)[:, 0]
+        count = ops.cast(signals.step, "float32")
+        return ops.rsqrt(1.0 + count / self.decay_steps) * (1.0 - self.anneal * share)
+
+
+class _Moments(NamedTuple):
+    """The accumulators of g and g^2 in tiles: lists of `[P, N, rows, columns]`."""
+
+    m: Any
+    v: Any
+
+
+class _Adam(NamedTuple):
+    """Adam's directions.
+
+    Attributes:
+        tiles: list of `[P, N, rows, columns]`.
+        tile_squares: list of `[P, N, 1, 1]`, their sums of squares.
+        sizes: `[P, tensors]`, root mean squares before they were bounded by 1.
+    """
+
+    tiles: Any
+    tile_squares: Any
+    sizes: Any
+
+
+class _Own(NamedTuple):
+    """What the network reads of each tensor.
+
+    Attributes:
+        inputs: `[P, tensors, F]`.
+        sizes: `[P, tensors]`, root mean squares of the parameters.
+    """
+
+    inputs: Any
+    sizes: Any
+
+
+def _adam_directions(moments, layout):
+    tiles = [m * ops.rsqrt(v + _TINY) for m, v in zip(*moments, strict=True)]
+    squares = [_total(ops.square(tile)) for tile in tiles]
+    sizes = _root_mean_squares(layout.sums(squares), layout)
+    bounds = layout.spread(1.0 / ops.maximum(sizes, 1.0))
+    return _Adam(
+        [tile * bound for tile, bound in zip(tiles, bounds, strict=True)],
+        [square * ops.square(bound) for square, bound in zip(squares, bounds, strict=True)],
+        sizes,
+    )
+
+
+def _steps(moments, adam, grads, outputs, factor, layout):
+    """The steps as tiles."""
+    lookahead = _LOOKAHEAD * ops.exp(_LOOKAHEAD_MULT * outputs["lookahead"])
+    spread = [layout.spread(x) for x in (lookahead, outputs["mix"], factor)]
+    steps = []
+    for i, group in enumerate(layout.groups):
+        ahead, mix, scale = (x[i] for x in spread)
+        direction = adam.tiles[i]
+        if group.rows > 1:
+            muon = orthogonalized_wide(moments.m[i] + ahead * (grads[i] - moments.m[i]))
+            size = ops.sqrt(adam.tile_squares[i] / (_total(ops.square(muon)) + _TINY) + _TINY)
+            muon = muon * size
+            direction = muon + mix * (direction - muon)
+        steps.append(-scale * direction)
+    return steps
+
+
+def _tensor_features(shared, adam, measured, signals, layout):
+    """New running statistics of the tensors, and `_Own`.
+
+    The alignment of P and g is zero, but for rounding, where the loss does not depend on the
+    scale of P, as before a normalisation (Euler's theorem on homogeneous functions).
+    """
+    params, products, grads = measured
+    counts = features.constant([layout.counts])
+    count = ops.cast(signals.step, "float32")[:, None] + 1.0
+    sizes, grad_sizes = (_root_mean_squares(x, layout) for x in (params, grads))
+    initial = ops.where(count > 1.0, shared["initial_size"], sizes)
+    square = features.accumulate(
+        shared["square"], (grads / counts)[:, :, None], features.constant(_SQUARE_DECAYS)
+    )
+    alignment = ops.square(products) / (params * grads + 1e-30) * counts
+    alignment = features.accumulate(
+        shared["alignment"], ops.minimum(alignment, 10.0), _ALIGNMENT_DECAY
+    )
+    bias = 1.0 - ops.power(features.constant(_SQUARE_DECAYS), count[:, :, None])
+    relative = ops.log(grad_sizes + 1e-12)[:, :, None] - 0.5 * ops.log(square / bias + 1e-24)
+    alignment_bias = 1.0 - ops.power(_ALIGNMENT_DECAY, count)
+    columns = [
+        0.2 * features.clipped_log(grad_sizes),
+        0.2 * features.clipped_log(sizes),
+        ops.log(adam.sizes + 1e-6),
+        0.2 * ops.log(alignment / alignment_bias + 1e-6) + 1.0,
+        ops.clip(ops.log((sizes + 1e-3) / (initial + 1e-3)), -5.0, 5.0),
+    ]
+    columns = ops.concatenate(
+        [ops.clip(relative, -5.0, 5.0), ops.stack(columns, axis=2)], axis=2
+    )
+    constants = features.constant([layout_features(layout)])
+    constants = ops.zeros_like(columns[:, :, :1]) + constants
+    inputs = ops.concatenate([columns, constants], axis=2)
+    kept = {"square": square, "alignment": alignment, "initial_size": initial}
+    return kept, _Own(inputs, sizes)
+
+
+def layout_features(layout):
+    """What a tensor's shape and place say of it: `[tensors, 12]`, NumPy."""
+    rows = []
+    for i, (shape, is_matrix) in enumerate(zip(layout.shapes, layout.as_matrices, strict=True)):
+        rank, size = len(shape), math.prod(shape)
+        short = min(size // shape[-1], shape[-1]) if rank > 1 else 1
+        place = i / max(len(layout.shapes) - 1, 1)
+        ranks = [rank == 0, rank == 1, rank == 2, rank > 2]
+        ends = [i == 0, i == len(layout.shapes) - 1]
+        logs = [math.log(size) / 5.0 - 1.0, math.log(short) / 3.0 - 1.0, math.log(len(layout.shapes)) / 2.0 - 1.0]
+        rows.append([*ranks, is_matrix, *ends, 2.0 * place - 1.0, *logs, short == size])
+    return np.asarray(rows, "float32")
+
+
+def _is_matrix(shape):
+    return len(shape) >= 2 and 1 < shape[-1] < math.prod(shape)
+
+
+def _dots(first, second):
+    """The inner product of each pair of tensors `[P, *shape]`: `[P, tensors]`."""
+    products = []
+    for a, b in zip(first, second, strict=True):
+        a, b = features.flat(a), features.flat(b)
+        products.append(ops.matmul(a[:, None, :], b[:, :, None])[:, 0])
+    return ops.concatenate(products, axis=1)
+
+
+def _root_mean_squares(squares, layout):
+    """From sums of squares `[P, tensors]`."""
+    # Not exactly zero, where the square root has no derivative.
+    return ops.sqrt(squares / features.constant([layout.counts]) + 1e-30)
+
+
+def _total(tiles):
+    """The sum over each tile: `[P, N, 1, 1]`."""
+    return features.total(tiles, (2, 3))

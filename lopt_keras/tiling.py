@@ -1,0 +1,178 @@
+"""The tensors of a model side by side, in a few large arrays.
+
+A matrix is cut into tiles, a vector into rows, and tiles of one size stand in one array.
+A step then is a few operations on large arrays, however many tensors a model has: quick to
+trace, to compile and to run.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+from keras import ops
+
+_LONGEST = 128
+LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128)
+"""What the sides of a tile may be."""
+
+
+class Group(NamedTuple):
+    """Tiles of one size.
+
+    Attributes:
+        rows, columns: of a tile; one row for what is not cut as a matrix.
+        members: indices of the tensors, in the order of their tiles.
+        segments: `[N]`, for each tile the index of its tensor.
+    """
+
+    rows: int
+    columns: int
+    members: tuple[int, ...]
+    segments: np.ndarray
+
+    @property
+    def name(self):
+        """For the names of arrays."""
+        return f"{self.rows}x{self.columns}"
+
+
+class Tiling:
+    """How tensors of given shapes are cut.
+
+    A tensor of rank 3 and more counts as the matrix of all its axes but the last by the
+    last. The rows of a tile run along the shorter side of the matrix. Both sides of a tile
+    are powers of two, as large as allowed or as the matrix needs; what sticks out is
+    filled with zeros.
+
+    Args:
+        shapes: tuple of shapes, without the particle axis.
+        as_matrices: tuple of bools, which of them are cut as matrices.
+        most_rows, most_columns: of a tile.
+    """
+
+    def __init__(self, shapes, as_matrices, most_rows, most_columns):
+        self.shapes, self.as_matrices = shapes, as_matrices
+        self.counts = [math.prod(shape) for shape in shapes]
+        self.key = shapes, as_matrices, most_rows, most_columns
+        self._cuts = [
+            _Cut.of(shape, as_matrix, most_rows, most_columns)
+            for shape, as_matrix in zip(shapes, as_matrices, strict=True)
+        ]
+        sizes = sorted({(cut.rows, cut.columns) for cut in self._cuts})
+        self.groups = [self._group(rows, columns) for rows, columns in sizes]
+
+    def _group(self, rows, columns):
+        members = tuple(
+            i for i, cut in enumerate(self._cuts) if (cut.rows, cut.columns) == (rows, columns)
+        )
+        counts = [self._cuts[i].count for i in members]
+        return Group(rows, columns, members, np.repeat(np.asarray(members, "int32"), counts))
+
+    def gather(self, tensors):
+        """The tiles of tensors `[P, *shape]`: list of `[P, N, rows, columns]`, one per group."""
+        return [
+            _concatenate([self._cuts[i].tiles(tensors[i]) for i in group.members])
+            for group in self.groups
+        ]
+
+    def scatter(self, tiles):
+        """The tensors of which these are the tiles: list of `[P, *shape]`."""
+        tensors = [None] * len(self.shapes)
+        for group, array in zip(self.groups, tiles, strict=True):
+            first = 0
+            for i in group.members:
+                last = first + self._cuts[i].count
+                tensors[i] = self._cuts[i].tensor(array[:, first:last], self.shapes[i])
+                first = last
+        return tensors
+
+    def sums(self, values):
+        """The sum over each tensor's tiles, of lists of `[P, N, 1, 1]`: `[P, tensors]`."""
+        total = 0.0
+        for group, value in zip(self.groups, values, strict=True):
+            columns = ops.transpose(value[:, :, 0, 0])
+            total = total + ops.segment_sum(columns, group.segments, len(self.shapes))
+        return ops.transpose(total)
+
+    def spread(self, values):
+        """A value for each tensor, `[P, tensors]`, against tiles: list of `[P, N, 1, 1]`."""
+        return [
+            ops.take(values, group.segments, axis=1)[:, :, None, None] for group in self.groups
+        ]
+
+
+@functools.lru_cache(maxsize=64)
+def tiling(shapes, as_matrices, most_rows, most_columns):
+    """The `Tiling` of these arguments."""
+    return Tiling(shapes, as_matrices, most_rows, most_columns)
+
+
+class _Cut(NamedTuple):
+    """How one tensor is cut.
+
+    Attributes:
+        rows, columns: of a tile.
+        height, width: of the matrix.
+        transposed: whether rows of a tile run along the columns of the matrix.
+    """
+
+    rows: int
+    columns: int
+    height: int
+    width: int
+    transposed: bool
+
+    @classmethod
+    def of(cls, shape, as_matrix, most_rows, most_columns):
+        size = math.prod(shape)
+        if not as_matrix:
+            return cls(1, _length(size, _LONGEST), 1, size, False)
+        height, width = size // shape[-1], shape[-1]
+        short, long = sorted((height, width))
+        return cls(
+            _length(short, most_rows), _length(long, most_columns), height, width, width < height
+        )
+
+    @property
+    def _down(self):
+        """Number of tiles one below the other, entries of each, and the same across."""
+        size = (self.columns, self.rows) if self.transposed else (self.rows, self.columns)
+        return -(-self.height // size[0]), size[0], -(-self.width // size[1]), size[1]
+
+    @property
+    def count(self):
+        """The number of tiles."""
+        down, _, across, _ = self._down
+        return down * across
+
+    def tiles(self, tensor):
+        """`[P, *shape]` -> `[P, count, rows, columns]`."""
+        down, high, across, wide = self._down
+        x = ops.reshape(tensor, (-1, self.height, self.width))
+        spare = down * high - self.height, across * wide - self.width
+        if any(spare):
+            x = ops.pad(x, [(0, 0), (0, spare[0]), (0, spare[1])])
+        if across > 1 or self.transposed:
+            x = ops.reshape(x, (-1, down, high, across, wide))
+            x = ops.transpose(x, (0, 1, 3, 4, 2) if self.transposed else (0, 1, 3, 2, 4))
+        return ops.reshape(x, (-1, self.count, self.rows, self.columns))
+
+    def tensor(self, tiles, shape):
+        """`[P, count, rows, columns]` -> `[P, *shape]`."""
+        down, high, across, wide = self._down
+        x = tiles
+        if across > 1 or self.transposed:
+            x = ops.reshape(x, (-1, down, across, self.rows, self.columns))
+            x = ops.transpose(x, (0, 1, 4, 2, 3) if self.transposed else (0, 1, 3, 2, 4))
+        x = ops.reshape(x, (-1, down * high, across * wide))
+        return ops.reshape(x[:, : self.height, : self.width], (-1, *shape))
+
+
+def _length(size, most):
+    """The smallest power of two that holds `size`, or `most`."""
+    return next((length for length in LENGTHS if length >= size and length <= most), most)
+
+
+def _concatenate(arrays):
+    return arrays[0] if len(arrays) == 1 else ops.concatenate(arrays, axis=1)
