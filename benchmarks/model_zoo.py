@@ -4,12 +4,14 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
+import sklearn.datasets
 from keras import layers
 
 from meta import datasets
 
 _WINDOW = 32
 _BINS = 8
+_SERIES = 64
 
 
 class Workload(NamedTuple):
@@ -193,6 +195,93 @@ def diffusion(data_dir):
     return Workload(make, "mse", **pairs, **_fit(32, 12))
 
 
+def series_transformer(data_dir):
+    """A transformer that predicts the brightness of the next pixel along rows of photographs."""
+    data = datasets.load("patches", data_dir, size=16)
+
+    def make():
+        inputs = keras.Input((_SERIES,))
+        x = layers.Dense(32)(layers.Reshape((_SERIES, 1))(inputs))
+        x = x + layers.Embedding(_SERIES, 32)(keras.ops.arange(_SERIES)[None])
+        for _ in range(2):
+            x = _block(x, 32, causal=False)
+        x = layers.LayerNormalization()(layers.GlobalAveragePooling1D()(x))
+        return keras.Model(inputs, layers.Dense(1)(x))
+
+    def series(images):
+        pixels = images.reshape(len(images), -1)
+        return pixels[:, :_SERIES], pixels[:, _SERIES : _SERIES + 1]
+
+    splits = {name: series(data.split(name).images) for name in datasets.SPLITS}
+    splits["train"] = tuple(_some(array, 4000) for array in splits["train"])
+    return Workload(make, "mse", **splits, **_fit(64, 6))
+
+
+def raw_targets(data_dir):
+    """An MLP that predicts a number between 250 and 3,460, not scaled: progress of diabetes."""
+    inputs, targets = sklearn.datasets.load_diabetes(return_X_y=True)
+    inputs = (20.0 * inputs).astype("float32")  # A standard deviation of 1.
+    targets = (10.0 * targets).astype("float32")[:, None]
+    order = np.random.RandomState(0).permutation(len(inputs))
+    parts = dict(zip(datasets.SPLITS, np.split(order, [302, 372]), strict=True))
+
+    def make():
+        return keras.Sequential(
+            [
+                keras.Input((10,)),
+                layers.Dense(64, activation="relu"),
+                layers.Dense(64, activation="relu"),
+                layers.Dense(1),
+            ]
+        )
+
+    splits = {name: (inputs[part], targets[part]) for name, part in parts.items()}
+    return Workload(make, "mse", **splits, **_fit(32, 60))
+
+
+def batch_normalization(data_dir):
+    """Dense layers with batch normalisation and dropout, on 8x8 digits."""
+
+    def make():
+        model = keras.Sequential([keras.Input((8, 8, 1)), layers.Flatten()])
+        for units in (128, 64):
+            model.add(layers.Dense(units))
+            model.add(layers.BatchNormalization())
+            model.add(layers.ReLU())
+            model.add(layers.Dropout(0.3))
+        model.add(layers.Dense(10))
+        return model
+
+    return _classifier(make, datasets.load("digits", data_dir), epochs=20)
+
+
+def fine_tuning(data_dir):
+    """A new head on frozen convolutions that were trained to tell even digits from odd."""
+    data = datasets.load("digits", data_dir)
+    body = keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            layers.Conv2D(16, 3, padding="same", activation="relu"),
+            layers.MaxPooling2D(),
+            layers.Conv2D(32, 3, padding="same", activation="relu"),
+            layers.Flatten(),
+        ]
+    )
+    pretrained = keras.Sequential([body, layers.Dense(2)])
+    pretrained.compile(keras.optimizers.Adam(0.003), _cross_entropy())
+    images, labels = data.train
+    pretrained.fit(images, labels % 2, epochs=5, batch_size=64, verbose=0)
+    weights = body.get_weights()
+
+    def make():
+        frozen = keras.models.clone_model(body)
+        frozen.set_weights(weights)
+        frozen.trainable = False
+        return keras.Sequential([frozen, layers.Dense(64, activation="relu"), layers.Dense(10)])
+
+    return _classifier(make, data, epochs=12)
+
+
 WORKLOADS = {
     "convnet": convnet,
     "resnet": resnet,
@@ -202,6 +291,10 @@ WORKLOADS = {
     "tabular": tabular,
     "vision_transformer": vision_transformer,
     "diffusion": diffusion,
+    "series_transformer": series_transformer,
+    "raw_targets": raw_targets,
+    "batch_normalization": batch_normalization,
+    "fine_tuning": fine_tuning,
 }
 """Functions from the directory of the datasets to a `Workload`, by name."""
 

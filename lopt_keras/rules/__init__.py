@@ -1,5 +1,6 @@
 """Update rules: pure functions from gradients to steps, one network a file."""
 
+from lopt_keras.rules.adam_sized_muon import AdamSizedMuon
 from lopt_keras.rules.base import Signals, State, UpdateRule
 from lopt_keras.rules.cosine_adamw import CosineAdamW
 from lopt_keras.rules.direction_mixture import DirectionMixture
@@ -17,6 +18,7 @@ from lopt_keras.rules.registry import get, register, serialize
 from lopt_keras.rules.rmsprop import RMSprop
 from lopt_keras.rules.schedule_free_adamw import ScheduleFreeAdamW
 from lopt_keras.rules.scheduled import Scheduled
+from lopt_keras.rules.soap import SOAP
 
 NAMES = register(
     MLP,
@@ -34,6 +36,8 @@ NAMES = register(
     Nadam,
     Lion,
     Muon,
+    AdamSizedMuon,
+    SOAP,
     ScheduleFreeAdamW,
     CosineAdamW,
 )

@@ -49,6 +49,8 @@ BASELINES = {
         HandDesigned("Nadam", rules.Nadam, 0.01),
         HandDesigned("Lion", rules.Lion, 0.001),
         HandDesigned("Muon", rules.Muon, 0.01),
+        HandDesigned("Muon at Adam's size", rules.AdamSizedMuon, 0.01),
+        HandDesigned("SOAP", rules.SOAP, 0.01),
         HandDesigned("Schedule-free AdamW", rules.ScheduleFreeAdamW, 0.01),
         HandDesigned("AdamW, warm-up and cosine", rules.CosineAdamW, 0.01),
     )

@@ -1,0 +1,203 @@
+"""The mixture of directions against an independent, plain version in NumPy."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from lopt_keras import LearnedOptimizer, rules
+
+SHAPES = ((70, 12), (12,), (12, 5), (5,), ())
+STEPS = 6
+
+
+def rule(**kwargs):
+    return rules.DirectionMixture(hidden_size=4, hidden_layers=1, **kwargs)
+
+
+def orthogonalized(x):
+    x = x / np.linalg.norm(x)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x
+
+
+def tiles(x, high, wide):
+    """Index expressions of the tiles of a matrix."""
+    for i in range(0, x.shape[0], high):
+        for j in range(0, x.shape[1], wide):
+            yield slice(i, i + high), slice(j, j + wide)
+
+
+def rms(x):
+    return np.sqrt(np.mean(np.square(x)))
+
+
+def plain_step(m, v, p, t, step_size, decay_steps, g):
+    """One step of the untrained rule for one tensor, in float64: `(update, m, v)`."""
+    m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g**2
+    d = m / np.sqrt(v + 1e-20)
+    d = d / max(rms(d), 1.0)
+    if p.ndim == 2:
+        u = 0.9 * m + 0.1 * g
+        d, u = (d, u) if p.shape[0] <= p.shape[1] else (d.T, u.T)
+        mixed = np.zeros_like(d)
+        for rows, columns in tiles(d, 32, 128):
+            o = orthogonalized(u[rows, columns])
+            mixed[rows, columns] = (
+                o * np.linalg.norm(d[rows, columns]) / np.linalg.norm(o)
+            )
+        d = mixed if p.shape[0] <= p.shape[1] else mixed.T
+    size = np.clip(rms(p), 0.01, 0.3)
+    return -step_size / np.sqrt(1.0 + t / decay_steps) * size * d, m, v
+
+
+def problem():
+    rng = np.random.default_rng(0)
+    params = [0.1 * rng.standard_normal(shape) for shape in SHAPES]
+    grads = [[rng.standard_normal(shape) for shape in SHAPES] for _ in range(STEPS)]
+    return params, grads
+
+
+def plain_training(step_size=0.1, decay_steps=300.0):
+    """Parameters and averages after the steps."""
+    params, grads = problem()
+    moments = [(np.zeros(shape), np.zeros(shape)) for shape in SHAPES]
+    averages = None
+    for t, step in enumerate(grads):
+        for i, g in enumerate(step):
+            update, *moments[i] = plain_step(
+                *moments[i], params[i], t, step_size, decay_steps, g
+            )
+            params[i] = params[i] + update
+        weight = 9.0 / (t + 9.0)
+        old = params if averages is None else averages
+        averages = [a + weight * (p - a) for a, p in zip(old, params, strict=True)]
+    return params, averages
+
+
+def trained(optimizer):
+    """Variables after the same steps by an optimizer."""
+    params, grads = problem()
+    variables = [keras.Variable(p.astype("float32")) for p in params]
+    for step in grads:
+        optimizer.apply([ops.convert_to_tensor(g.astype("float32")) for g in step], variables)
+    return variables
+
+
+@pytest.mark.parametrize("jit_compile", [True, False])
+def test_untrained_is_the_plain_optimizer(jit_compile):
+    optimizer = LearnedOptimizer(weights=None, rule=rule(), jit_compile=jit_compile)
+    variables = trained(optimizer)
+    params, averages = plain_training()
+    for variable, param in zip(variables, params, strict=True):
+        np.testing.assert_allclose(variable, param, atol=2e-5)
+    optimizer.finalize_variable_values(variables)
+    for variable, average in zip(variables, averages, strict=True):
+        np.testing.assert_allclose(variable, average, atol=2e-5)
+
+
+def test_without_averages_the_last_parameters_stay():
+    optimizer = LearnedOptimizer(weights=None, rule=rule(), use_ema=False)
+    variables = trained(optimizer)
+    last = [np.array(v) for v in variables]
+    optimizer.finalize_variable_values(variables)
+    for variable, value in zip(variables, last, strict=True):
+        np.testing.assert_array_equal(variable, value)
+
+
+def test_averages_before_the_first_step_are_the_parameters():
+    variables = [keras.Variable([1.0, 2.0])]
+    optimizer = LearnedOptimizer(weights=None, rule=rule())
+    optimizer.build(variables)
+    optimizer.finalize_variable_values(variables)
+    np.testing.assert_array_equal(variables[0], [1.0, 2.0])
+
+
+def step_of(rule, theta, grads, params, step=0, names=None):
+    """One update of P = 1 from a fresh state: `(updates, state)`."""
+    theta = {name: ops.convert_to_tensor(x[None]) for name, x in theta.items()}
+    grads, params = (
+        [ops.convert_to_tensor(np.asarray(x, "float32")[None]) for x in xs]
+        for xs in (grads, params)
+    )
+    state = rule.init_state(theta, params, names)
+    signals = rules.Signals.silent(ops.convert_to_tensor([step]))
+    updates, state = rule.update(theta, state, grads, params, signals, names=names)
+    return [np.asarray(u)[0] for u in updates], state
+
+
+def second_step(rule, theta, params, grads):
+    """The second update: only then momentum and gradient differ, and the average counts."""
+    theta = {name: ops.convert_to_tensor(x[None]) for name, x in theta.items()}
+    params, *grads = (
+        [ops.convert_to_tensor(np.asarray(x, "float32")[None]) for x in xs]
+        for xs in (params, *grads[:2])
+    )
+    state = rule.init_state(theta, params)
+    for step, grad in enumerate(grads):
+        signals = rules.Signals.silent(ops.convert_to_tensor([step]))
+        updates, state = rule.update(theta, state, grad, params, signals)
+    return [np.asarray(u)[0] for u in updates], state
+
+
+def test_embeddings_have_adams_direction():
+    params, grads = problem()
+    own = rule()
+    for names, is_adams in ((["table"], False), (["my_embedding/table"], True)):
+        (update,), _ = step_of(own, own.init_theta(), grads[0][:1], params[:1], names=names)
+        # Adam's first direction has but one size.
+        assert (np.ptp(np.abs(update)) < 1e-6) == is_adams
+
+
+@pytest.mark.parametrize(
+    ("output", "changed"),
+    [(0, "updates"), (1, "updates"), (2, "updates"), (3, "updates"), (4, "average_weight")],
+)
+def test_each_output_of_the_network_matters(output, changed):
+    params, grads = problem()
+    own = rule()
+    theta = own.init_theta()
+    theta["b1"][output] = 0.5
+    before, old = second_step(own, own.init_theta(), params, grads)
+    after, new = second_step(own, theta, params, grads)
+    moved = any(np.abs(a - b).max() > 1e-6 for a, b in zip(before, after, strict=True))
+    assert moved == (changed == "updates")
+    weights = [float(own.average_weight(state)[0]) for state in (old, new)]
+    assert (weights[0] != weights[1]) == (changed == "average_weight")
+
+
+def test_steps_fall_where_the_horizon_is_known_and_annealed():
+    own = rule(anneal=1.0)
+    params, grads = problem()
+    theta = {name: ops.convert_to_tensor(x[None]) for name, x in own.init_theta().items()}
+    params, grads = (
+        [ops.convert_to_tensor(np.asarray(x, "float32")[None]) for x in xs]
+        for xs in (params, grads[0])
+    )
+    state = own.init_state(theta, params)
+    sizes = []
+    for total in (np.nan, 100.0):
+        signals = rules.Signals.silent(
+            ops.convert_to_tensor([50]), total_steps=ops.convert_to_tensor([total], "float32")
+        )
+        updates, _ = own.update(theta, state, grads, params, signals)
+        sizes.append(np.abs(updates[0]).max())
+    np.testing.assert_allclose(sizes[1], 0.5 * sizes[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error"),
+    [
+        ({"step_size": 0.0}, ValueError),
+        ({"max_parameter_scale": 0.001}, ValueError),
+        ({"anneal": 1.5}, ValueError),
+        ({"tile_rows": 24}, ValueError),
+        ({"average_window": "9"}, TypeError),
+        ({"hidden_size": 0}, ValueError),
+    ],
+)
+def test_refuses_what_is_out_of_range(kwargs, error):
+    with pytest.raises(error, match=next(iter(kwargs))):
+        rules.DirectionMixture(**kwargs)

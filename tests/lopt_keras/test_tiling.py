@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+from keras import ops
+
+from lopt_keras import tiling
+
+SHAPES = ((70, 33), (5,), (3, 3, 2, 40), (), (40, 3), (300,), (2, 2))
+AS_MATRICES = (True, False, True, False, True, False, True)
+
+
+@pytest.fixture
+def layout():
+    return tiling.tiling(SHAPES, AS_MATRICES, 16, 32)
+
+
+def tensors(particles=2):
+    rng = np.random.default_rng(0)
+    return [
+        ops.convert_to_tensor(rng.standard_normal((particles, *s)).astype("float32"))
+        for s in SHAPES
+    ]
+
+
+def test_scatter_undoes_gather(layout):
+    given = tensors()
+    for x, y in zip(given, layout.scatter(layout.gather(given)), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_every_entry_is_in_one_tile_and_the_rest_is_zero(layout):
+    tiles = layout.gather([ops.ones_like(x) for x in tensors()])
+    for tile in tiles:
+        assert set(np.unique(tile)) <= {0.0, 1.0}
+    assert sum(int(np.sum(tile[0])) for tile in tiles) == sum(layout.counts)
+
+
+def test_rows_of_a_tile_run_along_the_shorter_side():
+    layout = tiling.tiling(((64, 4),), (True,), 4, 32)
+    matrix = np.arange(256, dtype="float32").reshape(1, 64, 4)
+    (tiles,) = layout.gather([ops.convert_to_tensor(matrix)])
+    np.testing.assert_array_equal(tiles[0, 0], matrix[0, :32].T)
+    np.testing.assert_array_equal(tiles[0, 1], matrix[0, 32:].T)
+
+
+def test_tiles_are_no_larger_than_needed(layout):
+    sizes = {(g.rows, g.columns): g.members for g in layout.groups}
+    assert sizes == {
+        (1, 1): (3,),
+        (1, 8): (1,),
+        (1, 128): (5,),
+        (2, 2): (6,),
+        (4, 32): (4,),
+        (16, 32): (0, 2),
+    }
+
+
+def test_sums_are_over_each_tensor(layout):
+    given = tensors()
+    tiles = [ops.sum(t, axis=(2, 3), keepdims=True) for t in layout.gather(given)]
+    expected = np.stack([np.reshape(x, (2, -1)).sum(axis=1) for x in given], axis=1)
+    np.testing.assert_allclose(layout.sums(tiles), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_spread_gives_each_tile_the_value_of_its_tensor(layout):
+    values = ops.convert_to_tensor(np.arange(14, dtype="float32").reshape(2, 7))
+    for group, spread in zip(layout.groups, layout.spread(values), strict=True):
+        np.testing.assert_array_equal(spread[1, :, 0, 0], 7.0 + group.segments)
