@@ -15,7 +15,7 @@ _OUTPUTS = ("factor", "mix", "lookahead", "decay", "window")
 _TENSOR_FEATURES = 20
 _SQUARE_DECAYS = (0.9, 0.99, 0.999)
 _ALIGNMENT_DECAY = 0.9
-_GLOBALS = {"momentum": 0.9, "second_decay": 0.95}
+_GLOBALS = {"momentum": 0.9, "second_decay": 0.99}
 _GLOBAL_MULT, _LOOKAHEAD, _LOOKAHEAD_MULT, _WINDOW_MULT = 3.0, 0.1, 1.5, 1.5
 _WEIGHT_DECAY = 0.1
 _TINY = 1e-20
@@ -27,7 +27,8 @@ class DirectionMixture(base.UpdateRule):
 
     For each tensor, with m and v the accumulators of g and of g^2:
 
-    1. Adam's direction is `d = m rsqrt(v)`, scaled down to a root mean square of at most 1.
+    1. Adam's direction is `d = m rsqrt(v / (1 - b^(t+1)))`, b the decay of v, scaled down to a
+       root mean square of at most 1. The bias of m stays: it makes the first steps smaller.
     2. A matrix is cut into tiles (`lopt_keras.tiling`). In each, Muon's direction is the
        orthogonalised `(1 - c) m + c g`, as large as d is in that tile.
     3. The direction is Muon's plus a learned share of what Adam's differs from it. Vectors,
@@ -46,7 +47,7 @@ class DirectionMixture(base.UpdateRule):
     Its outputs start at zero, so that untrained the rule is a hand-designed optimizer.
 
     Theta: `w0`, `b0`, ... of that MLP, and `momentum` and `second_decay`, scalars that move
-    the decays of m and v from 0.9 and 0.95.
+    the decays of m and v from 0.9 and 0.99.
 
     State bytes per parameter: 8, and what tiles need to be full. The average takes 4 more.
 
@@ -76,7 +77,7 @@ class DirectionMixture(base.UpdateRule):
     permutes_with_axes: ClassVar[bool] = False
     flattens: ClassVar[bool] = True
 
-    step_size: float = 0.1
+    step_size: float = 0.08
     min_parameter_scale: float = 0.01
     max_parameter_scale: float = 0.3
     decay_steps: float = 300.0
@@ -181,7 +182,7 @@ class DirectionMixture(base.UpdateRule):
             the new shared state.
         """
         moments = self._moments(theta, shared, grads, layout)
-        adam = _adam_directions(moments, layout)
+        adam = _adam_directions(moments, signals, layout)
         losses, heard = controller.listen(shared, signals)
         squares, own = _tensor_features(shared, adam, measured, signals, layout)
         outputs = self._network(theta, heard, own)
@@ -216,7 +217,7 @@ class DirectionMixture(base.UpdateRule):
             features.accumulate(shared[f"v_{group.name}"], ops.square(grad), second_decay)
             for group, grad in zip(layout.groups, grads, strict=True)
         ]
-        return _Moments(m, v)
+        return _Moments(m, v, second_decay)
 
     def _network(self, theta, heard, own):
         """The outputs, each `tanh` of `[P, tensors]`: dict."""
@@ -236,10 +237,16 @@ class DirectionMixture(base.UpdateRule):
 
 
 class _Moments(NamedTuple):
-    """The accumulators of g and g^2 in tiles: lists of `[P, N, rows, columns]`."""
+    """The accumulators of g and g^2.
+
+    Attributes:
+        m, v: in tiles, lists of `[P, N, rows, columns]`.
+        second_decay: of v, `[P, 1, 1, 1]`.
+    """
 
     m: Any
     v: Any
+    second_decay: Any
 
 
 class _Adam(NamedTuple):
@@ -268,8 +275,12 @@ class _Own(NamedTuple):
     sizes: Any
 
 
-def _adam_directions(moments, layout):
-    tiles = [m * ops.rsqrt(v + _TINY) for m, v in zip(*moments, strict=True)]
+def _adam_directions(moments, signals, layout):
+    # The bias of m is left as it is: it makes the first ten steps a warm-up.
+    age = ops.reshape(ops.cast(signals.step, "float32") + 1.0, (-1, 1, 1, 1))
+    unbiased = ops.sqrt(1.0 - ops.power(moments.second_decay, age))
+    pairs = zip(moments.m, moments.v, strict=True)
+    tiles = [unbiased * m * ops.rsqrt(v + _TINY) for m, v in pairs]
     squares = [_total(ops.square(tile)) for tile in tiles]
     sizes = _root_mean_squares(layout.sums(squares), layout)
     bounds = layout.spread(1.0 / ops.maximum(sizes, 1.0))

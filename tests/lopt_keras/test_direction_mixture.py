@@ -36,8 +36,8 @@ def rms(x):
 
 def plain_step(m, v, p, t, step_size, decay_steps, g):
     """One step of the untrained rule for one tensor, in float64: `(update, m, v)`."""
-    m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g**2
-    d = m / np.sqrt(v + 1e-20)
+    m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
+    d = m / np.sqrt(v / (1.0 - 0.99 ** (t + 1)) + 1e-20)
     d = d / max(rms(d), 1.0)
     if p.ndim == 2:
         u = 0.9 * m + 0.1 * g
@@ -60,7 +60,7 @@ def problem():
     return params, grads
 
 
-def plain_training(step_size=0.1, decay_steps=300.0):
+def plain_training(step_size=0.08, decay_steps=300.0):
     """Parameters and averages after the steps."""
     params, grads = problem()
     moments = [(np.zeros(shape), np.zeros(shape)) for shape in SHAPES]
