@@ -141,6 +141,8 @@ def _write_json(file, content):
 def _exported_ranks(rule):
     if rule.mixes_tensors:
         return ()
+    if not rule.state_follows_axes:
+        return range(2)
     return RANKS if rule.permutes_with_axes or rule.flattens else range(3)
 
 

@@ -376,14 +376,15 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
         def gated(apply, learning_rate, theta, old, tiles, measured, signals):
             steps, decays, new = step(theta, _particles(old), tiles, measured, signals)
-            rate = ops.where(apply, learning_rate, 0.0)
             seed = self.seed % 2**31 + 31 * ops.cast(signals.step[0], "int32")
             rounded = {
                 name: _rounded(new[name][0], value, seed + 7_919 * i)
                 for i, (name, value) in enumerate(old.items())
             }
             new = {name: ops.where(apply, rounded[name], value) for name, value in old.items()}
-            return [rate * tile for tile in steps], rate * decays, new
+            # Not a rate of zero: what is left out may be NaN.
+            scaled = [ops.where(apply, learning_rate * x, 0.0) for x in [*steps, decays]]
+            return scaled[:-1], scaled[-1], new
 
         program = self._compiled(gated, "fused", key)
         return functools.partial(program, apply, learning_rate)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 from keras import ops
 
@@ -33,6 +34,9 @@ class AdamSizedMuon(handcrafted.Adam):
         Jordan et al., https://kellerjordan.github.io/posts/muon. Its scale by a second
         moment: AdaMuon, Si et al., arXiv 2507.11005, which scales entry by entry.
     """
+
+    permutes_with_axes: ClassVar[bool] = False
+    flattens: ClassVar[bool] = True
 
     learning_rate: float = 0.01
     beta_2: float = 0.95

@@ -78,6 +78,8 @@ class UpdateRule(abc.ABC):
             update with its axes permuted.
         flattens: whether a tensor of rank 3 and more gets the update of the matrix of
             all its axes but the last by the last.
+        state_follows_axes: whether each entry of a tensor's state ends with the tensor's own
+            axes, each as long as the tensor's or of size 1.
         averages: whether what is worth keeping is a running average of the parameters, of
             which `average_weight` tells the weight of the newest.
         fuses_tensors: whether the rule steps with all tensors at once: it has no three
@@ -88,6 +90,7 @@ class UpdateRule(abc.ABC):
     mixes_tensors: ClassVar[bool] = False
     permutes_with_axes: ClassVar[bool] = True
     flattens: ClassVar[bool] = False
+    state_follows_axes: ClassVar[bool] = True
     averages: ClassVar[bool] = False
     fuses_tensors: ClassVar[bool] = False
 
@@ -109,8 +112,7 @@ class UpdateRule(abc.ABC):
             name: the tensor's name or path, `""` where it has none.
 
         Returns:
-            Dict of `[P, ..., *dims]`, each of the last axes as long as that of the
-            tensor, or of size 1.
+            Dict of `[P, ...]`; see `state_follows_axes`.
         """
 
     def init_shared_state(self, theta):

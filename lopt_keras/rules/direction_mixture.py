@@ -74,6 +74,7 @@ class DirectionMixture(base.UpdateRule):
     hears: ClassVar[tuple[str, ...]] = controller.SIGNALS
     averages: ClassVar[bool] = True
     fuses_tensors: ClassVar[bool] = True
+    mixes_tensors: ClassVar[bool] = True
     permutes_with_axes: ClassVar[bool] = False
     flattens: ClassVar[bool] = True
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import ClassVar
 
 import numpy as np
 from keras import ops
@@ -39,6 +40,10 @@ class SOAP(handcrafted.Adam):
     Reference:
         Vyas et al., arXiv 2409.11321, algorithm 3.
     """
+
+    permutes_with_axes: ClassVar[bool] = False
+    flattens: ClassVar[bool] = True
+    state_follows_axes: ClassVar[bool] = False
 
     learning_rate: float = 0.003
     beta_1: float = 0.95

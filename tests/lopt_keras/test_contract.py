@@ -31,6 +31,7 @@ RULES = {
         hidden_layers=1,
         exp_mult=1.0,
     ),
+    "direction_mixture": rules.DirectionMixture(hidden_size=2, hidden_layers=1),
 }
 X = np.random.RandomState(0).standard_normal((64, 6)).astype("float32")
 Y = X[:, :1] * 2 - X[:, 1:2]

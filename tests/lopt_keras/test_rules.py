@@ -45,6 +45,7 @@ ALL_RULES = [
     rules.Scheduled("normalized_mlp", hidden_size=4),
     rules.Scheduled("adam", hidden_size=4, smallest_scale=0.1, largest_scale=0.3),
     rules.Scheduled(rules.Hierarchical(hidden_size=4, lstm_size=4)),
+    rules.DirectionMixture(hidden_size=4),
     *HANDCRAFTED,
 ]
 
