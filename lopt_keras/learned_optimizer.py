@@ -339,55 +339,54 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         )
 
     def _update_fused(self, apply, grads, variables, signals):
-        """As `_update`, by a rule that steps with all tensors at once."""
-        learning_rate = ops.cast(self.learning_rate, "float32")
+        """As `_update`, by a rule that steps with all tensors at once, in one program."""
         given = {self._get_variable_index(v): g for v, g in zip(variables, grads, strict=True)}
-        wide = [self._decayed(self._decays(v), _value(v), learning_rate) for v in self._all]
+        everything = self._trainable_variables
+        grads = [
+            given[i] if i in given else ops.zeros(v.shape, "float32")
+            for i, v in enumerate(everything)
+        ]
+        decays = tuple(self._decays(v) for v in everything)
+        kinds = tuple(_kind(v, ()) for v in everything)
+        step = functools.partial(self._fused_values, decays, tuple(given))
+        params, shared = self._compiled(step, "fused", kinds, decays, tuple(given))(
+            (apply, ops.cast(self.learning_rate, "float32")),
+            grads,
+            [_value(v) for v in everything],
+            _values(self._state.shared),
+            signals,
+        )
+        self._assign([everything[i] for i in given], params)
+        self._assign_dict(self._state.shared, shared)
+
+    def _fused_values(self, decays, given, how, grads, old, old_shared, signals):
+        """`(params, shared)` after a step, or as they were; of the `given` parameters. Pure."""
+        apply, learning_rate = how
+        wide = [
+            self._decayed(decay, param, learning_rate)
+            for decay, param in zip(decays, old, strict=True)
+        ]
         updates, state = self.rule.update(
             self._particle(self._theta),
-            base.State(self._state.tensors, _values(self._state.shared)),
-            [
-                given[i][None] if i in given else ops.zeros((1, *v.shape), "float32")
-                for i, v in enumerate(self._all)
-            ],
+            base.State([{}] * len(old), _particles(old_shared)),
+            [grad[None] for grad in grads],
             [ops.cast(param, "float32")[None] for param in wide],
             signals,
-            names=[_path(v) for v in self._all],
-            compiled=functools.partial(self._fused_program, apply, learning_rate),
+            names=[_path(v) for v in self._trainable_variables],
         )
-        stepped = [
-            ops.cast(wide[i] + ops.cast(updates[i][0], wide[i].dtype), self._all[i].dtype)
-            for i in given
-        ]
-        self._assign([self._all[i] for i in given], stepped)
-        self._assign_dict(self._state.shared, state.shared)
-
-    @property
-    def _all(self):
-        """All variables that the optimizer was built for."""
-        return self._trainable_variables
-
-    def _fused_program(self, apply, learning_rate, step, key):
-        """The program of a fused rule, for `UpdateRule.update`.
-
-        It is given the shared state as the optimizer keeps it, gives it back like that, and
-        multiplies the step by the learning rate.
-        """
-
-        def gated(apply, learning_rate, theta, old, tiles, measured, signals):
-            steps, decays, new = step(theta, _particles(old), tiles, measured, signals)
-            seed = self.seed % 2**31 + 31 * ops.cast(signals.step[0], "int32")
-            rounded = {
-                name: _rounded(new[name][0], value, seed + 7_919 * i)
-                for i, (name, value) in enumerate(old.items())
-            }
-            new = {name: ops.where(apply, rounded[name], value) for name, value in old.items()}
-            # Not a rate of zero: what is left out may be NaN.
-            scaled = [ops.where(apply, learning_rate * x, 0.0) for x in [*steps, decays]]
-            return scaled[:-1], scaled[-1], new
-
-        program = self._compiled(gated, "fused", key)
-        return functools.partial(program, apply, learning_rate)
+        params = []
+        for i in given:
+            step = ops.cast(learning_rate * updates[i][0], wide[i].dtype)
+            params.append(ops.where(apply, ops.cast(wide[i] + step, old[i].dtype), old[i]))
+        seed = self.seed % 2**31 + 31 * ops.cast(signals.step[0], "int32")
+        rounded = {
+            name: _rounded(state.shared[name][0], value, seed + 7_919 * i)
+            for i, (name, value) in enumerate(old_shared.items())
+        }
+        shared = {
+            name: ops.where(apply, rounded[name], value) for name, value in old_shared.items()
+        }
+        return params, shared
 
     def _summarise(self, kinds, state, shared, grads, variables, learning_rate):
         """The `[1, ...]` states and summaries of all variables: the rule's first part."""

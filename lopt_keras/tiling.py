@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 _LONGEST = 128
+_SPARE_SHARE, _SPARE = 0.1, 1024
 LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128)
 """What the sides of a tile may be."""
 
@@ -42,8 +43,8 @@ class Tiling:
 
     A tensor of rank 3 and more counts as the matrix of all its axes but the last by the
     last. The rows of a tile run along the shorter side of the matrix. Both sides of a tile
-    are powers of two, as large as allowed or as the matrix needs; what sticks out is
-    filled with zeros.
+    are powers of two, as large as allowed or as the matrix needs, and larger where that costs
+    little and saves a group; what sticks out is filled with zeros.
 
     Args:
         shapes: tuple of shapes, without the particle axis.
@@ -55,16 +56,18 @@ class Tiling:
         self.shapes, self.as_matrices = shapes, as_matrices
         self.counts = [math.prod(shape) for shape in shapes]
         self.key = shapes, as_matrices, most_rows, most_columns
-        self._cuts = [
-            _Cut.of(shape, as_matrix, most_rows, most_columns)
-            for shape, as_matrix in zip(shapes, as_matrices, strict=True)
-        ]
-        sizes = sorted({(cut.rows, cut.columns) for cut in self._cuts})
+        self._cuts = _merged(
+            [
+                _Cut.of(shape, as_matrix, most_rows, most_columns)
+                for shape, as_matrix in zip(shapes, as_matrices, strict=True)
+            ]
+        )
+        sizes = sorted({cut.tile for cut in self._cuts})
         self.groups = [self._group(rows, columns) for rows, columns in sizes]
 
     def _group(self, rows, columns):
         members = tuple(
-            i for i, cut in enumerate(self._cuts) if (cut.rows, cut.columns) == (rows, columns)
+            i for i, cut in enumerate(self._cuts) if cut.tile == (rows, columns)
         )
         counts = [self._cuts[i].count for i in members]
         return Group(rows, columns, members, np.repeat(np.asarray(members, "int32"), counts))
@@ -141,6 +144,16 @@ class _Cut(NamedTuple):
         return -(-self.height // size[0]), size[0], -(-self.width // size[1]), size[1]
 
     @property
+    def tile(self):
+        """Rows and columns of a tile."""
+        return self.rows, self.columns
+
+    @property
+    def size(self):
+        """The entries of all its tiles."""
+        return self.count * self.rows * self.columns
+
+    @property
     def count(self):
         """The number of tiles."""
         down, _, across, _ = self._down
@@ -167,6 +180,28 @@ class _Cut(NamedTuple):
             x = ops.transpose(x, (0, 1, 4, 2, 3) if self.transposed else (0, 1, 3, 2, 4))
         x = ops.reshape(x, (-1, down * high, across * wide))
         return ops.reshape(x[:, : self.height, : self.width], (-1, *shape))
+
+
+def _merged(cuts):
+    """The same cuts, in tiles of fewer sizes: each size costs some ten operations a step."""
+    spare = max(_SPARE_SHARE * sum(cut.size for cut in cuts), _SPARE)
+    for small in sorted({cut.tile for cut in cuts}):
+        # A row stays a row: what has one row is no matrix.
+        larger = [
+            tile
+            for tile in sorted({cut.tile for cut in cuts})
+            if tile > small and tile[1] >= small[1] and (tile[0] == 1) == (small[0] == 1)
+        ]
+        for rows, columns in larger:
+            wider = [
+                cut._replace(rows=rows, columns=columns) if cut.tile == small else cut
+                for cut in cuts
+            ]
+            cost = sum(cut.size for cut in wider) - sum(cut.size for cut in cuts)
+            if cost <= spare:
+                cuts, spare = wider, spare - cost
+                break
+    return cuts
 
 
 def _length(size, most):

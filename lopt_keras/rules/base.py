@@ -46,11 +46,6 @@ class State(NamedTuple):
     shared: Any
 
 
-def uncompiled(function, key):
-    """The function itself."""
-    return function
-
-
 @dataclasses.dataclass(frozen=True)
 class UpdateRule(abc.ABC):
     """A rule that turns gradients into steps, with meta-parameters theta.
@@ -171,7 +166,7 @@ class UpdateRule(abc.ABC):
         """
         raise TypeError(f"{type(self).__name__} keeps no average")
 
-    def update(self, theta, state, grads, params, signals, names=None, compiled=uncompiled):
+    def update(self, theta, state, grads, params, signals, names=None):
         """One step for all tensors.
 
         Args:
@@ -180,8 +175,6 @@ class UpdateRule(abc.ABC):
             grads, params: lists of `[P, *shape]`, float32.
             signals: `Signals`.
             names: as for `init_state`.
-            compiled: function from a pure function and a hashable key, which tells it from
-                the rule's others, to a compiled one. Only rules that fuse tensors use it.
 
         Returns:
             `(updates, state)`. The caller adds the updates to the params.

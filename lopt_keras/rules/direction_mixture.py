@@ -150,15 +150,11 @@ class DirectionMixture(base.UpdateRule):
     def average_weight(self, state):
         return state.shared["average_weight"]
 
-    def update(self, theta, state, grads, params, signals, names=None, compiled=base.uncompiled):
+    def update(self, theta, state, grads, params, signals, names=None):
         layout = self._layout(params, names)
         measured = [_dots(params, params), _dots(params, grads), _dots(grads, grads)]
-
-        def step(theta, shared, tiles, measured, signals):
-            return self._step(theta, shared, tiles, measured, signals, layout)
-
-        tiles, decays, shared = compiled(step, layout.key)(
-            theta, state.shared, layout.gather(grads), measured, signals
+        tiles, decays, shared = self._step(
+            theta, state.shared, layout.gather(grads), measured, signals, layout
         )
         updates = [
             update - features.broadcast_over(decays[:, i], len(param.shape) - 1) * param

@@ -229,6 +229,8 @@ def test_weight_decay_and_its_exclusions(rule):
     assert_equal([v.numpy() for v in variables], [v.numpy() for v in plain], rtol=1e-6)
 
 
+# A rule that averages has weights of its own, which are tested with it.
+@pytest.mark.parametrize("rule", [rule for rule in RULES.values() if not rule.averages])
 def test_moving_average_and_overwriting(rule):
     steps = gradients(4)
     expected = trajectory(make_optimizer(rule), steps)
