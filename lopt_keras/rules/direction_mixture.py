@@ -125,24 +125,23 @@ class DirectionMixture(base.UpdateRule):
         return {}
 
     def init_state(self, theta, params, names=None):
-        layout = self._layout(params, names)
-        sizes = _root_mean_squares(_dots(params, params), layout)
-        zeros = {
-            f"{name}_{group.name}": ops.zeros(
-                (sizes.shape[0], len(group.segments), group.rows, group.columns), "float32"
-            )
+        layout, particles = self._layout(params, names), params[0].shape[0]
+        tiles = {
+            f"{name}_{group.name}": (len(group.segments), group.rows, group.columns)
             for group in layout.groups
             for name in ("m", "v")
         }
-        shared = {
-            **zeros,
-            **controller.init_losses(sizes.shape[0]),
-            "initial_size": sizes,
-            "square": ops.zeros((*sizes.shape, len(_SQUARE_DECAYS)), "float32"),
-            "alignment": ops.zeros_like(sizes),
-            "average_weight": ops.ones_like(sizes[:, 0]),
+        statistics = {
+            "initial_size": (len(params),),
+            "square": (len(params), len(_SQUARE_DECAYS)),
+            "alignment": (len(params),),
+            "average_weight": (),
         }
-        return base.State([{} for _ in params], shared)
+        shared = {
+            name: ops.zeros((particles, *shape), "float32")
+            for name, shape in (tiles | statistics).items()
+        }
+        return base.State([{} for _ in params], controller.init_losses(particles) | shared)
 
     def update_tensor(self, theta, state, message, grad, param, signals):
         raise TypeError("DirectionMixture steps with all tensors at once, by `update`.")
@@ -152,15 +151,28 @@ class DirectionMixture(base.UpdateRule):
 
     def update(self, theta, state, grads, params, signals, names=None):
         layout = self._layout(params, names)
-        measured = [_dots(params, params), _dots(params, grads), _dots(grads, grads)]
-        tiles, decays, shared = self._step(
-            theta, state.shared, layout.gather(grads), measured, signals, layout
-        )
-        updates = [
-            update - features.broadcast_over(decays[:, i], len(param.shape) - 1) * param
-            for i, (update, param) in enumerate(zip(layout.scatter(tiles), params, strict=True))
-        ]
-        return updates, base.State(state.tensors, shared)
+        grads, params = layout.gather(grads), layout.gather(params)
+        moments = self._moments(theta, state.shared, grads, layout)
+        adam = _adam_directions(moments, signals, layout)
+        losses, heard = controller.listen(state.shared, signals)
+        measured = _measured(params, grads, layout)
+        statistics, own = _tensor_features(state.shared, adam, measured, signals, layout)
+        outputs = self._network(theta, heard, own)
+        scale = ops.clip(own.sizes, self.min_parameter_scale, self.max_parameter_scale)
+        factor = ops.exp(self.exp_mult * outputs["factor"])
+        factor = self.step_size * self._schedule(signals)[:, None] * factor
+        steps = _steps(moments, adam, grads, outputs, factor * scale, layout)
+        # Relative to the step, as if the tensor had a size of 1.
+        decays = layout.spread(_WEIGHT_DECAY * ops.maximum(outputs["decay"], 0.0) * factor)
+        updates = [s - d * p for s, d, p in zip(steps, decays, params, strict=True)]
+        shared = {
+            **{f"m_{g.name}": m for g, m in zip(layout.groups, moments.m, strict=True)},
+            **{f"v_{g.name}": v for g, v in zip(layout.groups, moments.v, strict=True)},
+            **losses,
+            **statistics,
+            "average_weight": self._average_weight(outputs, signals),
+        }
+        return layout.scatter(updates), base.State(state.tensors, shared)
 
     def _layout(self, params, names):
         names = names or [""] * len(params)
@@ -170,36 +182,6 @@ class DirectionMixture(base.UpdateRule):
             for shape, name in zip(shapes, names, strict=True)
         )
         return tiling.tiling(shapes, matrices, self.tile_rows, self.tile_columns)
-
-    def _step(self, theta, shared, grads, measured, signals, layout):
-        """What `update` does between cutting gradients and joining steps.
-
-        Returns:
-            The steps as tiles, the share of each parameter to take away, `[P, tensors]`, and
-            the new shared state.
-        """
-        moments = self._moments(theta, shared, grads, layout)
-        adam = _adam_directions(moments, signals, layout)
-        losses, heard = controller.listen(shared, signals)
-        squares, own = _tensor_features(shared, adam, measured, signals, layout)
-        outputs = self._network(theta, heard, own)
-        scale = ops.clip(own.sizes, self.min_parameter_scale, self.max_parameter_scale)
-        factor = scale * ops.exp(self.exp_mult * outputs["factor"])
-        factor = self.step_size * self._schedule(signals)[:, None] * factor
-        steps = _steps(moments, adam, grads, outputs, factor, layout)
-        window = ops.mean(outputs["window"], axis=1)
-        window = self.average_window * ops.exp(_WINDOW_MULT * window)
-        count = ops.cast(signals.step, "float32")
-        new = {
-            **{f"m_{g.name}": m for g, m in zip(layout.groups, moments.m, strict=True)},
-            **{f"v_{g.name}": v for g, v in zip(layout.groups, moments.v, strict=True)},
-            **losses,
-            **squares,
-            "average_weight": window / (count + window),
-        }
-        # Relative to the step, as if the tensor had a size of 1.
-        decays = _WEIGHT_DECAY * ops.maximum(outputs["decay"], 0.0) * factor / scale
-        return steps, decays, new
 
     def _moments(self, theta, shared, grads, layout):
         momentum, second_decay = (
@@ -225,6 +207,11 @@ class DirectionMixture(base.UpdateRule):
             x = ops.matmul(ops.maximum(x, 0.0), theta[f"w{i}"]) + theta[f"b{i}"][:, None]
         x = ops.tanh(ops.reshape(x, (-1, tensors, len(_OUTPUTS))))
         return {name: x[:, :, i] for i, name in enumerate(_OUTPUTS)}
+
+    def _average_weight(self, outputs, signals):
+        window = ops.exp(_WINDOW_MULT * ops.mean(outputs["window"], axis=1))
+        window = self.average_window * window
+        return window / (ops.cast(signals.step, "float32") + window)
 
     def _schedule(self, signals):
         """The factor of time alone, `[P]`."""
@@ -336,14 +323,14 @@ def _tensor_features(shared, adam, measured, signals, layout):
     columns = ops.concatenate(
         [ops.clip(relative, -5.0, 5.0), ops.stack(columns, axis=2)], axis=2
     )
-    constants = features.constant([layout_features(layout)])
+    constants = features.constant([_layout_features(layout)])
     constants = ops.zeros_like(columns[:, :, :1]) + constants
     inputs = ops.concatenate([columns, constants], axis=2)
     kept = {"square": square, "alignment": alignment, "initial_size": initial}
     return kept, _Own(inputs, sizes)
 
 
-def layout_features(layout):
+def _layout_features(layout):
     """What a tensor's shape and place say of it: `[tensors, 12]`, NumPy."""
     rows = []
     for i, (shape, is_matrix) in enumerate(zip(layout.shapes, layout.as_matrices, strict=True)):
@@ -352,7 +339,11 @@ def layout_features(layout):
         place = i / max(len(layout.shapes) - 1, 1)
         ranks = [rank == 0, rank == 1, rank == 2, rank > 2]
         ends = [i == 0, i == len(layout.shapes) - 1]
-        logs = [math.log(size) / 5.0 - 1.0, math.log(short) / 3.0 - 1.0, math.log(len(layout.shapes)) / 2.0 - 1.0]
+        logs = [
+            math.log(size) / 5.0 - 1.0,
+            math.log(short) / 3.0 - 1.0,
+            math.log(len(layout.shapes)) / 2.0 - 1.0,
+        ]
         rows.append([*ranks, is_matrix, *ends, 2.0 * place - 1.0, *logs, short == size])
     return np.asarray(rows, "float32")
 
@@ -361,13 +352,13 @@ def _is_matrix(shape):
     return len(shape) >= 2 and 1 < shape[-1] < math.prod(shape)
 
 
-def _dots(first, second):
-    """The inner product of each pair of tensors `[P, *shape]`: `[P, tensors]`."""
-    products = []
-    for a, b in zip(first, second, strict=True):
-        a, b = features.flat(a), features.flat(b)
-        products.append(ops.matmul(a[:, None, :], b[:, :, None])[:, 0])
-    return ops.concatenate(products, axis=1)
+def _measured(params, grads, layout):
+    """The sums of P^2, P g and g^2 over each tensor: three `[P, tensors]`."""
+    pairs = ((params, params), (params, grads), (grads, grads))
+    return [
+        layout.sums([_total(a * b) for a, b in zip(first, second, strict=True)])
+        for first, second in pairs
+    ]
 
 
 def _root_mean_squares(squares, layout):

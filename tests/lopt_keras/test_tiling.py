@@ -44,14 +44,14 @@ def test_rows_of_a_tile_run_along_the_shorter_side():
 
 def test_tiles_are_no_larger_than_needed(layout):
     sizes = {(g.rows, g.columns): g.members for g in layout.groups}
-    assert sizes == {
-        (1, 1): (3,),
-        (1, 8): (1,),
-        (1, 128): (5,),
-        (2, 2): (6,),
-        (4, 32): (4,),
-        (16, 32): (0, 2),
-    }
+    # Rows of 1 and 8 in one of 128, and a matrix of 2 x 2 in a tile of 4 x 32, cost little.
+    assert sizes == {(1, 128): (1, 3, 5), (4, 32): (4, 6), (16, 32): (0, 2)}
+
+
+def test_tiles_are_not_merged_where_that_costs_much():
+    shapes = ((4, 16),) * 20 + ((32, 128),)
+    layout = tiling.tiling(shapes, (True,) * 21, 32, 128)
+    assert [(g.rows, g.columns) for g in layout.groups] == [(4, 16), (32, 128)]
 
 
 def test_sums_are_over_each_tensor(layout):
