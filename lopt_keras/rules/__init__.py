@@ -1,6 +1,6 @@
 """Update rules: pure functions from gradients to steps, one network a file."""
 
-from lopt_keras.rules.base import Signals, State, UpdateRule
+from lopt_keras.rules.base import Signal, Signals, State, UpdateRule
 from lopt_keras.rules.cosine_adamw import CosineAdamW
 from lopt_keras.rules.factored_mlp import FactoredMLP
 from lopt_keras.rules.handcrafted import SGD, Adam, AdamW

@@ -171,8 +171,7 @@ def test_a_program_for_each_shape_not_for_each_tensor():
     variables = [keras.Variable([float(i), 1.0]) for i in range(5)] + [keras.Variable([[1.0]])]
     gradients = [tf.constant([1.0, -2.0])] * 5 + [tf.constant([[1.0]])]
     optimizer.apply(gradients, variables)
-    programs = {key for key in optimizer._programs if key[0] == "update"}
-    assert len(programs) == 2
+    assert len(optimizer._programs._programs) == 2
     alone = keras.Variable([3.0, 1.0])
     make_optimizer().apply([gradients[0]], [alone])
     np.testing.assert_array_equal(alone.numpy(), variables[3].numpy())
@@ -205,7 +204,7 @@ def test_ranks_and_dtypes(shape, dtype):
         optimizer.apply([tf.cast(gradient, dtype)], [variable])
         reference.apply([tf.cast(tf.cast(gradient, dtype), "float32")], [exact])
     assert keras.backend.standardize_dtype(variable.dtype) == dtype
-    state = optimizer.variables[4:]
+    state = optimizer.variables[5:]
     assert {v.dtype for v in state} == {"float32"}
     tolerance = {"float16": 4e-3, "bfloat16": 3e-2}.get(dtype, 1e-5)
     moved = variable.numpy().astype("float64")

@@ -15,7 +15,7 @@ Y = X[:, :1] * 2 - X[:, 1:2]
 
 @keras.saving.register_keras_serializable("test_signals")
 class Listener(rules.SGD):
-    """SGD that keeps what it hears, NaN as -1."""
+    """SGD that keeps what it hears, -1 for what is not known."""
 
     hears = ("train_loss", "validation_loss", "total_steps")
 
@@ -24,7 +24,7 @@ class Listener(rules.SGD):
 
     def coordinate(self, theta, shared, summaries, signals):
         heard = {name: getattr(signals, name) for name in self.hears}
-        heard = {k: keras.ops.where(keras.ops.isfinite(x), x, -1.0) for k, x in heard.items()}
+        heard = {k: keras.ops.where(x.known, x.value, -1.0) for k, x in heard.items()}
         return heard, [{}] * len(summaries)
 
 
@@ -150,6 +150,7 @@ def test_a_rule_that_hears_nothing_has_no_state_for_it():
         "learning_rate",
         "skipped_steps",
         "total_steps",
+        "first_step",
     ]
 
 
