@@ -309,8 +309,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     def _reduced(self, grads, sums, variables):
         """Gradients and losses, summed over all replicas of `tf.distribute`."""
         if _num_replicas() == 1:
-            # Not the operation for all at once that this becomes: when Grappler takes it apart,
-            # what it ordered is not ordered any more, and a loss may be forgotten before it is read.
+            # Not the one operation for all that this would become: Grappler takes it apart, with
+            # the order that it gave, and a loss may be forgotten before it is read.
             return _dense(grads, variables), sums
         pairs = [*zip(grads, variables, strict=True), *((x, None) for pair in sums for x in pair)]
         # At once: collective operations of which the order is not certain would mix.
@@ -436,7 +436,9 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             return {name: ops.convert_to_tensor(x[None]) for name, x in self._theta.items()}
         if self._theta_tensors is None:
             with tf.init_scope():
-                self._theta_tensors = {name: tf.constant(x[None]) for name, x in self._theta.items()}
+                self._theta_tensors = {
+                    name: tf.constant(x[None]) for name, x in self._theta.items()
+                }
         return self._theta_tensors
 
     def _shrink(self, variable, learning_rate):

@@ -71,9 +71,11 @@ def check_change(name, value, built, traced):
     Raises:
         AttributeError: naming the option, its value and what to do instead.
     """
-    fixed = built and name in _FIXED_WHEN_BUILT or traced and name in _FIXED_WHEN_TRACED
+    fixed = traced and name in _FIXED_WHEN_TRACED
+    fixed |= built and name in _FIXED_WHEN_BUILT
     # A number goes to a variable, which a compiled step reads. A schedule is part of it.
-    if fixed or (traced and name == "learning_rate" and callable(value)):
+    fixed |= traced and name == "learning_rate" and callable(value)
+    if fixed:
         raise AttributeError(
             f"`{name}` cannot be changed any more: the optimizer has been built or compiled with "
             f"what it was, and would not obey. Received: {name}={value!r}. Make a new optimizer, "

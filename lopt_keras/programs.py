@@ -63,9 +63,7 @@ def _shared_program(function, rule, args):
 def _traced(function, rule, specs):
     # Elsewhere than where it is first called, whose graph and device are not those of others.
     with tf.init_scope(), tf.device(None), fusion.scope():
-        traced = tf.function(
-            lambda *args: function(rule, *args), jit_compile=True, autograph=False
-        )
+        traced = tf.function(lambda *args: function(rule, *args), jit_compile=True, autograph=False)
         # Concrete: TensorFlow would warn of the many functions as of one retraced.
         return traced.get_concrete_function(*specs)
 
