@@ -96,6 +96,17 @@ def test_built_inside_a_tf_function():
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-6)
 
 
+def test_a_compiled_model_under_checks_of_numerics():
+    tf.debugging.enable_check_numerics()
+    try:
+        model = fit(make_model(jit_compile=False)).model
+    finally:
+        tf.debugging.disable_check_numerics()
+    expected = fit(make_model(jit_compile=False)).model
+    for a, b in zip(model.variables, expected.variables, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-6)
+
+
 def test_it_trains():
     adamlike = rules.Adam(learning_rate=0.03)
     model = make_model(LearnedOptimizer(weights=None, rule=adamlike))
