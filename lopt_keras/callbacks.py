@@ -8,6 +8,7 @@ from keras import ops
 
 from lopt_keras.learned_optimizer import LearnedOptimizer
 from lopt_keras.rules.base import check_integer
+from lopt_keras.validation_batches import ValidationBatches
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -32,30 +33,35 @@ class Horizon(_OptimizerCallback):
     """Tells the optimizer how many steps `fit` is going to take.
 
     Sets `total_steps` at the beginning of each epoch, to the steps taken so far and
-    those of the epochs to come. Where `fit` does not know the steps of an epoch (a
-    generator), the horizon is known from the second epoch on.
+    those of the epochs to come, and takes it back at the end of `fit`: what `total_steps` was
+    before holds again, if that many steps have not been taken yet, or None. Where `fit` does not
+    know the steps of an epoch (a generator), the horizon is known from the second epoch on.
     """
 
     def on_train_begin(self, logs=None):
         self._batches = self.params.get("steps")
-        self._seen = 0
+        self._told_before = [optimizer.total_steps for optimizer in self._optimizers]
 
     def on_epoch_begin(self, epoch, logs=None):
-        self._seen = 0
+        _synchronise(self.model)
+        self._begin = _num_batches(self._optimizers[0])
         if self._batches is None:
             return
-        _synchronise(self.model)
         batches = self._batches * (self.params["epochs"] - epoch)
         for optimizer in self._optimizers:
-            taken = int(ops.convert_to_numpy(optimizer.iterations))
             steps = math.ceil(batches / (optimizer.gradient_accumulation_steps or 1))
-            optimizer.total_steps = taken + steps
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._seen = batch + 1
+            optimizer.total_steps = _num_steps(optimizer) + steps
 
     def on_epoch_end(self, epoch, logs=None):
-        self._batches = self._batches or self._seen
+        if self._batches is None:
+            _synchronise(self.model)
+            self._batches = _num_batches(self._optimizers[0]) - self._begin or None
+
+    def on_train_end(self, logs=None):
+        _synchronise(self.model)
+        for optimizer, told in zip(self._optimizers, self._told_before, strict=True):
+            ahead = told is not None and told > _num_steps(optimizer)
+            optimizer.total_steps = told if ahead else None
 
 
 class ValidationLoss(_OptimizerCallback):
@@ -66,11 +72,13 @@ class ValidationLoss(_OptimizerCallback):
 
     Args:
         data: `None`: the `val_loss` of `fit`, at the end of each epoch in which it
-            is computed. Or a pair of arrays `(inputs, targets)`: the mean loss
-            of one batch of them, in turn.
-        every: Number of training batches between two batches of `data`. Defaults
-            to 100.
-        batch_size: Rows of `data` in a batch. Defaults to 128.
+            is computed. Or whatever `fit` takes as `validation_data`: the mean loss of
+            one batch of it, in turn.
+        every: Number of training batches between two batches of `data`. With
+            `steps_per_execution`, those that are due are told after each execution.
+            Defaults to 100.
+        batch_size: Rows of a batch, if `data` are arrays. Other data have batches of their
+            own. Defaults to 128.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what is expected.
@@ -80,39 +88,34 @@ class ValidationLoss(_OptimizerCallback):
         super().__init__()
         check_integer("every", every, low=1)
         check_integer("batch_size", batch_size, low=1)
-        if data is not None and not (isinstance(data, tuple | list) and len(data) == 2):
-            raise TypeError(
-                f"`data` must be None or a pair (inputs, targets). Received: type {type(data)}"
-            )
-        if data is not None and not len(data[0]) == len(data[1]) > 0:
-            raise ValueError(
-                "`data` must have as many inputs as targets, and at least one. "
-                f"Received: {len(data[0])} inputs and {len(data[1])} targets"
-            )
-        self._data = data
+        self._data = None if data is None else ValidationBatches(data, batch_size)
         self._every = every
-        self._batch_size = batch_size
 
     def on_train_begin(self, logs=None):
         self._loss = _loss_function(self.model)
+        self._count = None
 
     def on_epoch_begin(self, epoch, logs=None):
         # From the optimizer, so that a resumed run goes on with the same batches.
         _synchronise(self.model)
-        optimizer = self._optimizers[0]
-        steps = int(ops.convert_to_numpy(optimizer.iterations))
-        self._count = steps * (optimizer.gradient_accumulation_steps or 1)
+        self._begin = _num_batches(self._optimizers[0])
+        if self._count is None and self._data is not None:
+            self._data.start(self._begin // self._every)
+        self._count = self._begin
 
     def on_train_batch_end(self, batch, logs=None):
-        self._count += 1
-        if self._data is None or self._count % self._every:
+        if self._data is None:
             return
-        _synchronise(self.model)
-        inputs, targets = self._data
-        batches = math.ceil(len(inputs) / self._batch_size)
-        start = (self._count // self._every - 1) % batches * self._batch_size
-        rows = slice(start, start + self._batch_size)
-        self._tell(self._loss(inputs[rows], targets[rows]))
+        # The last execution of an epoch may have fewer batches than it counts.
+        taken = min(batch + 1, self.params.get("steps") or batch + 1)
+        told, self._count = self._count // self._every, self._begin + taken
+        due = self._count // self._every - told
+        if due:
+            _synchronise(self.model)
+        for _ in range(due):
+            held_out = self._data.next()
+            if held_out is not None:
+                self._tell(self._loss(*held_out))
 
     def on_epoch_end(self, epoch, logs=None):
         if self._data is None and "val_loss" in (logs or {}):
@@ -121,6 +124,15 @@ class ValidationLoss(_OptimizerCallback):
     def _tell(self, loss):
         for optimizer in self._optimizers:
             optimizer.observe(validation_loss=loss)
+
+
+def _num_steps(optimizer):
+    return int(ops.convert_to_numpy(optimizer.iterations))
+
+
+def _num_batches(optimizer):
+    """The training batches that an optimizer has seen, those that it left out among them."""
+    return int(ops.convert_to_numpy(optimizer._iterations)) + optimizer.skipped_steps
 
 
 def _learned_optimizers(optimizer):
@@ -138,17 +150,22 @@ def _loss_function(model):
     `evaluate` and `test_on_batch` would mix it into the metrics of the running epoch.
     """
 
-    def loss(x, y):
-        x, y = ops.convert_to_tensor(x), ops.convert_to_tensor(y)
-        return model.compute_loss(x=x, y=y, y_pred=model(x, training=False), training=False)
+    def loss(x, y, sample_weight):
+        prediction = model(x, training=False)
+        return model.compute_loss(
+            x=x, y=y, y_pred=prediction, sample_weight=sample_weight, training=False
+        )
 
     if keras.backend.backend() == "tensorflow":
-        return tf.function(loss, autograph=False)
+        return tf.function(loss, autograph=False, reduce_retracing=True)
 
-    def without_gradients(x, y):
+    def without_gradients(*batch):
+        batch = keras.tree.map_structure(
+            lambda x: None if x is None else ops.convert_to_tensor(x), batch
+        )
         torch_backend = keras.backend.backend() == "torch"
         with torch.no_grad() if torch_backend else contextlib.nullcontext():
-            return loss(x, y)
+            return loss(*batch)
 
     return without_gradients
 

@@ -1,23 +1,37 @@
 """A Keras optimizer that runs a learned update rule."""
 
 import contextlib
-import functools
 import os
 import warnings
+from typing import NamedTuple
 
 import keras
 import numpy as np
 from keras import ops
 
-from lopt_keras import fusion, observations, pretrained, rounding, rules, saved_model
+from lopt_keras import (
+    observations,
+    options,
+    pretrained,
+    programs,
+    rounding,
+    rules,
+    saved_model,
+)
 from lopt_keras.rules import base
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
+
+    from lopt_keras import tensorflow_private
 elif keras.backend.backend() == "torch":
     import torch
+elif keras.backend.backend() == "jax":
+    import jax
 
-_STATE_DTYPES = ("float32", "bfloat16")
+_TRAINED_DTYPES = ("float16", "bfloat16", "float32", "float64")
+# Of a learning rate, below which it is more likely meant for another optimizer.
+_SMALL = 0.1
 
 
 @keras.saving.register_keras_serializable("lopt_keras")
@@ -101,50 +115,39 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         name=None,
         **kwargs,
     ):
+        of_keras = {
+            "learning_rate": learning_rate,
+            "weight_decay": weight_decay,
+            "clipnorm": clipnorm,
+            "clipvalue": clipvalue,
+            "global_clipnorm": global_clipnorm,
+            "use_ema": use_ema,
+            "ema_momentum": ema_momentum,
+            "ema_overwrite_frequency": ema_overwrite_frequency,
+            "loss_scale_factor": loss_scale_factor,
+            "gradient_accumulation_steps": gradient_accumulation_steps,
+            "name": name,
+        }
+        ours = {"total_steps": total_steps, "state_dtype": state_dtype, "jit_compile": jit_compile}
+        for argument, value in {**of_keras, **ours, "seed": seed}.items():
+            options.check(argument, value)
         if isinstance(learning_rate, int | float | np.number):
-            base.check_number("learning_rate", learning_rate)
-            learning_rate = float(learning_rate)
-        for argument, value in (
-            ("weight_decay", weight_decay),
-            ("clipnorm", clipnorm),
-            ("clipvalue", clipvalue),
-            ("global_clipnorm", global_clipnorm),
-        ):
-            if value is not None:
-                base.check_number(argument, value)
-        _check_total_steps(total_steps)
-        if state_dtype not in _STATE_DTYPES:
-            raise ValueError(
-                f"`state_dtype` must be one of {_STATE_DTYPES}. "
-                f"Received: state_dtype={state_dtype!r}"
-            )
-        base.check_bool("jit_compile", jit_compile)
-        base.check_integer("seed", seed, low=0)
+            of_keras["learning_rate"] = float(learning_rate)
         rule, theta = _resolve(weights, rule, seed)
-        super().__init__(
-            learning_rate=learning_rate,
-            weight_decay=weight_decay,
-            clipnorm=clipnorm,
-            clipvalue=clipvalue,
-            global_clipnorm=global_clipnorm,
-            use_ema=rule.averages if use_ema is None else use_ema,
-            ema_momentum=ema_momentum,
-            ema_overwrite_frequency=ema_overwrite_frequency,
-            loss_scale_factor=loss_scale_factor,
-            gradient_accumulation_steps=gradient_accumulation_steps,
-            name=name,
-            **kwargs,
-        )
+        of_keras["use_ema"] = rule.averages if use_ema is None else use_ema
+        super().__init__(**of_keras, **kwargs)
         self.rule = rule
         self.seed = seed
         self.jit_compile = jit_compile
         self.state_dtype = state_dtype
         self._theta = theta
-        self._programs = {}
-        self._heard_train_loss = self._warned = False
-        self._skipped_steps, self._total_steps = (
+        self._theta_tensors = None
+        self._programs = programs.Programs()
+        self._traced = self._heard_train_loss = self._warned = False
+        self._warned_of_horizon = total_steps is None
+        self._skipped_steps, self._total_steps, self._first_step = (
             self.add_variable(shape=(), dtype="int", name=name, aggregation="only_first_replica")
-            for name in ("skipped_steps", "total_steps")
+            for name in ("skipped_steps", "total_steps", "first_step")
         )
         self.total_steps = total_steps
         self._observations = {
@@ -152,6 +155,14 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             for name in rule.hears
             if name != "total_steps"
         }
+        _warn_of_small_learning_rate(learning_rate)
+
+    def __setattr__(self, name, value):
+        if name in options.CHANGEABLE:
+            options.check(name, value)
+            if name == "learning_rate" or value != getattr(self, name, value):
+                options.check_change(name, value, self.built, self._traced)
+        super().__setattr__(name, value)
 
     @property
     def theta(self):
@@ -170,8 +181,32 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
     @total_steps.setter
     def total_steps(self, value):
-        _check_total_steps(value)
+        options.check("total_steps", value)
         self._total_steps.assign(value or 0)
+        self._warned_of_horizon = value is None
+
+    def reset(self):
+        """Has the rule start afresh, as for a task that has changed.
+
+        Its steps shrink as training goes on. Where what is learned changes (another
+        task, another part of a stream, another policy), call this for steps of a useful
+        size again. The rule's state and the losses heard are as at the first step, and the
+        rule counts time from here. The parameters, their moving averages, the learning
+        rate, `iterations`, `skipped_steps` and `total_steps` stay as they are.
+
+        To be called between two steps, outside of compiled functions; a step that has been
+        compiled goes on with the new state.
+        """
+        if not self.built:
+            return
+        state = self._initial_state(self._trainable_variables)
+        pairs = zip(self._state.tensors, state.tensors, strict=True)
+        for variables, arrays in [*pairs, (self._state.shared, state.shared)]:
+            for name, variable in variables.items():
+                variable.assign(ops.cast(arrays[name][0], variable.dtype))
+        for observation in self._observations.values():
+            observation.forget_where(True)
+        self._first_step.assign(ops.cast(self.iterations, self._first_step.dtype))
 
     def observe(self, train_loss=None, validation_loss=None):
         """Tells the rule a loss, for the next step.
@@ -211,14 +246,13 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         """Creates the state of the rule for each variable."""
         if self.built:
             return
+        for variable in variables:
+            _check_variable(variable)
         super().build(variables)
-        with _outside_of_graphs():
-            theta = self._particle(self._theta)
-            params = [ops.zeros((1, *v.shape), "float32") for v in variables]
-            state = self.rule.init_state(theta, params, [_path(v) for v in variables])
-            if self.use_ema:
-                # Keras has zeros, of which the first step makes the parameters. But a user may
-                # stop before, or swap.
+        state = self._initial_state(variables)
+        if self.use_ema:
+            # Keras has zeros, which a user would get who stops before the first step, or swaps.
+            with _outside_of_graphs():
                 self._overwrite_averages()
         tensors = [
             self._add_state(
@@ -234,6 +268,12 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         ):
             if average is not None:
                 average.assign(ops.cast(variable, average.dtype))
+
+    def _initial_state(self, variables):
+        with _outside_of_graphs():
+            params = [ops.zeros((1, *v.shape), "float32") for v in variables]
+            names = [_path(v) for v in variables]
+            return self.rule.init_state(self._theta_particle(), params, names)
 
     def _add_state(self, prefix, arrays, is_large):
         """A variable for each array of `[1, ...]`; what `is_large` has the dtype of the state."""
@@ -253,13 +293,16 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             self._apply_all(grads, trainable_variables)
 
     def _apply_all(self, grads, trainable_variables):
+        self._traced |= _is_traced(grads)
         self._warn_of_missing_loss()
+        if not self._traced:
+            self._warn_of_horizon(coming=1)
         sums = [observation.sums() for observation in self._observations.values()]
         if keras.backend.backend() == "tensorflow":
             grads, sums = self._reduced(grads, sums, trainable_variables)
         losses = {
-            name: total / count
-            for name, (total, count) in zip(self._observations, sums, strict=True)
+            name: observations.mean(*pair)
+            for name, pair in zip(self._observations, sums, strict=True)
         }
         grads = [ops.cast(grad, "float32") for grad in grads]
         usable = _are_usable(grads)
@@ -276,12 +319,15 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
     def _reduced(self, grads, sums, variables):
         """Gradients and losses, summed over all replicas of `tf.distribute`."""
+        if _num_replicas() == 1:
+            # Not the one operation for all that this would become: Grappler takes it apart, with
+            # the order that it gave, and a loss may be forgotten before it is read.
+            return _dense(grads, variables), sums
         pairs = [*zip(grads, variables, strict=True), *((x, None) for pair in sums for x in pair)]
         # At once: collective operations of which the order is not certain would mix.
         reduced = [value for value, _ in self._all_reduce_sum_gradients(pairs)]
         flat_sums = reduced[len(grads) :]
-        # Makes the gradients of embeddings dense.
-        grads = [tf.ensure_shape(g, v.shape) for g, v in zip(reduced, variables, strict=False)]
+        grads = _dense(reduced[: len(grads)], variables)
         return grads, list(zip(flat_sums[::2], flat_sums[1::2], strict=True))
 
     def _warn_of_missing_loss(self):
@@ -294,6 +340,31 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             )
         self._warned = True
 
+    def _warn_of_horizon(self, coming=0):
+        if self._warned_of_horizon:
+            return
+        steps = int(ops.convert_to_numpy(self.iterations)) + coming
+        if self.total_steps is None or steps <= self.total_steps:
+            return
+        warnings.warn(
+            f"Training goes on beyond `total_steps={self.total_steps}`, as if the number of steps "
+            "were not known. Assign a new number, or None, to `optimizer.total_steps`.",
+            stacklevel=2,
+        )
+        self._warned_of_horizon = True
+
+    def finalize_variable_values(self, var_list):
+        """As every Keras optimizer; `fit` calls it at its end."""
+        super().finalize_variable_values(var_list)
+        # A step that is compiled cannot warn.
+        self._warn_of_horizon()
+
+    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+        """As every Keras optimizer."""
+        name = "exclude_from_weight_decay"
+        options.check_change(name, var_list or var_names, self.built, self._traced)
+        super().exclude_from_weight_decay(var_list, var_names)
+
     def _forget(self, apply):
         for name, observation in self._observations.items():
             # The training loss of a step that is left out goes with it.
@@ -301,33 +372,38 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             observation.forget_where(ops.logical_or(apply, stale))
 
     def _signals(self, losses):
-        """`Signals` of this step, each of shape `[1]`; losses are NaN if nothing was heard."""
-        total_steps = ops.cast(self._total_steps, "float32")
-        known = {**losses, "total_steps": ops.where(total_steps > 0, total_steps, np.nan)}
-        return base.Signals.silent(
-            ops.reshape(_value(self.iterations), (1,)),
-            **{name: ops.reshape(value, (1,)) for name, value in known.items()},
+        """`Signals` of this step, each of shape `[1]`."""
+        first = _value(self._first_step)
+        step, total = (
+            ops.reshape(ops.cast(x, self._first_step.dtype) - first, (1,))
+            for x in (self.iterations, self._total_steps)
         )
+        # Without a horizon `total_steps` is 0, and after a reset the horizon may have passed.
+        horizon = base.Signal.where(total > 0, ops.cast(total, "float32"))
+        return base.Signals.silent(step, total_steps=horizon, **losses)
 
     def _update(self, apply, grads, variables, signals):
         """Steps with all variables, if `apply` holds."""
         if self.rule.fuses_tensors:
             self._update_fused(apply, grads, variables, signals)
             return
+        theta = self._theta_particle()
         shared = _values(self._state.shared)
         indices = [self._get_variable_index(variable) for variable in variables]
         state = [self._state.tensors[i] for i in indices]
         kinds = [_kind(v, tensor) for v, tensor in zip(variables, state, strict=True)]
         learning_rate = ops.cast(self.learning_rate, "float32")
+        shrink = [self._shrink(variable, learning_rate) for variable in variables]
         new_state, summaries = self._summarise(
-            kinds, state, shared, grads, variables, learning_rate
+            theta, kinds, state, shared, grads, variables, shrink
         )
-        new_shared, messages = self._coordinate(shared, summaries, signals)
+        new_shared, messages = self._coordinate(theta, shared, summaries, signals)
         for i, variable in enumerate(variables):
-            decays = self._decays(variable)
-            step = functools.partial(self._new_values, decays)
-            param, tensor_state = self._compiled(step, "update", kinds[i], decays)(
-                (apply, learning_rate, ops.cast(indices[i], "int32")),
+            param, tensor_state = self._run(
+                kinds[i],
+                _new_values,
+                theta,
+                (apply, learning_rate, shrink[i], self._seed(indices[i])),
                 (new_state[i], messages[i], grads[i], _value(variable), signals),
                 _values(state[i]),
             )
@@ -340,146 +416,78 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
     def _update_fused(self, apply, grads, variables, signals):
         """As `_update`, by a rule that steps with all tensors at once, in one program."""
-        given = {self._get_variable_index(v): g for v, g in zip(variables, grads, strict=True)}
         everything = self._trainable_variables
+        given = {self._get_variable_index(v): g for v, g in zip(variables, grads, strict=True)}
         grads = [
             given[i] if i in given else ops.zeros(v.shape, "float32")
             for i, v in enumerate(everything)
         ]
-        decays = tuple(self._decays(v) for v in everything)
-        kinds = tuple(_kind(v, ()) for v in everything)
-        step = functools.partial(self._fused_values, decays, tuple(given))
-        params, shared = self._compiled(step, "fused", kinds, decays, tuple(given))(
-            (apply, ops.cast(self.learning_rate, "float32")),
+        learning_rate = ops.cast(self.learning_rate, "float32")
+        part = _FusedStep(tuple(given), tuple(_kind_of_name(_path(v)) for v in everything))
+        params, shared = self._run(
+            tuple(_kind(v, ()) for v in everything),
+            part,
+            self._theta_particle(),
+            (apply, learning_rate, self._seed(0)),
             grads,
-            [_value(v) for v in everything],
+            [(_value(v), self._shrink(v, learning_rate)) for v in everything],
             _values(self._state.shared),
             signals,
         )
         self._assign([everything[i] for i in given], params)
         self._assign_dict(self._state.shared, shared)
 
-    def _fused_values(self, decays, given, how, grads, old, old_shared, signals):
-        """`(params, shared)` after a step, or as they were; of the `given` parameters. Pure."""
-        apply, learning_rate = how
-        wide = [
-            self._decayed(decay, param, learning_rate)
-            for decay, param in zip(decays, old, strict=True)
-        ]
-        updates, state = self.rule.update(
-            self._particle(self._theta),
-            base.State([{}] * len(old), _particles(old_shared)),
-            [grad[None] for grad in grads],
-            [ops.cast(param, "float32")[None] for param in wide],
-            signals,
-            names=[_path(v) for v in self._trainable_variables],
-        )
-        params = []
-        for i in given:
-            step = ops.cast(learning_rate * updates[i][0], wide[i].dtype)
-            params.append(ops.where(apply, ops.cast(wide[i] + step, old[i].dtype), old[i]))
-        seed = self.seed % 2**31 + 31 * ops.cast(signals.step[0], "int32")
-        rounded = {
-            name: _rounded(state.shared[name][0], value, seed + 7_919 * i)
-            for i, (name, value) in enumerate(old_shared.items())
-        }
-        shared = {
-            name: ops.where(apply, rounded[name], value) for name, value in old_shared.items()
-        }
-        return params, shared
-
-    def _summarise(self, kinds, state, shared, grads, variables, learning_rate):
+    def _summarise(self, theta, kinds, state, shared, grads, variables, shrink):
         """The `[1, ...]` states and summaries of all variables: the rule's first part."""
         if not self.rule.mixes_tensors:
             return [{}] * len(state), [{}] * len(state)
-
-        def summarise(decays, state, shared, grad, param, learning_rate):
-            return self.rule.summarise(
-                self._particle(self._theta),
-                _particles(state),
-                _particles(shared),
-                grad[None],
-                ops.cast(self._decayed(decays, param, learning_rate), "float32")[None],
+        pairs = [
+            self._run(kind, _summary, theta, _values(tensor), shared, grad, _value(variable), keep)
+            for kind, tensor, grad, variable, keep in zip(
+                kinds, state, grads, variables, shrink, strict=True
             )
-
-        pairs = []
-        for kind, tensor, grad, variable in zip(kinds, state, grads, variables, strict=True):
-            decays = self._decays(variable)
-            part = self._compiled(functools.partial(summarise, decays), "summarise", kind, decays)
-            pairs.append(part(_values(tensor), shared, grad, _value(variable), learning_rate))
+        ]
         new_state, summaries = zip(*pairs, strict=True)
         return new_state, summaries
 
-    def _coordinate(self, shared, summaries, signals):
+    def _coordinate(self, theta, shared, summaries, signals):
         """The shared state and the messages to all variables: the rule's second part."""
+        if not shared:
+            return self.rule.coordinate(theta, shared, summaries, signals)
+        return self._run(len(summaries), _coordinated, theta, shared, summaries, signals)
 
-        def coordinate(shared, summaries, signals):
-            return self.rule.coordinate(
-                self._particle(self._theta), _particles(shared), summaries, signals
-            )
-
-        if shared:
-            coordinate = self._compiled(coordinate, "coordinate", len(summaries))
-        return coordinate(shared, summaries, signals)
-
-    def _new_values(self, decays, how, inputs, old_state):
-        """`(param, state)` of one variable after a step, or as they were; pure."""
-        apply, learning_rate, index = how
-        new_state, message, grad, old, signals = inputs
-        wide = self._decayed(decays, old, learning_rate)
-        update, state = self.rule.update_tensor(
-            self._particle(self._theta),
-            # Without a first part of the rule, its state is the old one.
-            new_state or _particles(old_state),
-            message,
-            grad[None],
-            ops.cast(wide, "float32")[None],
-            signals,
-        )
-        param = ops.cast(wide + ops.cast(learning_rate * update[0], wide.dtype), old.dtype)
-        # Differs between steps, variables and the parts of a state.
-        seed = self.seed % 2**31 + 31 * ops.cast(signals.step[0], "int32") + 1_000_003 * index
-        rounded = {
-            name: _rounded(state[name][0], value, seed + 7_919 * i)
-            for i, (name, value) in enumerate(old_state.items())
-        }
-        new = {name: ops.where(apply, rounded[name], old_state[name]) for name in old_state}
-        return ops.where(apply, param, old), new
-
-    def _decayed(self, decays, param, learning_rate):
-        """A parameter after its weight decay, if it has any, in float32 or wider."""
-        wide = _widened(param)
-        if not decays:
-            return wide
-        return wide * ops.cast(1.0 - self.weight_decay * learning_rate, wide.dtype)
-
-    def _particle(self, arrays):
-        """Constants as one particle."""
-        return {name: ops.convert_to_tensor(value[None]) for name, value in arrays.items()}
-
-    def _compiled(self, function, *key):
-        """`function` as an XLA program, one for each key.
+    def _run(self, kind, part, *args):
+        """A part of the rule's step, as an XLA program if so asked.
 
         A program for each kind of tensor, not one for the whole step: a model has far
         fewer shapes than tensors, and compilation takes long.
         """
-        if not self.jit_compile or keras.backend.backend() != "tensorflow":
-            return function
-        if tf.distribute.has_strategy():
-            return function
+        compiled = self.jit_compile and keras.backend.backend() == "tensorflow"
+        if not compiled or tf.distribute.has_strategy() or tensorflow_private.watches_operations():
+            return part(self.rule, *args)
+        return self._programs.run(kind, part, self.rule, *args)
 
-        def program(*args):
-            if key not in self._programs:
-                traced = tf.function(function, jit_compile=True, autograph=False)
-                with fusion.scope():
-                    # Concrete: TensorFlow would warn of the many functions as of one retraced.
-                    self._programs[key] = traced.get_concrete_function(*args)
-            return self._programs[key](*args)
+    def _theta_particle(self):
+        """Theta as one particle."""
+        if keras.backend.backend() != "tensorflow":
+            return {name: ops.convert_to_tensor(x[None]) for name, x in self._theta.items()}
+        if self._theta_tensors is None:
+            with tf.init_scope():
+                self._theta_tensors = {
+                    name: tf.constant(x[None]) for name, x in self._theta.items()
+                }
+        return self._theta_tensors
 
-        return program
+    def _shrink(self, variable, learning_rate):
+        """What is left of a variable after its weight decay."""
+        if self.weight_decay is None or not self._use_weight_decay(variable):
+            return ops.ones_like(learning_rate)
+        return 1.0 - self.weight_decay * learning_rate
 
-    def _decays(self, variable):
-        return self.weight_decay is not None and self._use_weight_decay(variable)
+    def _seed(self, index):
+        """Of the rounding of the state of a variable; differs between variables."""
+        seed = (self.seed % 2**31 + 1_000_003 * index + 2**31) % 2**32 - 2**31
+        return ops.convert_to_tensor(seed, "int32")
 
     def _accumulate_gradients(self, usable, grads, variables):
         """Whether to step now, and with which gradients."""
@@ -563,6 +571,85 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         }
 
 
+class _FusedStep(NamedTuple):
+    """A part of a step, for all variables at once.
+
+    Attributes:
+        given: indices of the variables that have a gradient.
+        names: what a rule has to know of the name of each.
+    """
+
+    given: tuple[int, ...]
+    names: tuple[str, ...]
+
+    def __call__(self, rule, theta, how, grads, old, old_shared, signals):
+        """`(params, shared)` after a step, or as they were; of the `given` variables. Pure."""
+        apply, learning_rate, seed = how
+        wide = [_shrunk(param, shrink) for param, shrink in old]
+        updates, state = rule.update(
+            theta,
+            base.State([{}] * len(old), _particles(old_shared)),
+            [grad[None] for grad in grads],
+            [ops.cast(param, "float32")[None] for param in wide],
+            signals,
+            names=list(self.names),
+        )
+        params = []
+        for i in self.given:
+            step = ops.cast(learning_rate * updates[i][0], wide[i].dtype)
+            new = ops.cast(wide[i] + step, old[i][0].dtype)
+            params.append(ops.where(apply, new, old[i][0]))
+        new = {name: state.shared[name][0] for name in old_shared}
+        return params, _kept_state(apply, new, old_shared, seed, signals)
+
+
+def _summary(rule, theta, state, shared, grad, param, shrink):
+    """The `[1, ...]` state and summary of one variable; pure."""
+    param = ops.cast(_shrunk(param, shrink), "float32")[None]
+    return rule.summarise(theta, _particles(state), _particles(shared), grad[None], param)
+
+
+def _coordinated(rule, theta, shared, summaries, signals):
+    """The new shared state and the messages to all variables; pure."""
+    return rule.coordinate(theta, _particles(shared), summaries, signals)
+
+
+def _new_values(rule, theta, how, inputs, old_state):
+    """`(param, state)` of one variable after a step, or as they were; pure."""
+    apply, learning_rate, shrink, seed = how
+    new_state, message, grad, old, signals = inputs
+    wide = _shrunk(old, shrink)
+    update, state = rule.update_tensor(
+        theta,
+        # Without a first part of the rule, its state is the old one.
+        new_state or _particles(old_state),
+        message,
+        grad[None],
+        ops.cast(wide, "float32")[None],
+        signals,
+    )
+    param = ops.cast(wide + ops.cast(learning_rate * update[0], wide.dtype), old.dtype)
+    new = {name: state[name][0] for name in old_state}
+    return ops.where(apply, param, old), _kept_state(apply, new, old_state, seed, signals)
+
+
+def _kept_state(apply, new, old, seed, signals):
+    """A state after a step, rounded to its dtypes, or as it was."""
+    # Differs between steps and the parts of a state too.
+    seed = seed + 31 * ops.cast(signals.step[0], "int32")
+    rounded = {
+        name: _rounded(new[name], value, seed + 7_919 * i)
+        for i, (name, value) in enumerate(old.items())
+    }
+    return {name: ops.where(apply, rounded[name], value) for name, value in old.items()}
+
+
+def _shrunk(param, shrink):
+    """A parameter after its weight decay, in float32 or wider."""
+    wide = _widened(param)
+    return wide * ops.cast(shrink, wide.dtype)
+
+
 def _resolve(weights, rule, seed):
     """`(rule, theta)` from the constructor's `weights`, `rule` and `seed`."""
     rule = None if rule is None else rules.get(rule)
@@ -603,15 +690,53 @@ def _are_usable(grads):
     return ops.all(ops.isfinite(ops.stack(squares)))
 
 
+def _dense(grads, variables):
+    """Gradients as tensors of known shape, also those of embeddings."""
+    pairs = zip(grads, variables, strict=True)
+    return [tf.ensure_shape(tf.convert_to_tensor(g), v.shape) for g, v in pairs]
+
+
 def _num_replicas():
     if keras.backend.backend() == "tensorflow":
         return tf.distribute.get_strategy().num_replicas_in_sync
     return 1
 
 
-def _check_total_steps(value):
-    if value is not None:
-        base.check_integer("total_steps", value, low=1)
+def _warn_of_small_learning_rate(learning_rate):
+    if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+        # Its highest value, warm-up or not, is seen at one of these steps.
+        learning_rate = max(float(learning_rate(step)) for step in (0, *(2**i for i in range(20))))
+    if isinstance(learning_rate, int | float | np.number) and 0.0 < learning_rate < _SMALL:
+        warnings.warn(
+            f"`learning_rate={learning_rate:g}` multiplies the steps of a LearnedOptimizer, which "
+            "have the right size at 1.0, the default: it will train that many times more slowly. "
+            "Leave it out, unless this is meant.",
+            stacklevel=3,
+        )
+
+
+def _check_variable(variable):
+    """Raises unless a rule can train a variable."""
+    dtype, shape = keras.backend.standardize_dtype(variable.dtype), tuple(variable.shape)
+    if dtype not in _TRAINED_DTYPES:
+        raise ValueError(
+            f"LearnedOptimizer trains variables of the dtypes {_TRAINED_DTYPES}. Received: "
+            f"{_path(variable)!r} of dtype {dtype}. Make it not trainable, or leave it out."
+        )
+    if None in shape or 0 in shape:
+        raise ValueError(
+            "LearnedOptimizer trains variables with a fixed shape and at least one entry. "
+            f"Received: {_path(variable)!r} of shape {shape}"
+        )
+
+
+def _is_traced(grads):
+    """Whether this step is part of a compiled function, not a step by itself."""
+    if keras.backend.backend() == "tensorflow":
+        return not tf.executing_eagerly()
+    if keras.backend.backend() == "jax":
+        return any(isinstance(grad, jax.core.Tracer) for grad in grads)
+    return False
 
 
 def _initializer(array):
@@ -662,6 +787,11 @@ def _kind(variable, state):
     return tuple(variable.shape), keras.backend.standardize_dtype(variable.dtype), tuple(state)
 
 
+def _kind_of_name(name):
+    """What a rule may make of a name. Programs are shared by models with other names."""
+    return "embedding" if "embedding" in name.lower() else ""
+
+
 def _path(variable):
     return getattr(variable, "path", variable.name)
 
@@ -679,5 +809,7 @@ def _outside_of_graphs():
 
 
 def _no_gradients():
-    """A scope in which torch records nothing; the others do not need one."""
+    """A scope in which no gradient is recorded; with JAX, nothing is anyway."""
+    if keras.backend.backend() == "tensorflow":
+        return tensorflow_private.stop_recording()
     return torch.no_grad() if keras.backend.backend() == "torch" else contextlib.nullcontext()

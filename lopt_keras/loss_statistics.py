@@ -19,14 +19,13 @@ def init(particles, decays, prefix):
 
 
 def observe(statistics, loss, decays, prefix):
-    """The statistics after a loss `[P]`; where it is NaN, they stay as they are.
+    """The statistics after a loss, a `Signal`; where it is not known, they stay as they are.
 
     `mean <- b mean + (1 - b) loss`, `var <- b var + (1 - b) (mean - loss)^2`.
 
     Source: Metz et al., arXiv 2009.11243, the published implementation.
     """
-    heard = ops.isfinite(loss)
-    loss = ops.where(heard, loss, 0.0)[:, None]
+    heard, loss = loss.known, loss.value[:, None]
     decays = features.constant([decays])
     mean = features.accumulate(statistics[f"{prefix}_mean"], loss, decays)
     var = features.accumulate(statistics[f"{prefix}_var"], ops.square(mean - loss), decays)

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from lopt_keras.rules.base import Signal
+
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
@@ -41,6 +43,13 @@ class Observation:
         """Forgets what was heard, if the condition holds."""
         for variable in (self._total, self._count):
             variable.assign(ops.where(condition, 0.0, ops.copy(variable)))
+
+
+def mean(total, count):
+    """The mean of what was heard, a `Signal` of shape `[1]`."""
+    total, count = (ops.reshape(x, (1,)) for x in (total, count))
+    heard = count > 0
+    return Signal.where(heard, total / ops.where(heard, count, 1.0))
 
 
 def _variable(optimizer, name):

@@ -8,7 +8,6 @@ antithetic pair, or all hyperparameters of a grid, then see the same problems.
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from lopt_keras import features, rules
@@ -27,7 +26,7 @@ class InnerState(NamedTuple):
         rule_state: the update rule's state.
         step: `[P]` int32, steps taken so far.
         total_steps: `[P]` float32, the steps that the problem has in all, which the
-            rule may know; NaN if it is not told.
+            rule may know; 0 if it is not told.
         validation_told: `[P]` bool, whether the rule hears validation losses.
         setting: of the task, which variant of it each problem is: nest of `[P, ...]`.
     """
@@ -64,7 +63,7 @@ class Trajectory(NamedTuple):
     step_size: Any
 
 
-def begin(rule, task, theta, seed, num_problems, total_steps=np.nan, validation_told=True):
+def begin(rule, task, theta, seed, num_problems, total_steps=0, validation_told=True):
     """`InnerState` before the first step.
 
     Args:
@@ -73,7 +72,8 @@ def begin(rule, task, theta, seed, num_problems, total_steps=np.nan, validation_
         theta: dict of `[P, ...]`, P a multiple of `num_problems`.
         seed: `[2]` int32.
         num_problems: Q.
-        total_steps: a number, scalar or `[P]`: what the rule is told of the horizon.
+        total_steps: a number, scalar or `[P]`: what the rule is told of the horizon,
+            0 for nothing.
         validation_told: a bool, scalar or `[P]`: whether it hears validation losses.
     """
     particles = _num_particles(theta)
@@ -182,9 +182,7 @@ def _step(rule, task, theta, inner, seed, num_problems, outer_split):
 
     def is_smooth():
         moved = features.gradients_are_usable(updates)
-        # A validation loss is NaN where none is heard.
-        finite = tf.math.is_finite(train_loss) & ~tf.math.is_inf(validation_loss)
-        return usable & moved & finite
+        return usable & moved & tf.math.is_finite(train_loss) & ~overflows
 
     # What the step reads. Whether gradients return from it is known further down.
     read_theta, read_params, read_state = _gated((theta, params, state), is_smooth)
@@ -207,7 +205,11 @@ def _step(rule, task, theta, inner, seed, num_problems, outer_split):
         tested = _gated(inner.kept, lambda: tf.math.is_finite(outer_loss))
         outer_loss = task.loss(tested, held_out, setting)
 
-    validation_loss = tf.fill([_num_particles(theta)], np.nan)
+    heard = {
+        "total_steps": rules.Signal.where(total_steps > 0, total_steps),
+        "train_loss": rules.Signal.where(True, train_loss),
+    }
+    overflows = tf.zeros(_num_particles(theta), tf.bool)
     if "validation_loss" in rule.hears:
         if outer_split == "validation":
             # Measured before the step, so that to have heard it helps only later losses.
@@ -215,9 +217,10 @@ def _step(rule, task, theta, inner, seed, num_problems, outer_split):
         else:
             held_out = batch("validation", random.fold_in(seed, 2))
             observed = task.loss(read_params, held_out, setting)
-        heard = validation_told & (step % _VALIDATION_EVERY == 0)
-        validation_loss = tf.where(heard, observed, np.nan)
-    signals = rules.Signals(step, total_steps, train_loss, validation_loss)
+        due = validation_told & (step % _VALIDATION_EVERY == 0)
+        overflows = due & tf.math.is_inf(observed)
+        heard["validation_loss"] = rules.Signal.where(due, observed)
+    signals = rules.Signals.silent(step, **heard)
     updates, new_state = rule.update(read_theta, read_state, grads, read_params, signals)
     usable = features.gradients_are_usable(grads)
     updates = [features.select(usable, update, tf.zeros_like(update)) for update in updates]

@@ -155,8 +155,8 @@ def measure(grad, param, step):
 
 def horizon(signals):
     """The share of the planned steps that has passed, and whether it is known: `[P, 2]`."""
-    known = ops.isfinite(signals.total_steps)
-    total = ops.where(known, signals.total_steps, 1.0)
+    known = signals.total_steps.known
+    total = ops.where(known, signals.total_steps.value, 1.0)
     share = ops.clip(ops.cast(signals.step, "float32") / total, 0.0, 1.0)
     known = ops.cast(known, "float32")
     return ops.stack([share * known, known], axis=1)
@@ -165,8 +165,7 @@ def horizon(signals):
 def _loss_features(train, valid, loss):
     """`[P, 9]`, zero where nothing is known."""
     means = loss_statistics.corrected_mean(train, _TRAIN_DECAYS, "train")
-    loss = loss[:, None]
-    loss = ops.where(ops.isfinite(loss), loss, means)
+    loss = ops.where(loss.known[:, None], loss.value[:, None], means)
     surprise = loss_statistics.normalise(train, loss, _TRAIN_DECAYS, "train")
     slowest = {name: x[:, -1:] for name, x in train.items()}
     trend = loss_statistics.normalise(slowest, means[:, :-1], _TRAIN_DECAYS[-1:], "train")

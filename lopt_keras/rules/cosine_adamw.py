@@ -43,8 +43,8 @@ class CosineAdamW(handcrafted.AdamW):
     def _factor(self, signals):
         """Of the learning rate: `[P]`."""
         step = ops.cast(signals.step, "float32")
-        known = ops.logical_not(ops.isnan(signals.total_steps))
-        total = ops.where(known, signals.total_steps, 1.0)
+        known = signals.total_steps.known
+        total = ops.where(known, signals.total_steps.value, 1.0)
         warmup = ops.floor(self.warmup * total)
         rise = step / ops.maximum(warmup, 1.0)
         share = ops.clip((step - warmup) / ops.maximum(total - warmup, 1.0), 0.0, 1.0)

@@ -260,8 +260,8 @@ def _observe_losses(shared, signals):
     train = loss_statistics.observe(shared, signals.train_loss, _TRAIN_DECAYS, "train")
     valid_mean = loss_statistics.corrected_mean(valid, _VALID_DECAYS, "valid")
     expected = loss_statistics.corrected_mean(train, _TRAIN_DECAYS, "train")
-    loss = signals.train_loss[:, None]
-    loss = ops.where(ops.isfinite(loss), loss, expected)
+    heard = signals.train_loss
+    loss = ops.where(heard.known[:, None], heard.value[:, None], expected)
     losses = ops.concatenate([loss, valid_mean], axis=1)
     losses = loss_statistics.normalise(train, losses, _TRAIN_DECAYS, "train")
     return {**shared, **train, **valid}, losses

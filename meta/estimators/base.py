@@ -4,7 +4,6 @@ import abc
 import functools
 from typing import Any, NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
 from lopt_keras import features, fusion
@@ -347,7 +346,7 @@ class Estimator(abc.ABC):
     def _begin(self, particles, seed, length):
         # What comes after the seeds of `unroll.begin`.
         is_told = random.uniform((self.num_pairs,), random.fold_in(seed, 2)) < self.horizon_told
-        total_steps = tf.where(is_told, tf.cast(length, tf.float32), np.nan)
+        total_steps = tf.where(is_told, tf.cast(length, tf.float32), 0.0)
         hears = random.uniform((self.num_pairs,), random.fold_in(seed, 3)) < self.validation_told
         told = (tf.concat([x, x], axis=0) for x in (total_steps, hears))
         return unroll.begin(self.rule, self.task, particles, seed, self.num_pairs, *told)

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from keras import ops
+from keras import ops, tree
 
 from lopt_keras import rules
 
@@ -90,7 +90,7 @@ class SideBySide(rules.UpdateRule):
         return {name.removeprefix(f"{i}/"): x for name, x in self._of(own, i).items()}
 
     def _signals(self, signals, i):
-        return rules.Signals(*(self._parts(signal)[i] for signal in signals))
+        return tree.map_structure(lambda signal: self._parts(signal)[i], signals)
 
 
 def _joined(dicts):

@@ -40,7 +40,7 @@ class RuleTraining:
         self._task, self._rule = task, rule
         self._shape = (num_thetas, num_problems)
         self._num_steps = num_steps
-        self._told = (num_steps if told else np.nan, told)
+        self._told = (num_steps if told else 0, told)
         self._program = tf.function(self._train, jit_compile=True, autograph=False)
         self._compiled = None
 

@@ -125,6 +125,17 @@ def test_xla_and_autograph_free_graphs_give_the_same(rule):
         assert_equal(a, b, rtol=1e-5, atol=1e-6)
 
 
+def test_under_checks_of_numerics(rule):
+    tf.debugging.enable_check_numerics()
+    try:
+        history = trajectory(make_optimizer(rule, jit_compile=True), gradients(2))
+    finally:
+        tf.debugging.disable_check_numerics()
+    expected = trajectory(make_optimizer(rule), gradients(2))
+    for a, b in zip(history, expected, strict=True):
+        assert_equal(a, b, rtol=1e-5, atol=1e-6)
+
+
 def test_iterations_count_steps(rule):
     optimizer = make_optimizer(rule)
     assert int(optimizer.iterations) == 0

@@ -1,3 +1,5 @@
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -94,6 +96,17 @@ def test_built_inside_a_tf_function():
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-6)
 
 
+def test_a_compiled_model_under_checks_of_numerics():
+    tf.debugging.enable_check_numerics()
+    try:
+        model = fit(make_model(jit_compile=False)).model
+    finally:
+        tf.debugging.disable_check_numerics()
+    expected = fit(make_model(jit_compile=False)).model
+    for a, b in zip(model.variables, expected.variables, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-4, atol=1e-6)
+
+
 def test_it_trains():
     adamlike = rules.Adam(learning_rate=0.03)
     model = make_model(LearnedOptimizer(weights=None, rule=adamlike))
@@ -144,6 +157,56 @@ def test_assigning_the_learning_rate_takes_effect():
     np.testing.assert_array_equal(variable.numpy(), before)
 
 
+@pytest.mark.parametrize(
+    "learning_rate",
+    [1e-3, keras.optimizers.schedules.CosineDecay(0.0, 100, warmup_target=1e-3, warmup_steps=9)],
+)
+def test_a_learning_rate_as_for_adam_is_warned_of(learning_rate):
+    with pytest.warns(UserWarning, match="multiplies the steps .* 1.0, the default"):
+        make_optimizer(learning_rate=learning_rate)
+
+
+@pytest.mark.parametrize("learning_rate", [0.0, 0.3, 1.0, lambda: 1e-3, "cosine"])
+def test_other_learning_rates_are_not_warned_of(learning_rate):
+    if learning_rate == "cosine":
+        learning_rate = keras.optimizers.schedules.CosineDecay(1.0, 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        make_optimizer(learning_rate=learning_rate)
+
+
+@pytest.mark.parametrize("run", [lambda f: f, tf.function], ids=["eager", "graph"])
+def test_a_step_in_the_scope_of_a_tape_is_not_recorded(run):
+    differentiated = []
+
+    @tf.custom_gradient
+    def watched(x):
+        def backward(upstream):
+            differentiated.append(x.shape)
+            return upstream
+
+        return tf.identity(x), backward
+
+    class Watched(rules.SGD):
+        def update_tensor(self, theta, state, message, grad, param, signals):
+            grad = watched(grad)
+            return super().update_tensor(theta, state, message, grad, param, signals)
+
+    rule = Watched(learning_rate=1.0, momentum=0.0)
+    optimizer = LearnedOptimizer(weights=rule.init_theta(), rule=rule)
+    variable = keras.Variable([3.0])
+    optimizer.build([variable])
+
+    def step():
+        with tf.GradientTape():
+            optimizer.apply([2.0 * variable.value], [variable])
+
+    run(step)()
+    # A tape that sees a compiled function called has its derivative compiled at once.
+    assert not differentiated
+    assert variable.numpy() == [-3.0]
+
+
 def test_a_rule_that_mixes_tensors_gets_a_summary_of_each():
     class GlobalNormSGD(rules.SGD):
         mixes_tensors = True
@@ -171,8 +234,7 @@ def test_a_program_for_each_shape_not_for_each_tensor():
     variables = [keras.Variable([float(i), 1.0]) for i in range(5)] + [keras.Variable([[1.0]])]
     gradients = [tf.constant([1.0, -2.0])] * 5 + [tf.constant([[1.0]])]
     optimizer.apply(gradients, variables)
-    programs = {key for key in optimizer._programs if key[0] == "update"}
-    assert len(programs) == 2
+    assert len(optimizer._programs._programs) == 2
     alone = keras.Variable([3.0, 1.0])
     make_optimizer().apply([gradients[0]], [alone])
     np.testing.assert_array_equal(alone.numpy(), variables[3].numpy())
@@ -189,7 +251,69 @@ def test_tensors_of_one_shape_that_a_rule_treats_differently():
     assert np.abs(variables[0].numpy() - variables[1].numpy()).max() > 0.01
 
 
+# When the task changes.
+
+
+def online_regression(optimizer_calls):
+    """The last losses of two tasks, of a model that is long past the first of them."""
+    model = make_model(LearnedOptimizer())
+    first = fit(model, epochs=20).history["loss"]
+    model.optimizer.iterations.assign(50_000)
+    for call in optimizer_calls:
+        getattr(model.optimizer, call)()
+    second = model.fit(X, 5 - 2 * Y, batch_size=16, epochs=20, verbose=0).history["loss"]
+    assert first[-1] < 0.3 * first[0]
+    assert int(model.optimizer.iterations) == 50_000 + 80
+    return second
+
+
+def test_after_a_reset_steps_are_of_a_useful_size_again():
+    worn_out, reset = online_regression([]), online_regression(["reset"])
+    assert worn_out[-1] > 0.5 * worn_out[0]
+    assert reset[-1] < 0.3 * reset[0]
+
+
+@pytest.mark.parametrize("state_dtype", ["float32", "bfloat16"])
+def test_a_reset_is_a_new_optimizer_for_the_rule_alone(state_dtype):
+    rule = rules.Scheduled(RULE)
+    options = {"rule": rule, "weights": rule.init_theta(1), "state_dtype": state_dtype}
+    optimizer, other = LearnedOptimizer(**options), LearnedOptimizer(**options)
+    variable = keras.Variable([1.0, 2.0])
+    gradients = [tf.constant([1.0, -1.0]), tf.constant([2.0, 0.5])]
+    optimizer.reset()  # Before it is built, nothing is to be done.
+    for gradient in gradients:
+        optimizer.observe(train_loss=3.0)
+        optimizer.apply([gradient], [variable])
+    optimizer.observe(train_loss=3.0)
+    kept = variable.numpy()
+    optimizer.reset()
+    np.testing.assert_array_equal(variable.numpy(), kept)
+    assert int(optimizer.iterations) == 2
+    copy = keras.Variable(kept)
+    for gradient in gradients:
+        for each, v in ((optimizer, variable), (other, copy)):
+            each.observe(train_loss=1.0)
+            each.apply([gradient], [v])
+    np.testing.assert_array_equal(variable.numpy(), copy.numpy())
+    assert int(optimizer.iterations) == 4
+
+
 # What it is given.
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        (lambda: keras.Variable([1, 2], dtype="int32", name="ids"), "'ids' of dtype int32"),
+        (lambda: tf.Variable([1j], name="wave"), "'wave:0' of dtype complex128"),
+        (lambda: keras.Variable(np.zeros((3, 0)), name="empty"), r"'empty' of shape \(3, 0\)"),
+    ],
+)
+def test_variables_that_cannot_be_trained_are_named(variable, text):
+    optimizer = make_optimizer()
+    with pytest.raises(ValueError, match=text):
+        optimizer.build([keras.Variable([1.0]), variable()])
+    optimizer.build([keras.Variable([1.0])])
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (3, 4), (2, 3, 4), (2, 3, 2, 4), (2, 1, 3, 2, 4)])
@@ -205,7 +329,7 @@ def test_ranks_and_dtypes(shape, dtype):
         optimizer.apply([tf.cast(gradient, dtype)], [variable])
         reference.apply([tf.cast(tf.cast(gradient, dtype), "float32")], [exact])
     assert keras.backend.standardize_dtype(variable.dtype) == dtype
-    state = optimizer.variables[4:]
+    state = optimizer.variables[5:]
     assert {v.dtype for v in state} == {"float32"}
     tolerance = {"float16": 4e-3, "bfloat16": 3e-2}.get(dtype, 1e-5)
     moved = variable.numpy().astype("float64")
@@ -412,6 +536,87 @@ def test_moving_average_as_in_keras(frequency):
     np.testing.assert_allclose(first.numpy(), second.numpy(), rtol=1e-5)
 
 
+# Options that change.
+
+
+@pytest.mark.parametrize("jit_compile", [True, False])
+@pytest.mark.parametrize(
+    ("name", "before", "after"),
+    [
+        ("weight_decay", 0.1, 0.5),
+        ("weight_decay", None, 0.5),
+        ("clipvalue", 1.0, 0.1),
+        ("clipnorm", 1.0, None),
+        ("loss_scale_factor", 2.0, 4.0),
+        ("jit_compile", None, False),
+    ],
+)
+def test_an_option_changed_in_a_loop_is_obeyed(name, before, after, jit_compile):
+    rule = rules.SGD(learning_rate=0.1, momentum=0.0)
+
+    def step(optimizer, variable):
+        optimizer.apply([tf.constant([3.0, -4.0])], [variable])
+
+    start = {} if name == "jit_compile" else {name: before}
+    options = {"weights": None, "rule": rule, "jit_compile": jit_compile}
+    optimizer = LearnedOptimizer(**{**options, **start})
+    variable = keras.Variable([1.0, 2.0])
+    step(optimizer, variable)
+    expected = keras.Variable(variable.numpy())
+    step(LearnedOptimizer(**{**options, name: after}), expected)
+    setattr(optimizer, name, after)
+    step(optimizer, variable)
+    np.testing.assert_allclose(variable.numpy(), expected.numpy(), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("weight_decay", 0.5),
+        ("clipnorm", 0.1),
+        ("clipvalue", 0.1),
+        ("global_clipnorm", 0.1),
+        ("ema_momentum", 0.5),
+        ("ema_overwrite_frequency", 3),
+        ("loss_scale_factor", 2.0),
+        ("seed", 7),
+        ("jit_compile", True),
+        ("learning_rate", lambda: 0.5),
+        ("learning_rate", keras.optimizers.schedules.CosineDecay(1.0, 100)),
+        ("use_ema", True),
+        ("gradient_accumulation_steps", 2),
+        ("state_dtype", "bfloat16"),
+        ("rule", rules.SGD()),
+    ],
+)
+def test_an_option_that_would_not_be_obeyed_cannot_be_changed(name, value):
+    model = make_model(make_optimizer(jit_compile=False), jit_compile=False)
+    fit(model)
+    before = getattr(model.optimizer, name)
+    with pytest.raises(AttributeError, match=f"`{name}` cannot be changed"):
+        setattr(model.optimizer, name, value)
+    # To what it is, it may be set.
+    if name != "learning_rate":
+        setattr(model.optimizer, name, before)
+    fit(model)
+
+
+def test_exclusions_from_weight_decay_cannot_be_changed_in_a_compiled_step():
+    model = make_model(make_optimizer(jit_compile=False, weight_decay=0.1), jit_compile=False)
+    fit(model)
+    with pytest.raises(AttributeError, match="`exclude_from_weight_decay` cannot be changed"):
+        model.optimizer.exclude_from_weight_decay(var_names=["bias"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("weight_decay", -1.0), ("clipnorm", "x"), ("learning_rate", -1.0), ("use_ema", 3)],
+)
+def test_what_is_assigned_is_checked(name, value):
+    with pytest.raises((TypeError, ValueError), match=f"`{name}`"):
+        setattr(make_optimizer(), name, value)
+
+
 # Saving.
 
 
@@ -467,6 +672,21 @@ def test_the_default_needs_nothing_and_trains():
         ({"weights": None, "jit_compile": 1}, TypeError, "`jit_compile`.*1"),
         ({"weights": None, "state_dtype": "float16"}, ValueError, "`state_dtype`.*'float16'"),
         ({"weights": None, "ema_momentum": 2.0, "use_ema": True}, ValueError, "`ema_momentum`"),
+        ({"weights": None, "ema_momentum": 1.5}, ValueError, "`ema_momentum`.*1.5"),
+        ({"weights": None, "ema_momentum": "x"}, TypeError, "`ema_momentum`.*'x'"),
+        ({"weights": None, "ema_overwrite_frequency": 0}, ValueError, "`ema_overwrite.*0"),
+        ({"weights": None, "ema_overwrite_frequency": 2.5}, TypeError, "`ema_overwrite.*2.5"),
+        ({"weights": None, "gradient_accumulation_steps": 2.5}, TypeError, "`gradient_acc.*2.5"),
+        ({"weights": None, "gradient_accumulation_steps": 1}, ValueError, "`gradient_acc.*1"),
+        ({"weights": None, "gradient_accumulation_steps": 0}, ValueError, "`gradient_acc.*0"),
+        ({"weights": None, "gradient_accumulation_steps": -2}, ValueError, "`gradient_acc.*-2"),
+        ({"weights": None, "loss_scale_factor": 0.0}, ValueError, "`loss_scale_factor`.*0.0"),
+        ({"weights": None, "loss_scale_factor": -8}, ValueError, "`loss_scale_factor`.*-8"),
+        ({"weights": None, "loss_scale_factor": np.inf}, ValueError, "`loss_scale_factor`.*inf"),
+        ({"weights": None, "loss_scale_factor": "x"}, TypeError, "`loss_scale_factor`.*'x'"),
+        ({"weights": None, "use_ema": "yes"}, TypeError, "`use_ema`.*'yes'"),
+        ({"weights": None, "total_steps": 2**40}, ValueError, "`total_steps`.*1099511627776"),
+        ({"weights": None, "name": 3}, TypeError, "`name`.*3"),
         ({"weights": None, "nope": 1}, ValueError, "nope"),
     ],
 )

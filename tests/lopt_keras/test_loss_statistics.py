@@ -1,6 +1,7 @@
 import numpy as np
 
 from lopt_keras import loss_statistics
+from lopt_keras.rules import Signal
 
 DECAYS = (0.5, 0.9)
 
@@ -8,9 +9,8 @@ DECAYS = (0.5, 0.9)
 def observed(losses):
     statistics = loss_statistics.init(1, DECAYS, "train")
     for loss in losses:
-        statistics = loss_statistics.observe(
-            statistics, np.array([loss], "float32"), DECAYS, "train"
-        )
+        heard = Signal.where(True, np.array([loss], "float32"))
+        statistics = loss_statistics.observe(statistics, heard, DECAYS, "train")
     return statistics
 
 

@@ -112,9 +112,8 @@ class Listener(rules.SGD):
     def coordinate(self, theta, shared, summaries, signals):
         new = {}
         for name in self.hears:
-            value = getattr(signals, name)
-            known = tf.math.is_finite(value)
-            new[f"{name}_sum"] = shared[f"{name}_sum"] + tf.where(known, value, 0.0)
+            value, known = getattr(signals, name)
+            new[f"{name}_sum"] = shared[f"{name}_sum"] + value
             new[f"{name}_count"] = shared[f"{name}_count"] + tf.cast(known, tf.float32)
         return new, [{}] * len(summaries)
 
@@ -125,7 +124,7 @@ def test_the_rule_hears_losses_and_the_horizon():
 
     @tf.function(jit_compile=True)
     def program():
-        inner = unroll.begin(rule, task, theta, SEED, 1, total_steps=[12.0, np.nan])
+        inner = unroll.begin(rule, task, theta, SEED, 1, total_steps=[12, 0])
         return unroll.run(rule, task, theta, inner, SEED, 12, 1)
 
     trajectory, inner = program()
