@@ -26,29 +26,39 @@ _RULES = {
 
 
 def state_bytes(rule):
-    """Bytes of the tensor's state per parameter."""
+    """Bytes of the rule's state per parameter."""
     optimizer = LearnedOptimizer(weights=rule.init_theta(), rule=rule)
     optimizer.build([keras.Variable(tf.zeros(_SHAPE))])
-    sizes = [int(ops.size(v)) for v in optimizer._state.tensors[0].values()]
+    state = optimizer._state
+    sizes = [int(ops.size(v)) for v in [*state.tensors[0].values(), *state.shared.values()]]
     return 4 * sum(sizes) / math.prod(_SHAPE)
 
 
 def multiply_adds(rule):
     """Multiply-adds of the matrix products of a step, per parameter."""
     count = 0
-    matmul = ops.matmul
+    matmul, einsum = ops.matmul, ops.einsum
 
     @functools.wraps(matmul)
-    def counted(x, y):
+    def counted_matmul(x, y):
         nonlocal count
         product = matmul(x, y)
         count += math.prod(product.shape) * x.shape[-1]
         return product
 
+    @functools.wraps(einsum)
+    def counted_einsum(subscripts, *operands):
+        nonlocal count
+        given = subscripts.partition("->")[0].split(",")
+        axes = {k: n for s, x in zip(given, operands, strict=True) for k, n in zip(s, x.shape, strict=True)}
+        count += math.prod(axes.values())
+        return einsum(subscripts, *operands)
+
     params = [tf.zeros((1, *_SHAPE))]
     theta = {name: tf.constant(value[None]) for name, value in rule.init_theta().items()}
     state = rule.init_state(theta, params)
-    with mock.patch.object(ops, "matmul", counted):
+    counted = {"matmul": counted_matmul, "einsum": counted_einsum}
+    with mock.patch.multiple(ops, **counted):
         rule.update(theta, state, params, params, rules.Signals.silent(tf.constant([0])))
     return count / math.prod(_SHAPE)
 

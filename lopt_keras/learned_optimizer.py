@@ -72,8 +72,14 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             while training. Defaults to `None`.
         weight_decay: Share of each parameter taken away per step, times
             `learning_rate` (mind that it is 1 here, not 0.001). Defaults to `None`.
-        clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum,
-        ema_overwrite_frequency, loss_scale_factor, gradient_accumulation_steps:
+        use_ema: Whether a running average of the variables is kept beside them, which
+            `fit` leaves in the model at its end. Defaults to `rule.averages`: a rule that
+            averages also sets the weights of the average, in place of `ema_momentum`.
+            `False` switches the average off. A custom loop ends with
+            `optimizer.finalize_variable_values(model.trainable_variables)`, and
+            `keras.callbacks.SwapEMAWeights(swap_on_epoch=True)` validates with it.
+        clipnorm, clipvalue, global_clipnorm, ema_momentum, ema_overwrite_frequency,
+        loss_scale_factor, gradient_accumulation_steps:
             As for every Keras optimizer. A gradient accumulation that meets a
             gradient that is not finite leaves that micro-batch out.
         jit_compile: Whether XLA compiles the optimizer's step, whatever
