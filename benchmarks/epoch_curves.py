@@ -12,13 +12,19 @@ def plot(runs, title, file):
 
     Args:
         runs: dict from the name of an optimizer to a list of trainings, dicts with the
-            losses of each epoch as `train` and `validation`.
+            losses of each epoch as `train` and `validation`, and perhaps with the seconds at
+            the end of each as `epoch_seconds`: validation losses are then drawn against
+            those too.
         title: of the picture.
         file: PNG to write.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
-    for axis, split in zip(axes, ("train", "validation"), strict=True):
-        draw(axis, runs, split)
+    timed = all("epoch_seconds" in run for trainings in runs.values() for run in trainings)
+    panels = 3 if timed else 2
+    figure, axes = plt.subplots(
+        1, panels, figsize=(5.5 * panels, 4.5), sharey=True, layout="constrained"
+    )
+    for axis, split in zip(axes, ("train", "validation", "validation")[:panels], strict=True):
+        draw(axis, runs, split, in_seconds=axis is axes[2] if timed else False)
         axis.set_title(f"{split} loss")
     axes[0].set_ylabel("loss (mean and range over seeds)")
     axes[1].legend()
@@ -52,12 +58,14 @@ def plot_all(runs, columns, file):
     plt.close(figure)
 
 
-def draw(axis, runs, split):
-    """Draws the losses of a split: mean and range over seeds."""
+def draw(axis, runs, split, in_seconds=False):
+    """Draws the losses of a split against epochs or seconds: mean and range over seeds."""
     for i, (name, trainings) in enumerate(runs.items()):
         losses = np.array([training[split] for training in trainings])
-        epochs = np.arange(1, losses.shape[1] + 1)
-        axis.plot(epochs, losses.mean(axis=0), label=name, color=f"C{i}", marker=".")
-        axis.fill_between(epochs, losses.min(0), losses.max(0), color=f"C{i}", alpha=0.2, lw=0)
-    axis.set(xlabel="epoch", yscale="log")
+        when = np.arange(1, losses.shape[1] + 1)
+        if in_seconds:
+            when = np.mean([training["epoch_seconds"] for training in trainings], axis=0)
+        axis.plot(when, losses.mean(axis=0), label=name, color=f"C{i}", marker=".")
+        axis.fill_between(when, losses.min(0), losses.max(0), color=f"C{i}", alpha=0.2, lw=0)
+    axis.set(xlabel="seconds of fit, with compilation" if in_seconds else "epoch", yscale="log")
     axis.grid(alpha=0.3)

@@ -9,17 +9,43 @@ ADAM_GRID = [float(f"{rate:.3g}") for rate in 10.0 ** np.arange(-4.5, 0.0, 0.5)]
 """The learning rates that Adam is tuned over."""
 
 
+class _Clock(keras.callbacks.Callback):
+    """The seconds from the begin of a fit to the end of each epoch, validation left out."""
+
+    def on_train_begin(self, logs=None):
+        self.seconds, self._validating = [], 0.0
+        self._start = time.perf_counter()
+
+    def on_test_begin(self, logs=None):
+        self._test_start = time.perf_counter()
+
+    def on_test_end(self, logs=None):
+        self._validating += time.perf_counter() - self._test_start
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seconds.append(time.perf_counter() - self._start - self._validating)
+
+
 def train(optimizer, workload, epochs, seed):
-    """Losses of each epoch of a fit, the test loss at its end, and the fit's seconds."""
+    """One fit: dict.
+
+    `train` and `validation` are the losses of each epoch, `test` the loss at the end,
+    `epoch_seconds` the seconds at the end of each epoch, with compilation but without
+    validation, and `seconds` those of the whole fit. An optimizer that averages is validated and
+    tested with the average; its train losses are those of the variables before averaging.
+    """
     keras.utils.set_random_seed(seed)
     model = workload.make()
     model.compile(optimizer=optimizer, loss=workload.loss)
+    clock = _Clock()
+    averaging = [keras.callbacks.SwapEMAWeights()] if optimizer.use_ema else []
     start = time.perf_counter()
     history = model.fit(
         *workload.train,
         validation_data=workload.validation,
         batch_size=workload.batch_size,
         epochs=epochs,
+        callbacks=[clock, *averaging],
         verbose=0,
     ).history
     seconds = time.perf_counter() - start
@@ -28,6 +54,7 @@ def train(optimizer, workload, epochs, seed):
         "train": history["loss"],
         "validation": history["val_loss"],
         "test": test_loss,
+        "epoch_seconds": clock.seconds,
         "seconds": seconds,
     }
 
