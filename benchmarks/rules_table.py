@@ -50,7 +50,11 @@ def multiply_adds(rule):
     def counted_einsum(subscripts, *operands):
         nonlocal count
         given = subscripts.partition("->")[0].split(",")
-        axes = {k: n for s, x in zip(given, operands, strict=True) for k, n in zip(s, x.shape, strict=True)}
+        axes = {
+            k: n
+            for s, x in zip(given, operands, strict=True)
+            for k, n in zip(s, x.shape, strict=True)
+        }
         count += math.prod(axes.values())
         return einsum(subscripts, *operands)
 

@@ -66,9 +66,7 @@ class Tiling:
         self.groups = [self._group(rows, columns) for rows, columns in sizes]
 
     def _group(self, rows, columns):
-        members = tuple(
-            i for i, cut in enumerate(self._cuts) if cut.tile == (rows, columns)
-        )
+        members = tuple(i for i, cut in enumerate(self._cuts) if cut.tile == (rows, columns))
         counts = [self._cuts[i].count for i in members]
         return Group(rows, columns, members, np.repeat(np.asarray(members, "int32"), counts))
 
@@ -100,9 +98,7 @@ class Tiling:
 
     def spread(self, values):
         """A value for each tensor, `[P, tensors]`, against tiles: list of `[P, N, 1, 1]`."""
-        return [
-            ops.take(values, group.segments, axis=1)[:, :, None, None] for group in self.groups
-        ]
+        return [ops.take(values, group.segments, axis=1)[:, :, None, None] for group in self.groups]
 
 
 @functools.lru_cache(maxsize=64)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from keras import ops
 
-from lopt_keras import features, loss_statistics, networks, tiling
+from lopt_keras import features, networks, tiling
 from lopt_keras.orthogonalization import orthogonalized_wide
 from lopt_keras.rules import base, controller
 
@@ -320,9 +320,7 @@ def _tensor_features(shared, adam, measured, signals, layout):
         0.2 * ops.log(alignment / alignment_bias + 1e-6) + 1.0,
         ops.clip(ops.log((sizes + 1e-3) / (initial + 1e-3)), -5.0, 5.0),
     ]
-    columns = ops.concatenate(
-        [ops.clip(relative, -5.0, 5.0), ops.stack(columns, axis=2)], axis=2
-    )
+    columns = ops.concatenate([ops.clip(relative, -5.0, 5.0), ops.stack(columns, axis=2)], axis=2)
     constants = features.constant([_layout_features(layout)])
     constants = ops.zeros_like(columns[:, :, :1]) + constants
     inputs = ops.concatenate([columns, constants], axis=2)

@@ -10,7 +10,6 @@ from keras import ops
 from lopt_keras import features
 from lopt_keras.rules import base, handcrafted
 
-
 _SIDES = ("left", "right")
 
 
@@ -24,7 +23,8 @@ class SOAP(handcrafted.Adam):
     R are brought up to date, and every `refresh_every` steps the eigenvectors, by one power
     iteration and a QR decomposition. The first gradient only sets the eigenvectors. As in the
     published implementation, momentum is kept in the tensor's own axes, and the second moment
-    in the eigenbasis, whichever that is. Vectors, scalars and sides longer than `max_side` are not turned.
+    in the eigenbasis, whichever that is. Vectors, scalars and sides longer than `max_side` are
+    not turned.
 
     Theta: that of `Adam`, and `log_one_minus_shampoo_beta`.
 

@@ -45,9 +45,7 @@ def plain_step(m, v, p, t, step_size, decay_steps, g):
         mixed = np.zeros_like(d)
         for rows, columns in tiles(d, 32, 128):
             o = orthogonalized(u[rows, columns])
-            mixed[rows, columns] = (
-                o * np.linalg.norm(d[rows, columns]) / np.linalg.norm(o)
-            )
+            mixed[rows, columns] = o * np.linalg.norm(d[rows, columns]) / np.linalg.norm(o)
         d = mixed if p.shape[0] <= p.shape[1] else mixed.T
     size = np.clip(rms(p), 0.01, 0.3)
     return -step_size / np.sqrt(1.0 + t / decay_steps) * size * d, m, v
@@ -67,9 +65,7 @@ def plain_training(step_size=0.08, decay_steps=300.0):
     averages = None
     for t, step in enumerate(grads):
         for i, g in enumerate(step):
-            update, *moments[i] = plain_step(
-                *moments[i], params[i], t, step_size, decay_steps, g
-            )
+            update, *moments[i] = plain_step(*moments[i], params[i], t, step_size, decay_steps, g)
             params[i] = params[i] + update
         weight = 9.0 / (t + 9.0)
         old = params if averages is None else averages
