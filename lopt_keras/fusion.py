@@ -56,7 +56,7 @@ def is_worthwhile(weights, shape):
 
 
 class Fold:
-    """Several short rows of a matrix as one long row, so that loops are over long rows.
+    """Several short rows of a matrix as one that is long enough for loops over it.
 
     Args:
         shape: of the tensor, without P.
@@ -69,23 +69,26 @@ class Fold:
         self._shape, self.rows = tuple(shape), 1
         if len(shape) == 2 and shape[1] < _SHORTEST_ROW:
             possible = range(-(-_SHORTEST_ROW // shape[1]), _LONGEST_FOLD // shape[1] + 1)
-            self.rows = max((k for k in possible if shape[0] % k == 0), default=1)
+            # The fewest: the copies below are quicker then.
+            self.rows = min((k for k in possible if shape[0] % k == 0), default=1)
 
     def __call__(self, x):
         """`[P, F, *shape_i]`, `shape_i` broadcasting to the shape, likewise to the folded one."""
         *leading, rows, columns = x.shape
         if (rows, columns) == self._shape:
             return ops.reshape(x, (*leading, rows // self.rows, self.rows * columns))
-        if rows == columns == 1:
+        if (rows, columns) == (1, 1):
             return x
         # Copied by products with ones, which XLA does not fuse with the loop over the long rows:
         # a loop that computes where in a short row it is does not use the vector units.
         if rows == 1:
-            copies = np.tile(np.eye(columns), self.rows)
-        else:
-            copies = np.kron(np.eye(self.rows), np.ones((1, self._shape[1])))
-            x = ops.reshape(x, (*leading, rows // self.rows, self.rows))
-        return ops.matmul(x, ops.convert_to_tensor(copies, "float32"))
+            return ops.matmul(x, _matrix(np.tile(np.eye(columns), self.rows)))
+        x = ops.reshape(x, (*leading, rows // self.rows, self.rows))
+        return ops.matmul(x, _matrix(np.kron(np.eye(self.rows), np.ones((1, self._shape[1])))))
+
+
+def _matrix(values):
+    return ops.convert_to_tensor(values, "float32")
 
 
 def mlp(inputs, offsets, weights):
