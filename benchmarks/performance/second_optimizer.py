@@ -7,6 +7,7 @@ Each trains a small model of its own for two steps, after `keras.backend.clear_s
 
 import ctypes
 import gc
+import itertools
 import os
 import time
 
@@ -33,7 +34,7 @@ def measure(make):
     """Seconds of `fit` and MiB afterwards, one after the other: lists."""
     rng = np.random.default_rng(0)
     x, y = rng.random((64, 20)), rng.random((64, 4))
-    seconds, memory = [], [resident()]
+    seconds, memory = [], [round(resident())]
     for _ in range(_COUNT.value):
         keras.backend.clear_session()
         layers = [keras.Input((20,)), keras.layers.Dense(32, "relu"), keras.layers.Dense(4)]
@@ -46,7 +47,7 @@ def measure(make):
         memory.append(round(resident()))
     return {
         "seconds": seconds,
-        "mebibytes_more": [b - a for a, b in zip(memory[:-1], memory[1:], strict=True)],
+        "mebibytes_more": [b - a for a, b in itertools.pairwise(memory)],
     }
 
 
