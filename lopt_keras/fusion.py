@@ -11,6 +11,7 @@ import contextvars
 import math
 
 import keras
+import numpy as np
 from keras import ops
 
 if keras.backend.backend() == "tensorflow":
@@ -20,6 +21,7 @@ _fusing = contextvars.ContextVar("fusing", default=False)
 # Each weight takes time to compile, which only large tensors earn back. XLA uses the
 # vector units along the last axis.
 _MOST_WEIGHTS, _FEWEST_ENTRIES_PER_WEIGHT, _SHORTEST_ROW = 2048, 64, 16
+_LONGEST_FOLD, _FEWEST_ENTRIES_TO_FOLD = 128, 2**16
 
 
 @contextlib.contextmanager
@@ -45,9 +47,48 @@ def is_worthwhile(weights, shape):
     if not _fusing.get() or None in shape:
         return False
     count = sum(math.prod(w.shape[1:]) for w in weights)
-    if count > _MOST_WEIGHTS or shape[-1] < _SHORTEST_ROW:
-        return False
-    return math.prod(shape) >= _FEWEST_ENTRIES_PER_WEIGHT * count
+    fewest = _FEWEST_ENTRIES_PER_WEIGHT * count
+    if shape[-1] < _SHORTEST_ROW:
+        if Fold(shape[1:]).rows == 1:
+            return False
+        fewest = max(fewest, _FEWEST_ENTRIES_TO_FOLD)
+    return count <= _MOST_WEIGHTS and math.prod(shape) >= fewest
+
+
+class Fold:
+    """Several short rows of a matrix as one that is long enough for loops over it.
+
+    Args:
+        shape: of the tensor, without P.
+
+    Attributes:
+        rows: how many rows become one: 1 where none need to, or can.
+    """
+
+    def __init__(self, shape):
+        self._shape, self.rows = tuple(shape), 1
+        if len(shape) == 2 and shape[1] < _SHORTEST_ROW:
+            possible = range(-(-_SHORTEST_ROW // shape[1]), _LONGEST_FOLD // shape[1] + 1)
+            # The fewest: the copies below are quicker then.
+            self.rows = min((k for k in possible if shape[0] % k == 0), default=1)
+
+    def __call__(self, x):
+        """`[P, F, *shape_i]`, `shape_i` broadcasting to the shape, likewise to the folded one."""
+        *leading, rows, columns = x.shape
+        if (rows, columns) == self._shape:
+            return ops.reshape(x, (*leading, rows // self.rows, self.rows * columns))
+        if (rows, columns) == (1, 1):
+            return x
+        # Copied by products with ones, which XLA does not fuse with the loop over the long rows:
+        # a loop that computes where in a short row it is does not use the vector units.
+        if rows == 1:
+            return ops.matmul(x, _matrix(np.tile(np.eye(columns), self.rows)))
+        x = ops.reshape(x, (*leading, rows // self.rows, self.rows))
+        return ops.matmul(x, _matrix(np.kron(np.eye(self.rows), np.ones((1, self._shape[1])))))
+
+
+def _matrix(values):
+    return ops.convert_to_tensor(values, "float32")
 
 
 def mlp(inputs, offsets, weights):

@@ -52,7 +52,13 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     the validation loss by `lopt_keras.callbacks.ValidationLoss` or `observe`; the
     planned number of steps by `total_steps` or `lopt_keras.callbacks.Horizon`. A
     rule that does not hear a signal works from a neutral value. The first step
-    warns of a training loss that is not heard, as it should arrive by itself.
+    warns of a training loss that is not heard, as it should arrive by itself. Beyond the
+    planned number of steps, training goes on as if it were not known, with a warning.
+
+    Steps shrink as training goes on. Where what is learned changes, as in online and
+    reinforcement learning, `reset` makes them as large as at the start again.
+
+    A step is not recorded by gradient tapes: there are no gradients through it.
 
     Args:
         weights: The meta-parameters theta. One of:
@@ -66,7 +72,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             that the weights carry, and to `FactoredMLP` for random ones.
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`
             or a callable without arguments. Multiplies the learned step.
-            Defaults to `1.0`, what the weights were meta-trained with.
+            Defaults to `1.0`, what the weights were meta-trained with; numbers below 0.1, as
+            other optimizers have, are warned of.
         total_steps: Planned number of steps, for rules that can use the horizon,
             or `None` if it is not known. An attribute that can be assigned, also
             while training. Defaults to `None`.
@@ -81,7 +88,9 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         clipnorm, clipvalue, global_clipnorm, ema_momentum, ema_overwrite_frequency,
         loss_scale_factor, gradient_accumulation_steps:
             As for every Keras optimizer. A gradient accumulation that meets a
-            gradient that is not finite leaves that micro-batch out.
+            gradient that is not finite leaves that micro-batch out. Options are
+            attributes: one that is assigned is obeyed, or an AttributeError where it
+            would not be, as in a training step that has been compiled.
         jit_compile: Whether XLA compiles the optimizer's step, whatever
             `model.compile` says of the model's (Keras leaves XLA off on machines
             without an accelerator). Only with TensorFlow, outside of

@@ -99,18 +99,21 @@ def mlp_per_parameter(theta, inputs, arrays, context, hidden_layers, epsilon=1e-
     groups = _groups(theta["w0"], inputs(*arrays))
     shape = next(iter(groups))
     full = groups.pop(shape)
-    offset = features.broadcast_over(bias, len(shape))
-    for members in groups.values():
-        offset = offset + _normalised_product(members, epsilon, axes)
+    offsets = [features.broadcast_over(bias, len(shape))]
+    offsets += [_normalised_product(members, epsilon, axes) for members in groups.values()]
     layers = [theta[f"{kind}{i}"] for i in range(1, hidden_layers + 1) for kind in "wb"]
     weights = [_concatenate([member.w for member in full]), *layers]
-    particles = bias.shape[0]
-    if fusion.is_worthwhile(weights, (particles, *shape)):
+    if fusion.is_worthwhile(weights, (bias.shape[0], *shape)):
+        fold = fusion.Fold(shape)
+        if fold.rows > 1:
+            arrays, offsets = [fold(x) for x in arrays], [fold(x) for x in offsets]
+            values = inputs(*arrays)
+            full = [member._replace(x=values[member.index]) for member in full]
         x = _normalised_planes(full, inputs, arrays, epsilon, axes)
-        offset = ops.broadcast_to(offset, (*bias.shape, *shape))
+        offset = ops.broadcast_to(sum(offsets), (*bias.shape, *x[0].shape[1:]))
         outputs = fusion.mlp(x, ops.unstack(offset, bias.shape[1], axis=1), weights)
         return ops.stack([features.flat(x) for x in outputs], axis=1)
-    hidden = _normalised_product(full, epsilon, axes) + offset
+    hidden = _normalised_product(full, epsilon, axes) + sum(offsets)
     hidden = ops.reshape(hidden, (*bias.shape, -1))
     for w, b in zip(layers[::2], layers[1::2], strict=True):
         # Not a transposition and a product: XLA cannot differentiate that twice in a loop.

@@ -27,7 +27,19 @@ def one_tensor():
     return [(3162, 3162)]
 
 
-SHAPES = {"mlp": mlp, "resnet50": resnet50, "transformer": transformer, "one_tensor": one_tensor}
+def table(width):
+    """An embedding of a million rows."""
+    return lambda: [(1_000_000, width)]
+
+
+SHAPES = {
+    "mlp": mlp,
+    "resnet50": resnet50,
+    "transformer": transformer,
+    "one_tensor": one_tensor,
+    "table_8": table(8),
+    "table_16": table(16),
+}
 
 
 def variables(shapes, seed=0):

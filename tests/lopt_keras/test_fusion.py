@@ -15,6 +15,9 @@ RULES = [
 ]
 
 
+SHORT_ROWS = [(20_000, 8), (21_000, 5), (90_000, 1)]
+
+
 def two_steps(rule, shape, fused):
     """The updates of two particles in their second step, and their state."""
     rng = np.random.default_rng(0)
@@ -38,7 +41,7 @@ def two_steps(rule, shape, fused):
 
 
 @pytest.mark.parametrize("rule", RULES, ids=str)
-@pytest.mark.parametrize("shape", [(196, 200), (3, 3, 80, 64), (20_000,)], ids=str)
+@pytest.mark.parametrize("shape", [(196, 200), (3, 3, 80, 64), (20_000,), *SHORT_ROWS], ids=str)
 def test_spelled_out_networks_do_the_same(rule, shape):
     shapes = [w for name, w in rule.theta_shapes().items() if name.startswith("w")]
     with fusion.scope():
@@ -59,9 +62,24 @@ def test_spells_nothing_out_elsewhere():
         assert fusion.is_worthwhile(weights, (1, 512, 512))
         assert not fusion.is_worthwhile(weights, (1, None, 512))
         assert not fusion.is_worthwhile(weights, (1, 8, 16))
-        assert not fusion.is_worthwhile(weights, (1, 2**16, 10))
+        assert fusion.is_worthwhile(weights, (1, 2**16, 10))
+        # No number of rows makes whole long rows of these.
+        assert not fusion.is_worthwhile(weights, (1, 10_007, 10))
         assert not fusion.is_worthwhile([np.zeros((1, 28, 128))], (1, 2048, 2048))
     assert not fusion.is_worthwhile(weights, (1, 512, 512))
+
+
+@pytest.mark.parametrize("shape", [(20, 8), (12, 5), (36, 1)], ids=str)
+def test_a_fold_is_a_matrix_of_longer_rows(shape):
+    rng = np.random.default_rng(0)
+    fold = fusion.Fold(shape)
+    assert fold.rows * shape[1] >= 16
+    folded = (shape[0] // fold.rows, fold.rows * shape[1])
+    for own in (shape, (1, shape[1]), (shape[0], 1), (1, 1)):
+        x = rng.standard_normal((2, 3, *own), dtype="float32")
+        expected = np.broadcast_to(x, (2, 3, *shape)).reshape(2, 3, *folded)
+        actual = np.broadcast_to(fold(ops.convert_to_tensor(x)), expected.shape)
+        np.testing.assert_array_equal(actual, expected)
 
 
 SHAPES = [(2, 3, 40, 50), (1, 1, 3, 3, 16, 7), (4, 1031), (2, 70_000), (3, 2, 1, 1), (2,)]
