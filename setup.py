@@ -37,9 +37,9 @@ setup(
     extras_require={"meta": _META, "test": _META + _TEST, "backends": _BACKENDS},
     entry_points={
         "console_scripts": [
-            "lopt-meta-train = meta.train:run",
-            "lopt-evaluate = meta.evaluate:run",
-            "lopt-export = export.export:run",
+            "lopt-meta-train = export.command:meta_train",
+            "lopt-evaluate = export.command:evaluate",
+            "lopt-export = export.command:export",
         ]
     },
     classifiers=[

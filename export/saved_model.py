@@ -1,12 +1,12 @@
 """Writing a learned optimizer as a SavedModel, all or nothing."""
 
-import importlib.metadata
 import json
 import os
 import platform
 import shutil
 import tempfile
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -62,7 +62,8 @@ def save(path, rule, theta, metadata=None, overwrite=False):
         "rule": rules.serialize(rule),
         "versions": _versions(),
     }
-    json.dumps(metadata, allow_nan=False)
+    _check_metadata(metadata)
+    saved_model.check_rule_size(rule)
     _check_destination(path, overwrite)
     os.makedirs(os.path.dirname(path), exist_ok=True)
     temporary = tempfile.mkdtemp(prefix=os.path.basename(path) + ".tmp-", dir=os.path.dirname(path))
@@ -91,6 +92,16 @@ def _put_in_place(temporary, path):
     shutil.rmtree(replaced)
 
 
+def _check_metadata(metadata):
+    """Raises unless metadata can be written, and read again."""
+    text = json.dumps(metadata, allow_nan=False)
+    try:
+        # The digests of the files are still missing.
+        saved_model.parse_metadata(text.encode() + b" " * (saved_model.LARGEST_METADATA // 2))
+    except ValueError as error:
+        raise ValueError(f"`metadata` cannot be written: {error}") from error
+
+
 def _check_destination(path, overwrite):
     if not os.path.lexists(path):
         return
@@ -103,11 +114,13 @@ def _check_destination(path, overwrite):
 
 
 def _versions():
-    packages = ("tensorflow", "keras", "numpy")
+    # Of the modules: TensorFlow goes by several names on the package index.
     return {
         "python": platform.python_version(),
         "lopt_keras": lopt_keras.__version__,
-        **{name: importlib.metadata.version(name) for name in packages},
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
     }
 
 

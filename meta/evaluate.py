@@ -12,8 +12,9 @@ import os
 import shlex
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 
+from export import command
 from meta import json_flag
 from meta.evaluation import benchmark, contestants, report, suite
 from meta.evaluation.store import Store
@@ -82,9 +83,9 @@ def main(argv):
         raise app.UsageError(str(error)) from error
     store = Store(_CACHE_DIR.value or os.path.join(_OUT_DIR.value, "cache"))
     results = benchmark.run(entries, [*rivals, *baselines], settings, store, _DATA_DIR.value)
-    command = shlex.join(["python", "-m", "meta.evaluate", *sys.argv[1:]])
+    given = shlex.join(["python", "-m", "meta.evaluate", *sys.argv[1:]])
     names = [rival.name for rival in rivals]
-    summary = report.write(_OUT_DIR.value, results, names, settings, command)
+    summary = report.write(_OUT_DIR.value, results, names, settings, given)
     _show(summary)
 
 
@@ -142,11 +143,5 @@ def _show(summary):
     print(f"Report: {os.path.join(_OUT_DIR.value, 'report.html')}")
 
 
-def run():
-    """The console command `lopt-evaluate`."""
-    logging.set_verbosity(logging.WARNING)
-    app.run(main)
-
-
 if __name__ == "__main__":
-    run()
+    command.run(main)

@@ -7,8 +7,9 @@ python -m meta.tasks --references_of='{"families": {"image_mlp": 1}, "num_tasks"
 """
 
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 
+from export import command
 from lopt_keras import rules
 from meta import comparison, random
 from meta.mixture import Mixture
@@ -108,5 +109,4 @@ def _show_references(found):
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.WARNING)
-    app.run(main)
+    command.run(main)
