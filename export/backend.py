@@ -29,7 +29,6 @@ def _import_quietly():
             os.write(2, others)
 
 
-if "tensorflow" not in sys.modules:
-    # 3: on a machine without a GPU, that it has none is an error to CUDA.
-    if os.environ.setdefault(_LEVEL, "3") != "0":
-        _import_quietly()
+# 3: on a machine without a GPU, that it has none is an error to CUDA.
+if "tensorflow" not in sys.modules and os.environ.setdefault(_LEVEL, "3") != "0":
+    _import_quietly()

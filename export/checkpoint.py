@@ -35,7 +35,9 @@ def export_checkpoint(checkpoint_dir, out, overwrite=False):
         directory = os.path.dirname(directory)
     run = read_run(directory)
     if run is None:
-        raise ValueError(f"`checkpoint_dir` holds no meta-training run: no {RUN_FILE} in {directory!r}")
+        raise ValueError(
+            f"`checkpoint_dir` holds no meta-training run: no {RUN_FILE} in {directory!r}"
+        )
     newest = newest_whole(directory)
     if newest is None:
         raise ValueError(f"There is no checkpoint yet in {directory!r}.")

@@ -189,7 +189,9 @@ def _check_archive(file, rule):
     """
     largest = 8 * check_rule_size(rule) + _MARGIN_OF_ENTRY * (len(rule.theta_shapes()) + 1)
     if os.path.getsize(file) > largest:
-        raise ValueError(f"it has {os.path.getsize(file)} bytes, where {rule} has at most {largest}")
+        raise ValueError(
+            f"it has {os.path.getsize(file)} bytes, where {rule} has at most {largest}"
+        )
     with zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if sum(entry.file_size for entry in entries) > os.path.getsize(file):

@@ -311,7 +311,9 @@ def _list_checkpoints(folder, newest):
     names = (re.fullmatch(r"(ckpt-\d+)\.index", name) for name in os.listdir(folder))
     paths = [os.path.join(folder, match.group(1)) for match in names if match]
     last = run_checkpoint.step_of(newest)
-    kept = sorted((p for p in paths if run_checkpoint.step_of(p) <= last), key=run_checkpoint.step_of)
+    kept = sorted(
+        (p for p in paths if run_checkpoint.step_of(p) <= last), key=run_checkpoint.step_of
+    )
     state = tf.compat.v1.train.generate_checkpoint_state_proto(
         folder,
         newest,

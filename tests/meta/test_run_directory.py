@@ -70,7 +70,15 @@ def test_a_claim_without_a_checkpoint_can_be_replaced(tmp_path, content):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"[]", b'{"flags": {}}', b'{"flags": 1, "rule": {}, "commits": []}', b"\xff", b"[" * 10**5],
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"flags": {}}',
+        b'{"flags": 1, "rule": {}, "commits": []}',
+        b"\xff",
+        b"[" * 10**5,
+    ],
 )
 def test_a_damaged_description_is_named(tmp_path, content):
     leave_checkpoint(tmp_path)
