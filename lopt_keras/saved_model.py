@@ -208,7 +208,7 @@ def _check_header(entry, content):
     shape, _, dtype = np.lib.format.read_array_header_1_0(content)
     if not dtype.hasobject and math.prod(shape) * dtype.itemsize > entry.file_size:
         raise ValueError(
-            f"{entry.filename!r} claims the shape {shape} of {dtype}, but has {entry.file_size} bytes"
+            f"{entry.filename!r} has {entry.file_size} bytes, and claims to be {shape} of {dtype}"
         )
 
 

@@ -171,8 +171,9 @@ _WITHOUT_EFFECT_ON_THETA = (
 
 
 def _is_positive(x):
-    """In float32, in which all is computed."""
-    return x is None or (0 < np.float32(x) < np.inf and np.square(np.float32(x)) < np.inf)
+    """With its square, in float32, in which all is computed."""
+    with np.errstate(over="ignore"):
+        return x is None or (x > 0 and 0 < np.square(np.float32(x)) < np.inf)
 
 
 flags.register_validator("num_particles", lambda n: n % 2 == 0, "must be even (antithetic pairs).")
@@ -184,7 +185,7 @@ for _name in (
     "outer_tail",
 ):
     flags.register_validator(
-        _name, _is_positive, "must be positive, and finite with its square in float32."
+        _name, _is_positive, "must be positive, and so must be its square in float32, and finite."
     )
 for _name in ("horizon_told", "validation_told"):
     flags.register_validator(_name, lambda x: 0 <= x <= 1, "must be in [0, 1].")
