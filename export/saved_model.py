@@ -1,5 +1,6 @@
 """Writing a learned optimizer as a SavedModel, all or nothing."""
 
+import glob
 import json
 import os
 import platform
@@ -11,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 import lopt_keras
+from export import locks
 from lopt_keras import rules, saved_model
 from lopt_keras.rules.base import Signals, State
 
@@ -18,6 +20,7 @@ RANKS = range(6)
 """The ranks of tensors for which an export has signatures."""
 
 _STATE, _SHARED = "state_", "shared_"
+_TEMPORARY, _REPLACED = ".tmp-", ".replaced"
 
 
 def save(path, rule, theta, metadata=None, overwrite=False):
@@ -64,9 +67,13 @@ def save(path, rule, theta, metadata=None, overwrite=False):
     }
     _check_metadata(metadata)
     saved_model.check_rule_size(rule)
+    _clear_remains(path)
     _check_destination(path, overwrite)
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = tempfile.mkdtemp(prefix=os.path.basename(path) + ".tmp-", dir=os.path.dirname(path))
+    temporary = tempfile.mkdtemp(
+        prefix=os.path.basename(path) + _TEMPORARY, dir=os.path.dirname(path)
+    )
+    lock = locks.acquire(temporary)
     try:
         _write(temporary, rule, theta, metadata)
         # mkdtemp's directory is private; the export gets the usual permissions.
@@ -74,15 +81,37 @@ def save(path, rule, theta, metadata=None, overwrite=False):
         os.umask(umask)
         os.chmod(temporary, 0o777 & ~umask)
         _put_in_place(temporary, path)
+    except tf.errors.OpError as error:
+        reason = str(error).splitlines()[0]
+        raise OSError(f"The export {path!r} cannot be written: {reason}") from error
     finally:
+        os.close(lock)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _clear_remains(path):
+    """Removes what killed processes have left of exports to this path.
+
+    If one was killed between its two renames, the export that was there is put back.
+    """
+    for remains in glob.glob(f"{glob.escape(path)}{_TEMPORARY}*"):
+        lock = locks.acquire(remains)
+        if lock is None:  # Of a process that is at work.
+            continue
+        try:
+            if remains.endswith(_REPLACED) and not os.path.lexists(path):
+                os.rename(remains, path)
+            else:
+                shutil.rmtree(remains, ignore_errors=True)
+        finally:
+            os.close(lock)
 
 
 def _put_in_place(temporary, path):
     if not os.path.isdir(path):
         os.rename(temporary, path)
         return
-    replaced = f"{temporary}.replaced"
+    replaced = f"{temporary}{_REPLACED}"
     os.rename(path, replaced)
     try:
         os.rename(temporary, path)

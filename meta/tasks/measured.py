@@ -9,6 +9,7 @@ import warnings
 import tqdm
 
 from meta import run_directory
+from meta.datasets import preparing
 from meta.tasks import distribution
 
 
@@ -76,8 +77,7 @@ class Measured:
         print(f"Kept in {file}")
 
     def _own_file(self, data_dir):
-        directory = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-        return os.path.join(os.path.expanduser(directory), "lopt_keras", self._name)
+        return os.path.join(preparing.directory(data_dir), "lopt_keras", self._name)
 
     def _read(self, file):
         """Dict from key to figures, empty if there is no such file.
