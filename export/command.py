@@ -1,6 +1,7 @@
 """How the commands run: what is for their user on the terminal, and nothing else."""
 
 import functools
+import importlib
 import runpy
 import sys
 import warnings
@@ -55,6 +56,7 @@ def export():
 def _run_module(name):
     """Runs a module as `python -m` does, so that --help shows its flags."""
     try:
+        importlib.import_module(name.partition(".")[0])  # Says what is missing.
         runpy.run_module(name, run_name="__main__", alter_sys=True)
     except ImportError as error:
         sys.exit(f"Error: {error}")
