@@ -4,7 +4,9 @@ VENV := .venv
 RUN := out/demo
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist=worksteal
 
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+# Only what is for who runs it: not that TensorFlow finds no GPU, nor that pip has a newer version.
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 .PHONY: demo test test-backends lint clean
 
@@ -15,7 +17,7 @@ demo: $(VENV)/installed
 
 # XLA keeps every program until its process ends: those of all tests would fill the memory.
 test: $(VENV)/installed lint
-	$(PYTEST) tests/backends tests/export tests/lopt_keras tests/test_*.py
+	$(PYTEST) tests/backends tests/benchmarks tests/export tests/lopt_keras tests/test_*.py
 	$(PYTEST) tests/meta/test_[a-m]*.py
 	$(PYTEST) tests/meta/test_[n-z]*.py
 
@@ -28,6 +30,7 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
 
 $(VENV)/installed: setup.py
+	@echo "Installing TensorFlow and what else is needed into $(VENV): a few minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
@@ -40,4 +43,4 @@ $(VENV)-backends/installed: setup.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-backends out build *.egg-info
+	rm -rf $(VENV) $(VENV)-backends out *.egg-info

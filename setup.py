@@ -42,6 +42,8 @@ setup(
             "lopt-export = export.command:export",
         ]
     },
+    # Not `build`: on a disk that does not tell capitals from small letters, that is Bazel's BUILD.
+    options={"build": {"build_base": "out/build"}},
     classifiers=[
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",

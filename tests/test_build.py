@@ -177,6 +177,15 @@ def test_binaries_are_the_files_with_a_main():
     assert binaries == mains
 
 
+def test_every_program_names_its_main():
+    """Bazel looks for one that is called as the target is."""
+    for rule, call in calls():
+        if rule in ("py_binary", "py_test"):
+            arguments = {keyword.arg: keyword.value for keyword in call.keywords}
+            main = ast.literal_eval(arguments["main"])
+            assert main in ast.literal_eval(arguments["srcs"]), main
+
+
 def test_dependencies_exist():
     names = targets()
     lock = (ROOT / "requirements_lock.txt").read_text().lower().replace("-", "_")
