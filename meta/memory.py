@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from meta import random
 
+_LARGEST_SIZE = 10**7
+"""Of any one dimension or count. A task may make arrays of such a size already to be traced."""
 _COPIES = 2
 """Of the parameters, at least: themselves and their gradient."""
 
@@ -24,6 +26,13 @@ def check(task, num_particles):
         ValueError: naming the task's size and what the machine has; or if the task cannot be
             traced at all.
     """
+    for name, value in task.get_config().items():
+        sizes = [x for x in tf.nest.flatten(value) if isinstance(x, int)]
+        if max(sizes, default=0) > _LARGEST_SIZE:
+            raise ValueError(
+                f"`{name}` of the task {task.name!r} must be at most {_LARGEST_SIZE}. "
+                f"Received: {name}={value}"
+            )
     try:
         params, batch = _traced(task)
     except (MemoryError, OverflowError, TypeError, ValueError, tf.errors.OpError) as error:
