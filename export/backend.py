@@ -1,4 +1,4 @@
-"""Imports TensorFlow without what it tells its own developers.
+"""TensorFlow without what it tells its own developers.
 
 It tells of the processor, of missing GPUs and of its own start before anyone can set a log
 level. With `TF_CPP_MIN_LOG_LEVEL` set to 0 it tells all.
@@ -27,6 +27,12 @@ def _import_quietly():
             told.seek(0)
             others = b"".join(line for line in told if not _FOR_DEVELOPERS.match(line))
             os.write(2, others)
+
+
+def reason(error):
+    """What an error says, in one line, without the names of TensorFlow's nodes and operations."""
+    line = (str(error) or repr(error)).strip().splitlines()[0]
+    return re.sub(r"^\{\{.*?\}\} |\s*\[Op:\w+\].*$", "", line)
 
 
 # 3: on a machine without a GPU, that it has none is an error to CUDA.

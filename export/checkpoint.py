@@ -7,7 +7,7 @@ import warnings
 
 import tensorflow as tf
 
-from export import saved_model
+from export import backend, saved_model
 from lopt_keras import rules
 
 RUN_FILE = "run.json"
@@ -99,7 +99,7 @@ def newest_whole(directory):
         try:
             _read_all(path)
         except Exception as error:  # TensorFlow's reader raises many kinds.
-            damaged[os.path.basename(path)] = (str(error) or repr(error)).splitlines()[0]
+            damaged[os.path.basename(path)] = backend.reason(error)
             continue
         if damaged:
             warnings.warn(

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 import lopt_keras
-from export import locks
+from export import backend, locks
 from lopt_keras import rules, saved_model
 from lopt_keras.rules.base import Signals, State
 
@@ -82,8 +82,7 @@ def save(path, rule, theta, metadata=None, overwrite=False):
         os.chmod(temporary, 0o777 & ~umask)
         _put_in_place(temporary, path)
     except tf.errors.OpError as error:
-        reason = str(error).splitlines()[0]
-        raise OSError(f"The export {path!r} cannot be written: {reason}") from error
+        raise OSError(f"The export {path!r} cannot be written: {backend.reason(error)}") from error
     finally:
         os.close(lock)
         shutil.rmtree(temporary, ignore_errors=True)

@@ -5,6 +5,7 @@ import os
 
 import tensorflow as tf
 
+from export import backend
 from meta import random
 
 _LARGEST_SIZE = 10**7
@@ -36,8 +37,9 @@ def check(task, num_particles):
     try:
         params, batch = _traced(task)
     except (MemoryError, OverflowError, TypeError, ValueError, tf.errors.OpError) as error:
-        reason = (str(error) or repr(error)).strip().splitlines()[0]
-        raise ValueError(f"The task {task.name!r} cannot be built: {reason}") from error
+        raise ValueError(
+            f"The task {task.name!r} cannot be built: {backend.reason(error)}"
+        ) from error
     parameters = sum(math.prod(x.shape) for x in params)
     held = _bytes(params) * _COPIES * num_particles + _bytes(batch) * (num_particles // 2)
     available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
+from export import backend
 from export import checkpoint as run_checkpoint
 from meta import progress, random
 from meta.curriculum import Curriculum
@@ -145,10 +146,9 @@ class OuterLoop:
             try:
                 self._checkpoint.restore(newest).assert_consumed()
             except (AssertionError, tf.errors.OpError, ValueError) as error:
-                reason = str(error).strip().splitlines()[0]
                 raise ValueError(
                     f"The checkpoint {newest!r} is not one of this meta-training, or of another "
-                    f"version: {reason}"
+                    f"version: {backend.reason(error)}"
                 ) from error
             _list_checkpoints(folder, newest)
         self._checkpoints = tf.train.CheckpointManager(
@@ -195,9 +195,9 @@ class OuterLoop:
         except (tf.errors.OpError, OSError) as error:
             kept = self._checkpoints and self._checkpoints.latest_checkpoint
             kept = f"The last whole checkpoint is {kept!r}." if kept else "No checkpoint is kept."
-            reason = str(error).strip().splitlines()[0]
             raise OSError(
-                f"The {what} cannot be written to {self._out_dir!r}: {reason} {kept}"
+                f"The {what} cannot be written to {self._out_dir!r}: "
+                f"{backend.reason(error)}. {kept}"
             ) from error
 
     def _trace(self):

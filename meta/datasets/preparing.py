@@ -5,7 +5,6 @@ import io
 import json
 import os
 import pathlib
-import re
 import shutil
 import warnings
 
@@ -13,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from export import backend
 from meta.datasets import splits
 
 
@@ -56,9 +56,9 @@ def _remove_damaged(name, data_dir):
 
 
 def _warn_of_damage(name, place, error):
-    reason = re.sub(r"^{{.*?}} ", "", str(error) or repr(error)).strip().splitlines()[0]
+    what = f"The dataset {name!r} in '{place}'"
     warnings.warn(
-        f"The dataset {name!r} in '{place}' is damaged, and is prepared anew: {reason}",
+        f"{what} is damaged, and is prepared anew: {backend.reason(error)}",
         stacklevel=3,
     )
 

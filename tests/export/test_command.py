@@ -7,7 +7,7 @@ import sys
 import pytest
 from absl import app
 
-from export import command
+from export import backend, command
 
 COMMANDS = {
     "meta_train": ("--horizon_told", "Meta-trains a learned optimizer"),
@@ -93,6 +93,12 @@ def test_tensorflow_tells_all_where_that_is_asked_for():
     code = ["-c", "import export; import tensorflow as tf; tf.constant(1)"]
     assert run(code).stderr == ""
     assert run(code, TF_CPP_MIN_LOG_LEVEL="0").stderr != ""
+
+
+def test_the_reason_of_an_error_is_one_line():
+    told = "{{function_node __wrapped__SaveV2}} x; No space left on device [Op:SaveV2] name: \nmore"
+    assert backend.reason(ValueError(told)) == "x; No space left on device"
+    assert backend.reason(KeyError()) == "KeyError()"
 
 
 def test_what_others_tell_at_the_start_is_not_lost(tmp_path):
