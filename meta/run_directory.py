@@ -104,7 +104,7 @@ def check(out_dir, run):
     `run.json` it has is of a run that failed before its first checkpoint.
 
     Args:
-        out_dir, run: as for `claim`.
+        out_dir, run: as for `claim`; the references may not be known yet.
 
     Returns:
         What the directory's `run.json` holds, None if it belongs to nobody.
@@ -125,7 +125,7 @@ def check(out_dir, run):
         )
     _check_flags(out_dir, earlier["flags"], run["flags"])
     known, own = (content.get("references_sha256") for content in (earlier, run))
-    if known is not None and known != own:
+    if None not in (known, own) and known != own:
         raise ValueError(
             f"`--out_dir={out_dir}` holds a run on other reference losses (sha256 {known}) than "
             f"those of its tasks now ({own}). Give the --data_dir that it began with, or another "

@@ -97,6 +97,7 @@ def test_other_reference_losses_are_refused(tmp_path):
     run_directory.claim(tmp_path, {**RUN, "references_sha256": "one"})
     leave_checkpoint(tmp_path)
     run_directory.claim(tmp_path, {**RUN, "references_sha256": "one"})
+    run_directory.check(tmp_path, RUN)  # They are not known yet.
     with pytest.raises(ValueError, match="other reference losses"):
         run_directory.claim(tmp_path, {**RUN, "references_sha256": "two"})
 
