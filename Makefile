@@ -2,9 +2,11 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := out/demo
+INSTALL := pip install --quiet
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist=worksteal
 
-# Only what is for who runs it: not that TensorFlow finds no GPU, nor that pip has a newer version.
+# What is for who runs it, and nothing else: not that TensorFlow finds no GPU, that pip has a
+# newer version, or what setuptools has to say of an editable installation.
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
@@ -32,14 +34,14 @@ lint: $(VENV)/installed
 $(VENV)/installed: setup.py
 	@echo "Installing TensorFlow and what else is needed into $(VENV): a few minutes."
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
+	$(VENV)/bin/python -m $(INSTALL) --upgrade pip
+	PYTHONWARNINGS=ignore $(VENV)/bin/python -m $(INSTALL) --editable '.[test]'
 	touch $@
 
 $(VENV)-backends/installed: setup.py
 	$(PYTHON) -m venv $(VENV)-backends
-	$(VENV)-backends/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)-backends/bin/python -m pip install --quiet --editable '.[backends,test]'
+	$(VENV)-backends/bin/python -m $(INSTALL) --upgrade pip
+	PYTHONWARNINGS=ignore $(VENV)-backends/bin/python -m $(INSTALL) --editable '.[backends,test]'
 	touch $@
 
 clean:
