@@ -69,10 +69,17 @@ def save(path, rule, theta, metadata=None, overwrite=False):
     saved_model.check_rule_size(rule)
     _clear_remains(path)
     _check_destination(path, overwrite)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = tempfile.mkdtemp(
-        prefix=os.path.basename(path) + _TEMPORARY, dir=os.path.dirname(path)
-    )
+    try:
+        _write_whole(path, rule, theta, metadata)
+    except (tf.errors.OpError, OSError) as error:
+        raise OSError(f"The export {path!r} cannot be written: {backend.reason(error)}") from error
+
+
+def _write_whole(path, rule, theta, metadata):
+    """Writes under a temporary name, which this process holds, and renames."""
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = tempfile.mkdtemp(prefix=name + _TEMPORARY, dir=folder)
     lock = locks.acquire(temporary)
     try:
         _write(temporary, rule, theta, metadata)
@@ -81,8 +88,6 @@ def save(path, rule, theta, metadata=None, overwrite=False):
         os.umask(umask)
         os.chmod(temporary, 0o777 & ~umask)
         _put_in_place(temporary, path)
-    except tf.errors.OpError as error:
-        raise OSError(f"The export {path!r} cannot be written: {backend.reason(error)}") from error
     finally:
         os.close(lock)
         shutil.rmtree(temporary, ignore_errors=True)
@@ -94,7 +99,10 @@ def _clear_remains(path):
     If one was killed between its two renames, the export that was there is put back.
     """
     for remains in glob.glob(f"{glob.escape(path)}{_TEMPORARY}*"):
-        lock = locks.acquire(remains)
+        try:
+            lock = locks.acquire(remains)
+        except OSError:  # Of another user.
+            continue
         if lock is None:  # Of a process that is at work.
             continue
         try:

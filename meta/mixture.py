@@ -70,7 +70,7 @@ class Mixture:
             return cls({text: 1.0})
         try:
             return cls(**json.loads(text))
-        except (TypeError, ValueError) as error:
+        except (RecursionError, TypeError, ValueError) as error:
             raise ValueError(
                 "`tasks` must be a family of tasks, or a JSON object with some of "
                 "'families', 'num_tasks', 'milliseconds' and 'score'. "

@@ -307,21 +307,22 @@ class OuterLoop:
 
 
 def _list_checkpoints(folder, newest):
-    """Writes the list that the manager goes by, of which anything may be damaged or lost."""
-    names = (re.fullmatch(r"(ckpt-\d+)\.index", name) for name in os.listdir(folder))
-    paths = [os.path.join(folder, match.group(1)) for match in names if match]
+    """Writes the list that the manager goes by, of which anything may be damaged or lost.
+
+    It is a `CheckpointState` as text, with names relative to the folder.
+    """
+    files = (re.fullmatch(r"(ckpt-\d+)\.index", name) for name in os.listdir(folder))
+    names = [match.group(1) for match in files if match]
     last = run_checkpoint.step_of(newest)
-    kept = sorted(
-        (p for p in paths if run_checkpoint.step_of(p) <= last), key=run_checkpoint.step_of
-    )
-    state = tf.compat.v1.train.generate_checkpoint_state_proto(
-        folder,
-        newest,
-        all_model_checkpoint_paths=kept,
-        all_model_checkpoint_timestamps=[os.path.getmtime(f"{path}.index") for path in kept],
-        last_preserved_timestamp=0.0,
-    )
+    kept = [name for name in names if run_checkpoint.step_of(name) <= last]
+    kept.sort(key=run_checkpoint.step_of)
+    times = [os.path.getmtime(os.path.join(folder, f"{name}.index")) for name in kept]
+    lines = [f'model_checkpoint_path: "{os.path.basename(newest)}"']
+    lines += [f'all_model_checkpoint_paths: "{name}"' for name in kept]
+    lines += [f"all_model_checkpoint_timestamps: {time}" for time in times]
+    # Without it, the manager takes all of these for ones to keep for ever.
+    lines += ["last_preserved_timestamp: 0.0", ""]
     file = os.path.join(folder, "checkpoint")
     with open(f"{file}.tmp", "w", encoding="utf-8") as f:
-        f.write(str(state))
+        f.write("\n".join(lines))
     os.replace(f"{file}.tmp", file)

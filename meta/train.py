@@ -228,7 +228,12 @@ def main(argv):
             print(f"Resuming at outer step {step}.")
         loop.run(_NUM_OUTER_STEPS.value)
         print(f"Outer steps: {loop.seconds:.0f} s, compilation: {loop.compile_seconds:.0f} s.")
-        export.export_checkpoint(_OUT_DIR.value, _export_dir(), overwrite=True)
+        try:
+            export.export_checkpoint(_OUT_DIR.value, _export_dir(), overwrite=True)
+        except OSError as error:
+            raise OSError(
+                f"{error}. The checkpoint of outer step {loop.step} is whole: run again to export."
+            ) from error
         print(f"SavedModel: {_export_dir()}")
         if plan.task is not None and _LEARNING_CURVE.value:
             _compare(plan.task, plan.rule, loop.theta)

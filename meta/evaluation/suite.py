@@ -86,7 +86,7 @@ def _task(name, number):
 def _from_json(text):
     try:
         specs = json.loads(text)
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise ValueError(f"`tasks` must be JSON or names. Received: {text}: {error}") from error
     specs = specs if isinstance(specs, list) else [specs]
     if not all(isinstance(spec, dict) for spec in specs):

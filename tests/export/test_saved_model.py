@@ -266,11 +266,15 @@ def test_a_full_disk_is_said_in_one_line(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise tf.errors.ResourceExhaustedError(None, None, "No space left on device\nmore")
 
-    monkeypatch.setattr(tf.saved_model, "save", fail)
     rule = rules.SGD()
-    with pytest.raises(OSError, match="x' cannot be written: No space left on device$"):
-        export.save(tmp_path / "x", rule, rule.init_theta())
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.saved_model, "save", fail)
+        with pytest.raises(OSError, match="x' cannot be written: No space left on device$"):
+            export.save(tmp_path / "x", rule, rule.init_theta())
     assert not os.listdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file/x' cannot be written: .*file'$"):
+        export.save(tmp_path / "file" / "x", rule, rule.init_theta())
 
 
 def test_versions_are_those_of_the_modules(path, monkeypatch):

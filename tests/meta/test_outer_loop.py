@@ -70,6 +70,8 @@ def test_a_damaged_checkpoint_is_redone(tmp_path):
     again = make_loop(tmp_path / "x")
     with pytest.warns(UserWarning, match="ckpt-7 cannot be read"):
         assert again.restore() == 6
+    # A directory can be moved, whatever it is called.
+    assert str(tmp_path) not in (folder / "checkpoint").read_text()
     again.run(7)
     assert_equal(loop.theta, again.theta)
     # Old ones are still swept away.
