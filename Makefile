@@ -2,9 +2,13 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := out/demo
+INSTALL := pip install --quiet
 PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist=worksteal
 
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+# What is for who runs it, and nothing else: not that TensorFlow finds no GPU, that pip has a
+# newer version, or what setuptools has to say of an editable installation.
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 .PHONY: demo test test-backends lint clean
 
@@ -15,7 +19,7 @@ demo: $(VENV)/installed
 
 # XLA keeps every program until its process ends: those of all tests would fill the memory.
 test: $(VENV)/installed lint
-	$(PYTEST) tests/backends tests/export tests/lopt_keras tests/test_*.py
+	$(PYTEST) tests/backends tests/benchmarks tests/export tests/lopt_keras tests/test_*.py
 	$(PYTEST) tests/meta/test_[a-m]*.py
 	$(PYTEST) tests/meta/test_[n-z]*.py
 
@@ -28,16 +32,17 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
 
 $(VENV)/installed: setup.py
+	@echo "Installing TensorFlow and what else is needed into $(VENV): a few minutes."
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --editable '.[test]'
+	$(VENV)/bin/python -m $(INSTALL) --upgrade pip
+	PYTHONWARNINGS=ignore $(VENV)/bin/python -m $(INSTALL) --editable '.[test]'
 	touch $@
 
 $(VENV)-backends/installed: setup.py
 	$(PYTHON) -m venv $(VENV)-backends
-	$(VENV)-backends/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)-backends/bin/python -m pip install --quiet --editable '.[backends,test]'
+	$(VENV)-backends/bin/python -m $(INSTALL) --upgrade pip
+	PYTHONWARNINGS=ignore $(VENV)-backends/bin/python -m $(INSTALL) --editable '.[backends,test]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-backends out build *.egg-info
+	rm -rf $(VENV) $(VENV)-backends out *.egg-info

@@ -37,11 +37,13 @@ setup(
     extras_require={"meta": _META, "test": _META + _TEST, "backends": _BACKENDS},
     entry_points={
         "console_scripts": [
-            "lopt-meta-train = meta.train:run",
-            "lopt-evaluate = meta.evaluate:run",
-            "lopt-export = export.export:run",
+            "lopt-meta-train = export.command:meta_train",
+            "lopt-evaluate = export.command:evaluate",
+            "lopt-export = export.command:export",
         ]
     },
+    # Not `build`: on a disk that does not tell capitals from small letters, that is Bazel's BUILD.
+    options={"build": {"build_base": "out/build"}},
     classifiers=[
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",

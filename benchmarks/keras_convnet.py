@@ -6,13 +6,16 @@ Adam runs at its default learning rate and at the best of 9 half-decades (by
 validation loss at the end). The convnet is not among the tasks of meta-training.
 """
 
+from export import command  # First: TensorFlow's messages to its developers stay away.
+
+# isort: split
 import json
 import os
 
 import epoch_curves
 import keras
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 
 from lopt_keras import LearnedOptimizer
 from meta import datasets
@@ -94,5 +97,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.WARNING)
-    app.run(main)
+    command.run(main)

@@ -1,5 +1,6 @@
 """Writing learned optimizers as SavedModels."""
 
+from export import backend  # First: it imports TensorFlow.
 from export.checkpoint import export_checkpoint
 from export.saved_model import save
 

@@ -2,19 +2,21 @@
 
 import json
 import os
+import re
+import warnings
 
 import tensorflow as tf
 
-from export import saved_model
+from export import backend, saved_model
 from lopt_keras import rules
 
-_RUN_FILE = "run.json"
-_CHECKPOINTS = "checkpoints"
+RUN_FILE = "run.json"
+CHECKPOINTS = "checkpoints"
 _THETA, _VALUE = "theta/", "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
 def export_checkpoint(checkpoint_dir, out, overwrite=False):
-    """Exports the latest checkpoint of a run.
+    """Exports the newest whole checkpoint of a run.
 
     The export's metadata has the run's flags, task, seed and commits, and
     `outer_steps`, `meta_loss` (smoothed) and `seconds` of meta-training.
@@ -29,23 +31,128 @@ def export_checkpoint(checkpoint_dir, out, overwrite=False):
         ValueError: if the directory holds no run, or no checkpoint that can be read.
     """
     directory = os.path.abspath(os.fspath(checkpoint_dir))
-    if os.path.basename(directory) == _CHECKPOINTS:
+    if os.path.basename(directory) == CHECKPOINTS:
         directory = os.path.dirname(directory)
-    try:
-        with open(os.path.join(directory, _RUN_FILE), encoding="utf-8") as f:
-            run = json.load(f)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"`checkpoint_dir` holds no meta-training run: {error}") from error
-    latest = tf.train.latest_checkpoint(os.path.join(directory, _CHECKPOINTS))
-    if latest is None:
+    run = read_run(directory)
+    if run is None:
+        raise ValueError(
+            f"`checkpoint_dir` holds no meta-training run: no {RUN_FILE} in {directory!r}"
+        )
+    newest = newest_whole(directory)
+    if newest is None:
         raise ValueError(f"There is no checkpoint yet in {directory!r}.")
     metadata = {name: value for name, value in run.items() if name != "rule"}
     metadata |= {
-        "outer_steps": int(_read_scalar(latest, "step")),
-        "meta_loss": float(_read_scalar(latest, "smoothed_loss")),
-        "seconds": float(_read_scalar(latest, "seconds")),
+        "outer_steps": int(_read_scalar(newest, "step")),
+        "meta_loss": float(_read_scalar(newest, "smoothed_loss")),
+        "seconds": float(_read_scalar(newest, "seconds")),
     }
-    saved_model.save(out, rules.get(run["rule"]), _read_theta(latest), metadata, overwrite)
+    saved_model.save(out, rules.get(run["rule"]), _read_theta(newest), metadata, overwrite)
+
+
+def read_run(directory):
+    """What a run's `run.json` holds: a dict with `flags`, `rule` and `commits`; None if absent.
+
+    Raises:
+        ValueError: if it is damaged, naming the file and what is wrong.
+    """
+    file = os.path.join(directory, RUN_FILE)
+    try:
+        with open(file, encoding="utf-8") as f:
+            run = json.load(f)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, RecursionError, ValueError) as error:
+        raise ValueError(f"The description of the run, {file!r}, is damaged: {error}") from error
+    kinds = {"flags": dict, "rule": dict, "commits": list}
+    if not isinstance(run, dict) or not all(
+        isinstance(run.get(name), kind) for name, kind in kinds.items()
+    ):
+        raise ValueError(
+            f"The description of the run, {file!r}, is damaged: it must be a JSON object with "
+            f"{', '.join(kinds)}."
+        )
+    return run
+
+
+def has_checkpoints(directory):
+    """Whether a run has left any checkpoint, whole or not."""
+    return bool(_candidates(os.path.join(directory, CHECKPOINTS)))
+
+
+def newest_whole(directory):
+    """The newest checkpoint of a run of which every byte can be read.
+
+    It warns of newer ones that cannot.
+
+    Args:
+        directory: of the run.
+
+    Returns:
+        The path, as `tf.train.Checkpoint` takes it; None if there are no checkpoints.
+
+    Raises:
+        ValueError: if there are checkpoints, but none is whole.
+    """
+    damaged = {}
+    for path in _candidates(os.path.join(directory, CHECKPOINTS)):
+        try:
+            _read_all(path)
+        except Exception as error:  # TensorFlow's reader raises many kinds.
+            damaged[os.path.basename(path)] = backend.reason(error)
+            continue
+        if damaged:
+            warnings.warn(
+                f"{_listing(damaged)} The newest whole checkpoint is {path!r}.", stacklevel=2
+            )
+        return path
+    if damaged:
+        raise ValueError(
+            f"No checkpoint in {directory!r} is whole. {_listing(damaged)} "
+            f"To start over, remove {CHECKPOINTS!r} there, or choose another directory."
+        )
+    return None
+
+
+def step_of(path):
+    """The outer step of a checkpoint, from its name."""
+    return int(path.rpartition("-")[2])
+
+
+def _listing(damaged):
+    return " ".join(f"{name} cannot be read: {reason}." for name, reason in damaged.items())
+
+
+def _candidates(directory):
+    """The paths of all checkpoints: first the one that TensorFlow's own list says is the newest.
+
+    The others follow, the newest first. Data without an index is no checkpoint unless it is
+    listed: the process was killed while it was writing.
+    """
+    if not os.path.isdir(directory):
+        return []
+    files = (re.fullmatch(r"(ckpt-\d+)\.index", name) for name in os.listdir(directory))
+    names = {match.group(1) for match in files if match}
+    listed = _listed(os.path.join(directory, "checkpoint"))
+    others = sorted(names - set(listed), key=step_of, reverse=True)
+    return [os.path.join(directory, name) for name in (*listed, *others)]
+
+
+def _listed(file):
+    """The name of the newest checkpoint in TensorFlow's own list, if it can be read: list."""
+    try:
+        with open(file, encoding="utf-8") as f:
+            text = f.read()
+    except (OSError, UnicodeDecodeError):
+        return []
+    return re.findall(r'^model_checkpoint_path: "(?:.*/)?(ckpt-\d+)"$', text, re.MULTILINE)[:1]
+
+
+def _read_all(path):
+    """Reads every tensor, by which TensorFlow compares every checksum."""
+    reader = tf.train.load_checkpoint(path)
+    for name in reader.get_variable_to_shape_map():
+        reader.get_tensor(name)
 
 
 def _read_theta(checkpoint):

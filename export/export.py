@@ -3,8 +3,9 @@
 python -m export.export --checkpoint_dir=out/run --out=out/learned_optimizer
 """
 
-from absl import app, flags, logging
+from absl import app, flags
 
+from export import command
 from export.checkpoint import export_checkpoint
 
 _CHECKPOINT_DIR = flags.DEFINE_string(
@@ -24,11 +25,5 @@ def main(argv):
     print(f"Exported to {_OUT.value}")
 
 
-def run():
-    """The console command `lopt-export`."""
-    logging.set_verbosity(logging.WARNING)  # TensorFlow tells much; --verbosity still counts.
-    app.run(main)
-
-
 if __name__ == "__main__":
-    run()
+    command.run(main)

@@ -1,16 +1,18 @@
 """Writing a learned optimizer as a SavedModel, all or nothing."""
 
-import importlib.metadata
+import glob
 import json
 import os
 import platform
 import shutil
 import tempfile
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 import lopt_keras
+from export import backend, locks
 from lopt_keras import rules, saved_model
 from lopt_keras.rules.base import Signals, State
 
@@ -18,6 +20,7 @@ RANKS = range(6)
 """The ranks of tensors for which an export has signatures."""
 
 _STATE, _SHARED = "state_", "shared_"
+_TEMPORARY, _REPLACED = ".tmp-", ".replaced"
 
 
 def save(path, rule, theta, metadata=None, overwrite=False):
@@ -62,10 +65,22 @@ def save(path, rule, theta, metadata=None, overwrite=False):
         "rule": rules.serialize(rule),
         "versions": _versions(),
     }
-    json.dumps(metadata, allow_nan=False)
+    _check_metadata(metadata)
+    saved_model.check_rule_size(rule)
+    _clear_remains(path)
     _check_destination(path, overwrite)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = tempfile.mkdtemp(prefix=os.path.basename(path) + ".tmp-", dir=os.path.dirname(path))
+    try:
+        _write_whole(path, rule, theta, metadata)
+    except (tf.errors.OpError, OSError) as error:
+        raise OSError(f"The export {path!r} cannot be written: {backend.reason(error)}") from error
+
+
+def _write_whole(path, rule, theta, metadata):
+    """Writes under a temporary name, which this process holds, and renames."""
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    temporary = tempfile.mkdtemp(prefix=name + _TEMPORARY, dir=folder)
+    lock = locks.acquire(temporary)
     try:
         _write(temporary, rule, theta, metadata)
         # mkdtemp's directory is private; the export gets the usual permissions.
@@ -74,14 +89,36 @@ def save(path, rule, theta, metadata=None, overwrite=False):
         os.chmod(temporary, 0o777 & ~umask)
         _put_in_place(temporary, path)
     finally:
+        os.close(lock)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _clear_remains(path):
+    """Removes what killed processes have left of exports to this path.
+
+    If one was killed between its two renames, the export that was there is put back.
+    """
+    for remains in glob.glob(f"{glob.escape(path)}{_TEMPORARY}*"):
+        try:
+            lock = locks.acquire(remains)
+        except OSError:  # Of another user.
+            continue
+        if lock is None:  # Of a process that is at work.
+            continue
+        try:
+            if remains.endswith(_REPLACED) and not os.path.lexists(path):
+                os.rename(remains, path)
+            else:
+                shutil.rmtree(remains, ignore_errors=True)
+        finally:
+            os.close(lock)
 
 
 def _put_in_place(temporary, path):
     if not os.path.isdir(path):
         os.rename(temporary, path)
         return
-    replaced = f"{temporary}.replaced"
+    replaced = f"{temporary}{_REPLACED}"
     os.rename(path, replaced)
     try:
         os.rename(temporary, path)
@@ -89,6 +126,16 @@ def _put_in_place(temporary, path):
         os.rename(replaced, path)
         raise
     shutil.rmtree(replaced)
+
+
+def _check_metadata(metadata):
+    """Raises unless metadata can be written, and read again."""
+    text = json.dumps(metadata, allow_nan=False)
+    try:
+        # The digests of the files are still missing.
+        saved_model.parse_metadata(text.encode() + b" " * (saved_model.LARGEST_METADATA // 2))
+    except ValueError as error:
+        raise ValueError(f"`metadata` cannot be written: {error}") from error
 
 
 def _check_destination(path, overwrite):
@@ -103,11 +150,13 @@ def _check_destination(path, overwrite):
 
 
 def _versions():
-    packages = ("tensorflow", "keras", "numpy")
+    # Of the modules: TensorFlow goes by several names on the package index.
     return {
         "python": platform.python_version(),
         "lopt_keras": lopt_keras.__version__,
-        **{name: importlib.metadata.version(name) for name in packages},
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
     }
 
 

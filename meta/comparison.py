@@ -5,9 +5,10 @@ from typing import NamedTuple
 import matplotlib
 import numpy as np
 import tensorflow as tf
+import tqdm
 
 from lopt_keras import fusion, rules
-from meta import random, unroll
+from meta import progress, random, unroll
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -60,8 +61,7 @@ def compare(task, rule, theta, num_steps, seed):
         trajectory = run(rule, task, [theta], num_steps, fresh_seed, "test", _FRESH_SEEDS)
         return Curves(name, trajectory.train_loss[:, 0], trajectory.outer_loss[:, 0])
 
-    curves = [fresh("learned", rule, theta)]
-    for name, (baseline, grid) in BASELINES.items():
+    def tuned(name, baseline, grid):
         candidates = [baseline(learning_rate=float(rate)) for rate in grid]
         thetas = [candidate.init_theta() for candidate in candidates]
         tuning = run(
@@ -69,7 +69,14 @@ def compare(task, rule, theta, num_steps, seed):
         )
         best = int(np.argmin(_final_loss(tuning.outer_loss).mean(axis=-1)))
         label = f"{name}, learning rate {grid[best]:.2g}"
-        curves.append(fresh(label, candidates[best], thetas[best]))
+        return fresh(label, candidates[best], thetas[best])
+
+    curves = []
+    with tqdm.tqdm(total=1 + len(BASELINES), unit="optimizer", leave=False) as bar:
+        for name, baseline in {"learned": None, **BASELINES}.items():
+            with progress.telling(bar, f"compiling and running {name}"):
+                curves.append(tuned(name, *baseline) if baseline else fresh(name, rule, theta))
+            bar.update()
     return curves
 
 

@@ -8,15 +8,18 @@ OUT_DIR/cache: killed and run again, it continues, and another optimizer costs o
 own runs.
 """
 
+import contextlib
 import os
 import shlex
 import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 
-from meta import json_flag
+from export import command
+from meta import json_flag, memory, run_directory
 from meta.evaluation import benchmark, contestants, report, suite
 from meta.evaluation.store import Store
+from meta.tasks import distribution
 from meta.tasks.augmentation import Augmented
 
 _WEIGHTS = flags.DEFINE_list(
@@ -47,11 +50,19 @@ _AUGMENTATION = flags.DEFINE_string(
 _BASELINES = flags.DEFINE_list(
     "baselines", [], "Hand-designed optimizers besides Adam, by name; by default all."
 )
-_STEPS = flags.DEFINE_integer("steps", 500, "Steps of each training.", lower_bound=2)
-_SEEDS = flags.DEFINE_integer(
-    "seeds", 3, "Problems of each task; as many others serve to tune.", lower_bound=1
+_STEPS = flags.DEFINE_integer(
+    "steps", 500, "Steps of each training.", lower_bound=2, upper_bound=10**7
 )
-_RATES = flags.DEFINE_integer("rates", 9, "Learning rates, half-decades apart.", lower_bound=1)
+_SEEDS = flags.DEFINE_integer(
+    "seeds",
+    3,
+    "Problems of each task; as many others serve to tune.",
+    lower_bound=1,
+    upper_bound=10_000,
+)
+_RATES = flags.DEFINE_integer(
+    "rates", 9, "Learning rates, half-decades apart.", lower_bound=1, upper_bound=41
+)
 _TUNE_ON = flags.DEFINE_enum(
     "tune_on", "validation", ("validation", "train"), "The final loss that learning rates minimise."
 )
@@ -61,7 +72,7 @@ _TOLD = flags.DEFINE_bool(
     "Whether optimizers hear the number of steps and validation losses, as callbacks tell them.",
 )
 _WALL_CLOCK = flags.DEFINE_bool("wall_clock", True, "Whether steps are timed.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of all problems.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of all problems.", lower_bound=0, upper_bound=2**31 - 1)
 _OUT_DIR = flags.DEFINE_string("out_dir", None, "Where results go.", required=True)
 _CACHE_DIR = flags.DEFINE_string(
     "cache_dir", None, "Where runs are kept, for several --out_dir. Default: OUT_DIR/cache."
@@ -77,15 +88,24 @@ def main(argv):
         entries = suite.parse(
             _TASKS.value, json_flag.parse("task_overrides", _TASK_OVERRIDES.value)
         )
+        _check_tasks(entries)
         settings = _settings(entries)
+        for directory in (_OUT_DIR, _CACHE_DIR, _DATA_DIR):
+            if directory.value is not None:
+                run_directory.check_writable(directory.value)
     except (TypeError, ValueError) as error:
         raise app.UsageError(str(error)) from error
-    store = Store(_CACHE_DIR.value or os.path.join(_OUT_DIR.value, "cache"))
-    results = benchmark.run(entries, [*rivals, *baselines], settings, store, _DATA_DIR.value)
-    command = shlex.join(["python", "-m", "meta.evaluate", *sys.argv[1:]])
-    names = [rival.name for rival in rivals]
-    summary = report.write(_OUT_DIR.value, results, names, settings, command)
-    _show(summary)
+    contenders = [*rivals, *baselines]
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(run_directory.lock(_OUT_DIR.value))
+        except ValueError as error:
+            raise app.UsageError(f"--out_dir: {error}") from error
+        store = Store(_CACHE_DIR.value or os.path.join(_OUT_DIR.value, "cache"))
+        results = benchmark.run(entries, contenders, settings, store, _DATA_DIR.value)
+        given = shlex.join(["python", "-m", "meta.evaluate", *sys.argv[1:]])
+        names = [rival.name for rival in rivals]
+        _show(report.write(_OUT_DIR.value, results, names, settings, given))
 
 
 def _rivals():
@@ -107,6 +127,17 @@ def _baselines():
         raise ValueError(f"`--baselines` must be some of {list(known)}. Received: {unknown}")
     chosen = {*(_BASELINES.value or known), contestants.ADAM}
     return [baseline for name, baseline in known.items() if name in chosen]
+
+
+def _check_tasks(entries):
+    """Raises if a task cannot be built, or is too large for the machine.
+
+    Those of the sets are known to be sound; only arguments that were written out are looked at.
+    """
+    if _TASKS.value.lstrip()[:1] not in ("{", "[") and _TASK_OVERRIDES.value == "{}":
+        return
+    for configs in distribution.by_program([entry.config for entry in entries]).values():
+        memory.check(distribution.build(configs, _DATA_DIR.value), 2 * _SEEDS.value)
 
 
 def _settings(entries):
@@ -142,11 +173,5 @@ def _show(summary):
     print(f"Report: {os.path.join(_OUT_DIR.value, 'report.html')}")
 
 
-def run():
-    """The console command `lopt-evaluate`."""
-    logging.set_verbosity(logging.WARNING)
-    app.run(main)
-
-
 if __name__ == "__main__":
-    run()
+    command.run(main)

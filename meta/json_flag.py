@@ -11,7 +11,7 @@ def parse(name, text):
     """
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise ValueError(f"`--{name}` must be JSON. Received: --{name}={text}: {error}") from error
     if not isinstance(value, dict):
         raise ValueError(f"`--{name}` must be a JSON object. Received: --{name}={text}")

@@ -1,15 +1,19 @@
 """A mixture of tasks to meta-train on, as few programs as their shapes allow."""
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Mapping
 
 from lopt_keras.rules.base import check_integer, check_number
 from meta.tasks import curves, distribution, references
+from meta.tasks.measured import identify
 from meta.tasks.normalized import AdamSteps, Normalized
 
 SCORES = ("loss", "adam_steps")
 """How losses are made comparable: by `Normalized` or by `AdamSteps`."""
+
+_MOST_TASKS = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Mixture:
     score: str = "loss"
 
     def __post_init__(self):
-        check_integer("num_tasks", self.num_tasks, low=1)
+        check_integer("num_tasks", self.num_tasks, low=1, high=_MOST_TASKS)
         if self.milliseconds is not None:
             check_number("milliseconds", self.milliseconds, low_open=True)
         if self.score not in SCORES:
@@ -66,22 +70,26 @@ class Mixture:
             return cls({text: 1.0})
         try:
             return cls(**json.loads(text))
-        except (TypeError, ValueError) as error:
+        except (RecursionError, TypeError, ValueError) as error:
             raise ValueError(
                 "`tasks` must be a family of tasks, or a JSON object with some of "
                 "'families', 'num_tasks', 'milliseconds' and 'score'. "
                 f"Received: tasks={text}. {error}"
             ) from error
 
-    def configs(self):
+    def configs(self, data_dir=None):
         """Those of its tasks that Adam can train and that are in the budget: list of `Config`.
+
+        Args:
+            data_dir: where references are that do not ship.
 
         Raises:
             ValueError: if a task has no reference, or none is left.
         """
-        found, steps, missing, chosen = references.load(), curves.load(), 0, []
+        found, steps = references.MEASURED.known(data_dir), curves.MEASURED.known(data_dir)
+        missing, chosen = 0, []
         for config in self.candidates():
-            key = references.identify(config)
+            key = identify(config)
             reference = found.get(key)
             admitted = reference is not None and self._admits(reference)
             if admitted:
@@ -91,7 +99,7 @@ class Mixture:
         if missing:
             raise ValueError(
                 f"{missing} of {self.num_tasks} tasks have no reference loss or curve. "
-                "`python -m meta.tasks --references_of=MIXTURE` computes those of a mixture."
+                "`complete` computes them."
             )
         if not chosen:
             raise ValueError(
@@ -108,7 +116,7 @@ class Mixture:
             tasks that are variants of this one program.
         """
         programs, counts = {}, {}
-        for configs in distribution.by_program(self.configs()).values():
+        for configs in distribution.by_program(self.configs(data_dir)).values():
             family = configs[0].family
             counts[family] = counts.get(family, -1) + 1
             task = scored(configs, self.score, data_dir)
@@ -125,14 +133,30 @@ class Mixture:
             yield distribution.config(family, counts[family])
             counts[family] += 1
 
-    def complete(self, data_dir=None):
-        """Computes the references and curves that its tasks lack: list of `Reference`."""
+    def complete(self, data_dir=None, ships=False):
+        """Computes the references and curves that its tasks lack, with a progress bar.
+
+        Args:
+            data_dir: where datasets are prepared, and what is computed is kept.
+            ships: whether it is kept in the files that ship instead.
+
+        Returns:
+            The `Reference` of each of its candidates: list.
+        """
         candidates = list(self.candidates())
-        found = references.complete(candidates, data_dir)
+        found = references.MEASURED.complete(candidates, data_dir, ships)
         if self.score == "adam_steps":
             admitted = zip(candidates, found, strict=True)
-            curves.complete([c for c, r in admitted if self._admits(r)], data_dir)
+            curves.MEASURED.complete([c for c, r in admitted if self._admits(r)], data_dir, ships)
         return found
+
+    def references_digest(self, data_dir=None):
+        """sha256 of what its tasks are scored by, hexadecimal."""
+        known = (curves if self.score == "adam_steps" else references).MEASURED.known(data_dir)
+        keys = (identify(config) for config in self.configs(data_dir))
+        # But for the milliseconds, which say where they were measured, too.
+        used = {key: known[key] if self.score == "adam_steps" else known[key][:2] for key in keys}
+        return hashlib.sha256(json.dumps(used).encode()).hexdigest()
 
     def _admits(self, reference):
         in_budget = self.milliseconds is None or reference.milliseconds <= self.milliseconds
@@ -141,9 +165,9 @@ class Mixture:
 
 def scored(configs, score, data_dir=None):
     """One task with comparable losses of which configs that share their program are variants."""
-    keys = [references.identify(config) for config in configs]
+    keys = [identify(config) for config in configs]
     task = distribution.build(configs, data_dir)
     if score == "adam_steps":
-        return AdamSteps(task, [curves.load()[key] for key in keys])
-    found = [references.load()[key] for key in keys]
+        return AdamSteps(task, [curves.MEASURED.known(data_dir)[key] for key in keys])
+    found = [references.MEASURED.known(data_dir)[key] for key in keys]
     return Normalized(task, [r.initial for r in found], [r.final for r in found])

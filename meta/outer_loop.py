@@ -1,6 +1,8 @@
 """The outer loop: meta-gradients into theta, checkpoints, summaries, progress."""
 
+import contextlib
 import os
+import re
 import time
 
 import keras
@@ -8,7 +10,9 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
-from meta import random
+from export import backend
+from export import checkpoint as run_checkpoint
+from meta import progress, random
 from meta.curriculum import Curriculum
 
 _SMOOTHING = 0.98
@@ -73,7 +77,7 @@ class OuterLoop:
         self._out_dir = out_dir
         self._seed_value = seed
         self._seed = random.seed(seed)
-        self._compiled = set()
+        self._estimate = progress.Estimate([weight for _, weight in estimators.values()])
         self._latest = {}
         theta = estimator.rule.init_theta(seed) if initial_theta is None else initial_theta
         self._theta = {
@@ -91,7 +95,7 @@ class OuterLoop:
         self._seconds = tf.Variable(0.0)
         self._compile_seconds = tf.Variable(0.0)
         self._trace_seconds = self._trace()
-        checkpoint = tf.train.Checkpoint(
+        self._checkpoint = tf.train.Checkpoint(
             theta={name: variable.value for name, variable in self._theta.items()},
             optimizer=[variable.value for variable in outer_optimizer.variables],
             workers=[tf.nest.flatten(worker) for worker in self._workers],
@@ -100,9 +104,7 @@ class OuterLoop:
             seconds=self._seconds,
             compile_seconds=self._compile_seconds,
         )
-        self._checkpoints = tf.train.CheckpointManager(
-            checkpoint, os.path.join(out_dir, "checkpoints"), max_to_keep=_KEPT_CHECKPOINTS
-        )
+        self._checkpoints = None
 
     @property
     def theta(self):
@@ -130,23 +132,73 @@ class OuterLoop:
         return float(self._compile_seconds) + self._trace_seconds
 
     def restore(self):
-        """Continues from the latest checkpoint in `out_dir`, if there is one.
+        """Continues from the newest whole checkpoint in `out_dir`, if there is any.
 
         Returns:
             The outer step at which it stands.
+
+        Raises:
+            ValueError: if there are checkpoints, but none that is whole and of such a loop.
         """
-        self._checkpoints.restore_or_initialize()
+        folder = os.path.join(self._out_dir, run_checkpoint.CHECKPOINTS)
+        newest = run_checkpoint.newest_whole(self._out_dir)
+        if newest is not None:
+            try:
+                self._checkpoint.restore(newest).assert_consumed()
+            except (AssertionError, tf.errors.OpError, ValueError) as error:
+                raise ValueError(
+                    f"The checkpoint {newest!r} is not one of this meta-training, or of another "
+                    f"version: {backend.reason(error)}"
+                ) from error
+            _list_checkpoints(folder, newest)
+        self._checkpoints = tf.train.CheckpointManager(
+            self._checkpoint, folder, max_to_keep=_KEPT_CHECKPOINTS
+        )
         return self.step
 
     def run(self, num_steps):
-        """Takes outer steps until `num_steps` have been taken in all."""
-        writer = tf.summary.create_file_writer(os.path.join(self._out_dir, "summaries"))
-        bar = tqdm.tqdm(total=num_steps, initial=self.step, unit="step", dynamic_ncols=True)
-        with writer.as_default(), bar:
+        """Takes outer steps until `num_steps` have been taken in all.
+
+        It restores first, if that was not done.
+
+        Raises:
+            OSError: if a checkpoint or the summaries cannot be written; the message says which
+                outer step is kept.
+        """
+        if self._checkpoints is None:
+            self.restore()
+        with self._writing("summaries"):
+            writer = tf.summary.create_file_writer(os.path.join(self._out_dir, "summaries"))
+        bar = tqdm.tqdm(
+            total=num_steps,
+            initial=self.step,
+            unit="step",
+            dynamic_ncols=True,
+            bar_format=progress.BAR_FORMAT,
+        )
+        with bar, writer.as_default():
             while self.step < num_steps:
                 self._step_and_record(bar)
+                if self.step % _SUMMARY_EVERY == 0 or self.step == num_steps:
+                    self._tell(bar, num_steps)
                 if self.step % self._checkpoint_every == 0 or self.step == num_steps:
-                    self._checkpoints.save(checkpoint_number=self.step)
+                    with self._writing(f"checkpoint of outer step {self.step}"):
+                        self._checkpoints.save(checkpoint_number=self.step)
+            with self._writing("summaries"):
+                writer.flush()
+
+    @contextlib.contextmanager
+    def _writing(self, what):
+        """What is written here fails with one line that says what is kept."""
+        try:
+            yield
+        except (tf.errors.OpError, OSError) as error:
+            kept = self._checkpoints and self._checkpoints.latest_checkpoint
+            kept = f"The last whole checkpoint is {kept!r}." if kept else "No checkpoint is kept."
+            raise OSError(
+                f"The {what} cannot be written to {self._out_dir!r}: "
+                f"{backend.reason(error)}. {kept}"
+            ) from error
 
     def _trace(self):
         """Traces the programs, always in one order and before anything is restored: seconds.
@@ -154,22 +206,21 @@ class OuterLoop:
         TensorFlow numbers functions as it traces them, and a cache of compiled programs knows
         them by these names: traced as the steps come, a resumed run would find none of them.
         """
-        several = len(self._estimators) > 1
-        start = time.perf_counter()
-        for i in tqdm.trange(
-            len(self._estimators), desc="tracing", unit="program", disable=not several
-        ):
+        start, num = time.perf_counter(), len(self._estimators)
+        for i in tqdm.trange(num, desc="tracing", unit="program", leave=False):
             self._outer_step.get_concrete_function(i)
         return time.perf_counter() - start
 
     def _step_and_record(self, bar):
         index, start = self._choose(), time.perf_counter()
-        metrics = self._outer_step(index)
-        loss = float(metrics["meta_loss"])
+        is_new = not self._estimate.is_compiled(index)
+        with self._telling_of_compilation(bar) if is_new else contextlib.nullcontext():
+            metrics = self._outer_step(index)
+            loss = float(metrics["meta_loss"])
         elapsed = time.perf_counter() - start
-        spent = self._seconds if index in self._compiled else self._compile_seconds
+        spent = self._compile_seconds if is_new else self._seconds
         spent.assign_add(elapsed)
-        self._compiled.add(index)
+        self._estimate.record(index, elapsed)
         previous = self.smoothed_loss if self.step > 1 else loss
         # A short memory at first, so that the first losses do not linger.
         weight = max(1 - _SMOOTHING, 1 / self.step)
@@ -178,10 +229,20 @@ class OuterLoop:
         self._latest |= {family + separator + name: value for name, value in metrics.items()}
         bar.update()
         if self.step % _SUMMARY_EVERY == 0:
-            self._summarise(bar)
+            with self._writing("summaries"):
+                self._summarise()
 
-    def _summarise(self, bar):
-        bar.set_postfix(meta_loss=f"{self.smoothed_loss:.4f}", refresh=False)
+    def _telling_of_compilation(self, bar):
+        number = self._estimate.num_compiled + 1
+        return progress.telling(bar, f"compiling program {number} of {len(self._estimators)}")
+
+    def _tell(self, bar, num_steps):
+        steps_left = num_steps - self.step
+        left = progress.remaining_text(self._estimate.remaining(steps_left)) if steps_left else ""
+        told = [left, f"meta_loss={self.smoothed_loss:.4f}"]
+        bar.set_postfix_str(", ".join(filter(None, told)), refresh=False)
+
+    def _summarise(self):
         for name, value in self._latest.items():
             tf.summary.scalar(name, value, step=self._step)
         tf.summary.scalar("meta_loss_smoothed", self._smoothed_loss, step=self._step)
@@ -243,3 +304,25 @@ class OuterLoop:
 
     def _theta_tensors(self):
         return {name: tf.convert_to_tensor(value) for name, value in self._theta.items()}
+
+
+def _list_checkpoints(folder, newest):
+    """Writes the list that the manager goes by, of which anything may be damaged or lost.
+
+    It is a `CheckpointState` as text, with names relative to the folder.
+    """
+    files = (re.fullmatch(r"(ckpt-\d+)\.index", name) for name in os.listdir(folder))
+    names = [match.group(1) for match in files if match]
+    last = run_checkpoint.step_of(newest)
+    kept = [name for name in names if run_checkpoint.step_of(name) <= last]
+    kept.sort(key=run_checkpoint.step_of)
+    times = [os.path.getmtime(os.path.join(folder, f"{name}.index")) for name in kept]
+    lines = [f'model_checkpoint_path: "{os.path.basename(newest)}"']
+    lines += [f'all_model_checkpoint_paths: "{name}"' for name in kept]
+    lines += [f"all_model_checkpoint_timestamps: {time}" for time in times]
+    # Without it, the manager takes all of these for ones to keep for ever.
+    lines += ["last_preserved_timestamp: 0.0", ""]
+    file = os.path.join(folder, "checkpoint")
+    with open(f"{file}.tmp", "w", encoding="utf-8") as f:
+        f.write("\n".join(lines))
+    os.replace(f"{file}.tmp", file)

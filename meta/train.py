@@ -5,21 +5,27 @@ python -m meta.train --task=digits_mlp --rule=factored_mlp --out_dir=out/run
 Run again with the same flags, it resumes.
 """
 
+import contextlib
 import dataclasses
 import os
 import re
 import shlex
 import sys
+from typing import Any, NamedTuple
 
 import keras
-from absl import app, flags, logging
+import numpy as np
+from absl import app, flags
 
 import export
+from export import command
 from lopt_keras import pretrained, rules, saved_model
-from meta import comparison, curriculum, estimators, json_flag, run_directory, tasks
+from meta import comparison, curriculum, estimators, json_flag, memory, run_directory, tasks
 from meta.mixture import Mixture
 from meta.outer_loop import OuterLoop
 from meta.tasks.augmentation import Augmented
+
+_LARGEST = 2**31 - 1  # Counters and seeds are int32.
 
 _TASK = flags.DEFINE_enum("task", "digits_mlp", tasks.NAMES, "Inner problem.")
 _TASK_CONFIG = flags.DEFINE_string("task_config", "{}", "The task's arguments, as JSON.")
@@ -48,9 +54,11 @@ _INITIAL_WEIGHTS = flags.DEFINE_string(
 _ESTIMATOR = flags.DEFINE_enum(
     "estimator", "pes", estimators.NAMES, "Estimator of the meta-gradient."
 )
-_NUM_OUTER_STEPS = flags.DEFINE_integer("num_outer_steps", 1000, "Outer steps.", lower_bound=1)
+_NUM_OUTER_STEPS = flags.DEFINE_integer(
+    "num_outer_steps", 1000, "Outer steps.", lower_bound=1, upper_bound=_LARGEST
+)
 _UNROLL_LENGTH = flags.DEFINE_integer(
-    "unroll_length", 20, "Inner steps in each outer step.", lower_bound=1
+    "unroll_length", 20, "Inner steps in each outer step.", lower_bound=1, upper_bound=_LARGEST
 )
 _HORIZON = flags.DEFINE_integer(
     "horizon",
@@ -58,6 +66,7 @@ _HORIZON = flags.DEFINE_integer(
     "Inner steps of a whole problem; if more than unroll_length, problems continue from one "
     "outer step to the next (only pes and nres see the whole gradient). Default: unroll_length.",
     lower_bound=1,
+    upper_bound=_LARGEST,
 )
 _SEGMENT_LENGTH = flags.DEFINE_integer(
     "segment_length",
@@ -84,7 +93,11 @@ _CURRICULUM_STEPS = flags.DEFINE_integer(
     lower_bound=1,
 )
 _NUM_PARTICLES = flags.DEFINE_integer(
-    "num_particles", 32, "Perturbed copies of theta: antithetic pairs.", lower_bound=2
+    "num_particles",
+    32,
+    "Perturbed copies of theta: antithetic pairs.",
+    lower_bound=2,
+    upper_bound=2**16,
 )
 _ES_STDDEV = flags.DEFINE_float("es_stddev", 0.01, "Standard deviation of the perturbations.")
 _OUTER_OPTIMIZER = flags.DEFINE_string("outer_optimizer", "adam", "Any Keras optimizer, by name.")
@@ -130,7 +143,9 @@ _VALIDATION_TOLD = flags.DEFINE_float(
 _TRAINED = flags.DEFINE_string(
     "trained", ".*", "Regular expression of the entries of theta to train; others stay."
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.", lower_bound=0)
+_SEED = flags.DEFINE_integer(
+    "seed", 0, "Seed of everything random.", lower_bound=0, upper_bound=_LARGEST
+)
 _CHECKPOINT_EVERY = flags.DEFINE_integer(
     "checkpoint_every", 100, "Outer steps between checkpoints.", lower_bound=1
 )
@@ -155,13 +170,25 @@ _WITHOUT_EFFECT_ON_THETA = (
 )
 
 
+def _is_positive(x):
+    """With its square, in float32, in which all is computed."""
+    with np.errstate(over="ignore"):
+        return x is None or (x > 0 and 0 < np.square(np.float32(x)) < np.inf)
+
+
 flags.register_validator("num_particles", lambda n: n % 2 == 0, "must be even (antithetic pairs).")
-flags.register_validator("es_stddev", lambda x: x > 0, "must be positive.")
-flags.register_validator("outer_learning_rate", lambda x: x > 0, "must be positive.")
-flags.register_validator("outer_gradient_clip", lambda x: x > 0, "must be positive.")
-flags.register_validator(
-    "outer_gradient_norm_clip", lambda x: x is None or x > 0, "must be positive."
-)
+for _name in (
+    "es_stddev",
+    "outer_learning_rate",
+    "outer_gradient_clip",
+    "outer_gradient_norm_clip",
+    "outer_tail",
+):
+    flags.register_validator(
+        _name, _is_positive, "must be positive, and so must be its square in float32, and finite."
+    )
+for _name in ("horizon_told", "validation_told"):
+    flags.register_validator(_name, lambda x: 0 <= x <= 1, "must be in [0, 1].")
 flags.register_multi_flags_validator(
     ["outer_warmup_steps", "num_outer_steps"],
     lambda values: values["outer_warmup_steps"] < values["num_outer_steps"],
@@ -189,18 +216,47 @@ flags.register_multi_flags_validator(
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    try:
-        rule, task, loop = _build()
-    except ValueError as error:
-        raise app.UsageError(str(error)) from error
-    if step := loop.restore():
-        print(f"Resuming at outer step {step}.")
-    loop.run(_NUM_OUTER_STEPS.value)
-    print(f"Outer steps: {loop.seconds:.0f} s, compilation: {loop.compile_seconds:.0f} s.")
-    export.export_checkpoint(_OUT_DIR.value, _export_dir(), overwrite=True)
-    print(f"SavedModel: {_export_dir()}")
-    if task is not None and _LEARNING_CURVE.value:
-        _compare(task, rule, loop.theta)
+    with contextlib.ExitStack() as stack:
+        try:
+            plan = _plan()
+            stack.enter_context(run_directory.lock(_OUT_DIR.value))
+            loop = _build(plan)
+            step = _claim(plan, loop)
+        except ValueError as error:
+            raise app.UsageError(str(error)) from error
+        if step:
+            print(f"Resuming at outer step {step}.")
+        loop.run(_NUM_OUTER_STEPS.value)
+        print(f"Outer steps: {loop.seconds:.0f} s, compilation: {loop.compile_seconds:.0f} s.")
+        try:
+            export.export_checkpoint(_OUT_DIR.value, _export_dir(), overwrite=True)
+        except OSError as error:
+            raise OSError(
+                f"{error}. The checkpoint of outer step {loop.step} is whole: run again to export."
+            ) from error
+        print(f"SavedModel: {_export_dir()}")
+        if plan.task is not None and _LEARNING_CURVE.value:
+            _compare(plan.task, plan.rule, loop.theta)
+
+
+class _Plan(NamedTuple):
+    """What the flags ask for, checked, before anything is written or takes long.
+
+    Attributes:
+        rule, optimizer, curriculum: of these classes.
+        task: `Task`; None of a mixture.
+        mixture: `Mixture`; None of a task.
+        initial_theta: dict of arrays, or None.
+        run: what `run.json` is to hold.
+    """
+
+    rule: Any
+    optimizer: Any
+    curriculum: Any
+    task: Any
+    mixture: Any
+    initial_theta: Any
+    run: Any
 
 
 def _parse_flags(argv):
@@ -219,59 +275,75 @@ def _keep_compiled_programs(directory):
     os.environ["TF_XLA_FLAGS"] = f"{given} --tf_xla_persistent_cache_directory={directory}".strip()
 
 
-def _build():
-    """The rule, the task (None of a mixture) and the loop that the flags name.
-
-    The run's directory is then claimed for them.
-    """
+def _plan():
     rule = rules.get(_RULE.value, **json_flag.parse("rule_config", _RULE_CONFIG.value))
-    optimizer = _outer_optimizer()
-    task, worked_on, trained_on = _tasks()
-    training = {
-        name: (_estimator(rule, _augmented(part)), weight)
-        for name, (part, weight) in worked_on.items()
-    }
-    problem_lengths = _curriculum()
+    saved_model.check_rule_size(rule)
+    optimizer, lengths = _outer_optimizer(), _curriculum()
     initial_theta, origin = _initial_theta(rule)
     run = {
         "command": shlex.join(["python", "-m", "meta.train", *sys.argv[1:]]),
         "flags": _deciding_flags(),
         "rule": rules.serialize(rule),
         "seed": _SEED.value,
-        **trained_on,
         **origin,
     }
-    _check_export_dir(run["flags"])
-    run_directory.claim(_OUT_DIR.value, run)
-    loop = OuterLoop(
+    _check_directories(run)
+    task = mixture = None
+    if _TASKS.value is not None:
+        mixture = Mixture.parse(_TASKS.value)
+        tried = next(mixture.candidates()).build(_DATA_DIR.value)
+        run["tasks"] = dataclasses.asdict(mixture)
+    else:
+        task = tried = _single_task()
+        run["task"] = {"name": _TASK.value, "config": task.get_config()}
+    memory.check(tried, _NUM_PARTICLES.value)
+    _estimator(rule, _augmented(tried))  # Of a mixture, the others differ in size only.
+    return _Plan(rule, optimizer, lengths, task, mixture, initial_theta, run)
+
+
+def _build(plan):
+    """The `OuterLoop`, its programs traced."""
+    if plan.mixture is None:
+        programs = {"": (plan.task, 1.0)}
+    else:
+        plan.mixture.complete(_DATA_DIR.value)
+        plan.run["references_sha256"] = plan.mixture.references_digest(_DATA_DIR.value)
+        programs = plan.mixture.build(_DATA_DIR.value)
+    training = {
+        name: (_estimator(plan.rule, _augmented(task)), weight)
+        for name, (task, weight) in programs.items()
+    }
+    return OuterLoop(
         training,
-        optimizer,
+        plan.optimizer,
         _SEED.value,
         _OUT_DIR.value,
         _CHECKPOINT_EVERY.value,
         _OUTER_GRADIENT_CLIP.value,
         _OUTER_GRADIENT_NORM_CLIP.value,
-        problem_lengths,
-        initial_theta,
+        plan.curriculum,
+        plan.initial_theta,
     )
-    return rule, task, loop
 
 
-def _tasks():
-    """What to meta-train on.
+def _claim(plan, loop):
+    """Makes the directory this run's, and restores what it holds: the outer step."""
+    is_begun = os.path.exists(os.path.join(_OUT_DIR.value, run_directory.RUN_FILE))
+    run_directory.claim(_OUT_DIR.value, plan.run)
+    step = loop.restore()
+    if is_begun and not step:
+        print(f"There is no checkpoint in {_OUT_DIR.value}: starting at outer step 0.")
+    return step
 
-    Returns:
-        The task, None of a mixture; dict from name to `(Task, weight)`; and what the
-        run's metadata says of them.
-    """
-    if _TASKS.value is not None:
-        mixture = Mixture.parse(_TASKS.value)
-        programs = mixture.build(_DATA_DIR.value)
-        return None, programs, {"tasks": dataclasses.asdict(mixture)}
+
+def _single_task():
     config = {"dataset": _DATASET.value, **json_flag.parse("task_config", _TASK_CONFIG.value)}
-    task = tasks.get(_TASK.value, data_dir=_DATA_DIR.value, **config)
-    name = {"task": {"name": _TASK.value, "config": task.get_config()}}
-    return task, {"": (task, 1.0)}, name
+    try:
+        return tasks.get(_TASK.value, data_dir=_DATA_DIR.value, **config)
+    except (MemoryError, OverflowError, TypeError) as error:
+        raise ValueError(
+            f"`--task_config={_TASK_CONFIG.value}` does not fit the task {_TASK.value}: {error!r}"
+        ) from error
 
 
 def _augmented(task):
@@ -380,14 +452,26 @@ def _export_dir():
     return _EXPORT_DIR.value or os.path.join(_OUT_DIR.value, "export")
 
 
-def _check_export_dir(deciding_flags):
-    """Raises if this run's export would replace something else at its end."""
-    export_dir = _EXPORT_DIR.value
-    if export_dir is None or not os.path.lexists(export_dir):
-        return
-    if saved_model.read_metadata(export_dir).get("flags") != deciding_flags:
+def _check_directories(run):
+    """Raises if something cannot be written, or would be replaced that is not this run's."""
+    for directory in (_OUT_DIR, _EXPORT_DIR, _DATA_DIR, _COMPILATION_CACHE):
+        if directory.value is not None:
+            try:
+                run_directory.check_writable(directory.value)
+            except ValueError as error:
+                raise ValueError(f"--{directory.name}: {error}") from error
+    run_directory.check(_OUT_DIR.value, run)
+    export_dir, out_dir = (os.path.abspath(x) for x in (_export_dir(), _OUT_DIR.value))
+    if os.path.commonpath([export_dir, out_dir]) == export_dir:
         raise ValueError(
-            f"`--export_dir={export_dir}` holds the export of another run. Choose another."
+            f"`--export_dir={_EXPORT_DIR.value}` must not hold --out_dir={_OUT_DIR.value}. "
+            "An export is a directory of its own."
+        )
+    if _EXPORT_DIR.value is None or not os.path.lexists(export_dir):
+        return
+    if saved_model.read_metadata(export_dir).get("flags") != run["flags"]:
+        raise ValueError(
+            f"`--export_dir={_EXPORT_DIR.value}` holds the export of another run. Choose another."
         )
 
 
@@ -410,11 +494,5 @@ def _compare(task, rule, theta):
     print(f"Picture: {picture}")
 
 
-def run():
-    """The console command `lopt-meta-train`."""
-    logging.set_verbosity(logging.WARNING)  # TensorFlow tells much; --verbosity still counts.
-    app.run(main, flags_parser=_parse_flags)
-
-
 if __name__ == "__main__":
-    run()
+    command.run(main, flags_parser=_parse_flags)

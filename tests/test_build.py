@@ -1,5 +1,13 @@
 import ast
+import glob
+import os
 import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 FOLDERS = ("lopt_keras", "meta", "export", "benchmarks", "tests")
@@ -21,9 +29,114 @@ def targets():
             arguments = {keyword.arg: keyword.value for keyword in call.keywords}
             name = ast.literal_eval(arguments["name"])
             assert name not in found, f"{name} is defined twice"
-            lists = {key: ast.literal_eval(arguments[key]) for key in ("srcs", "deps")}
-            found[name] = {"rule": rule, **lists}
+            lists = {key: ast.literal_eval(arguments[key]) for key in ("srcs", "deps", "imports")}
+            data = files(arguments["data"]) if "data" in arguments else set()
+            found[name] = {"rule": rule, "data": data, **lists}
     return found
+
+
+def files(expression):
+    """What a list of labels, or a call of `glob`, stands for: set of paths from the root."""
+    if isinstance(expression, ast.List):
+        return set(ast.literal_eval(expression))
+    assert expression.func.id == "glob"
+    (patterns,) = map(ast.literal_eval, expression.args)
+    found = {
+        path
+        for pattern in patterns
+        for path in glob.glob(pattern, root_dir=ROOT, recursive=True)
+        if (ROOT / path).is_file()
+    }
+    assert found, patterns
+    return found
+
+
+def closure(name, known):
+    """The names of a target and of all that it depends on."""
+    found, waiting = set(), [name]
+    while waiting:
+        target = waiting.pop()
+        if target not in found:
+            found.add(target)
+            waiting += [d[1:] for d in known[target]["deps"] if d.startswith(":")]
+    return found
+
+
+def provided(name, known):
+    """Dict from each module that a target can import to its file, and set of its packages."""
+    modules, packages = {}, set()
+    for target in (known[x] for x in closure(name, known)):
+        packages |= {d.removeprefix("@pypi//") for d in target["deps"] if d.startswith("@")}
+        for source in target["srcs"]:
+            # By `imports` on the path; the tests' own helpers, by their conftest.
+            for root in ("", *(f"{x}/" for x in target["imports"] if x != "."), "tests/meta/"):
+                if source.startswith(root):
+                    module = source.removeprefix(root).removesuffix(".py").replace("/", ".")
+                    modules[module.removesuffix(".__init__")] = source
+    return modules, packages
+
+
+def imported(source):
+    """The modules that a source imports, anywhere in it, with the names taken from them.
+
+    Of a test, those too of the programs that it holds as text.
+    """
+    for node in ast.walk(ast.parse((ROOT / source).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, ()) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module, [alias.name for alias in node.names]
+        elif isinstance(getattr(node, "value", None), str) and source.startswith("tests/"):
+            yield from imported_in_text(node.value)
+
+
+def imported_in_text(text):
+    """The modules that a program in a string imports, or that `python -m` is to run."""
+    packages = "lopt_keras|export|meta"
+    if re.fullmatch(rf"({packages})\.[a-z_.]+", text) and is_module(text):
+        yield text, ()
+    for source, names in re.findall(rf"\bfrom ((?:{packages})[\w.]*) import (\w+)", text):
+        yield source, [names]
+    for name in re.findall(rf"\bimport ((?:{packages})[\w.]*)", text):
+        yield name, ()
+
+
+def is_module(name):
+    path = ROOT / name.replace(".", "/")
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "absl": "absl_py",
+    "skimage": "scikit_image",
+    "sklearn": "scikit_learn",
+}
+"""The packages that are not called as their modules are."""
+
+OPTIONAL = {"jax", "torch"}
+"""What is imported only where Keras runs on it."""
+
+
+def lacking(name, known):
+    """What the files of a target import and its dependencies do not provide."""
+    modules, packages = provided(name, known)
+    for source in known[name]["srcs"]:
+        for module, names in imported(source):
+            top = module.partition(".")[0]
+            if top in sys.stdlib_module_names | OPTIONAL or source == "setup.py":
+                continue
+            if not is_module(top) and top not in {pathlib.PurePath(f).stem for f in source_files()}:
+                package = DISTRIBUTIONS.get(top, top)
+                if package not in packages:
+                    yield f"{source} imports {top}"
+                continue
+            parents = [module.rsplit(".", i)[0] for i in range(module.count(".") + 1)]
+            submodules = [f"{module}.{x}" for x in names if is_module(f"{module}.{x}")]
+            # `python -m meta.tasks` runs what is called __main__ there.
+            for needed in (*parents, *submodules):
+                if needed not in modules:
+                    yield f"{source} imports {needed}"
 
 
 def source_files():
@@ -58,9 +171,19 @@ def test_binaries_are_the_files_with_a_main():
     mains = {
         file
         for file in source_files()
-        if not file.startswith("tests/") and "__main__" in (ROOT / file).read_text()
+        if not file.startswith("tests/")
+        and 'if __name__ == "__main__":' in (ROOT / file).read_text()
     }
     assert binaries == mains
+
+
+def test_every_program_names_its_main():
+    """Bazel looks for one that is called as the target is."""
+    for rule, call in calls():
+        if rule in ("py_binary", "py_test"):
+            arguments = {keyword.arg: keyword.value for keyword in call.keywords}
+            main = ast.literal_eval(arguments["main"])
+            assert main in ast.literal_eval(arguments["srcs"]), main
 
 
 def test_dependencies_exist():
@@ -74,3 +197,88 @@ def test_dependencies_exist():
             else:
                 package = dependency.removeprefix("@pypi//")
                 assert package in locked, f"{package} is not in requirements_lock.txt"
+
+
+def test_what_a_target_imports_is_among_its_dependencies():
+    known = targets()
+    missing = {name: sorted(set(lacking(name, known))) for name in known}
+    assert {name: what for name, what in missing.items() if what} == {}
+
+
+def test_libraries_and_binaries_name_themselves_what_they_import():
+    """Not by way of another: that one may drop it."""
+    known = targets()
+    for name, target in known.items():
+        if target["rule"] != "py_test":
+            # As if the others had no dependencies.
+            others = {x: {**y, "deps": []} for x, y in known.items() if x != name}
+            assert sorted(set(lacking(name, {**others, name: target}))) == [], name
+
+
+def test_what_lies_beside_the_sources_is_their_data():
+    known = targets()
+    for package in ("lopt_keras", "meta", "export"):
+        beside = {
+            file.relative_to(ROOT).as_posix()
+            for file in (ROOT / package).rglob("*")
+            if file.is_file() and file.suffix != ".py" and "__pycache__" not in file.parts
+        }
+        listed = {
+            file
+            for target in known.values()
+            if any(source.startswith(f"{package}/") for source in target["srcs"])
+            for file in target["data"]
+        }
+        assert beside - listed == set()
+
+
+def read_from_root(text):
+    """The patterns of the paths that a test names from its own place, `ROOT / "docs" / ...`."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div):
+            parts = []
+            while isinstance(node, ast.BinOp):
+                parts.insert(0, node.right)
+                node = node.left
+            if "ROOT" in ast.unparse(node) or "__file__" in ast.unparse(node):
+                known = [p.value if isinstance(p, ast.Constant) else "*" for p in parts]
+                yield ast.unparse(node), "/".join(known)
+
+
+def test_what_tests_read_is_their_data():
+    known = targets()
+    checked = 0
+    for name, target in known.items():
+        if target["rule"] != "py_test":
+            continue
+        file = target["srcs"][0]
+        within = {f for x in closure(name, known) for f in (*known[x]["srcs"], *known[x]["data"])}
+        text = (ROOT / file).read_text(encoding="utf-8")
+        for _, pattern in read_from_root(text):
+            folders = (pathlib.PurePath(file).parent, pathlib.PurePath(file).parent.parent, "")
+            there = {
+                path
+                for folder in folders
+                for path in glob.glob(str(pathlib.PurePath(folder, pattern)), root_dir=ROOT)
+                if "*" not in pattern.partition("/")[0]
+            }
+            inside = {p for p in within if any(p == t or p.startswith(f"{t}/") for t in there)}
+            assert not there or inside, f"{file} reads {pattern}"
+            checked += bool(there)
+    assert checked > 3
+
+
+@pytest.mark.parametrize("name", ["export_test_checkpoint", "meta_test_progress"])
+def test_a_target_runs_with_nothing_but_what_it_names(name, tmp_path):
+    """As in Bazel's sandbox, but for the packages, which are all there."""
+    known = targets()
+    for target in closure(name, known):
+        for file in (*known[target]["srcs"], *known[target]["data"]):
+            (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / file, tmp_path / file)
+    command = [sys.executable, "-P", "tests/run_pytest.py", "-q", known[name]["srcs"][0]]
+    path = os.pathsep.join([str(tmp_path), *(x for x in sys.path if x and x != str(ROOT))])
+    environment = {**os.environ, "PYTHONPATH": path}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert " passed" in result.stdout

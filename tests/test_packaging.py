@@ -1,5 +1,6 @@
 import configparser
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ def wheel(tmp_path_factory):
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", "dist", "."]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+    assert not (folder / "build").exists()
     (file,) = (folder / "dist").glob("lopt_keras-*.whl")
     return zipfile.ZipFile(file)
 
@@ -58,3 +60,9 @@ def test_production_needs_keras_numpy_and_tensorflow_only(wheel):
     production = {line.split(">")[0] for line in requirements if "extra ==" not in line}
     assert production == {"keras", "numpy", "tensorflow"}
     assert all(">=" in line for line in requirements if "wheel" not in line)
+
+
+def test_no_command_touches_a_folder_that_may_be_bazels_file():
+    """On a disk that does not tell capitals from small letters, `build` is BUILD."""
+    rules = (ROOT / "Makefile").read_text()
+    assert not re.search(r"(?m)^\t.*\bbuild\b", rules)

@@ -1,13 +1,14 @@
 """Timing of functions side by side, and the JSON of what was found."""
 
-import importlib.metadata
 import json
 import os
 import platform
 import sys
 import time
 
+import keras
 import numpy as np
+import tensorflow as tf
 
 
 def interleaved(functions, repetitions, unit=1.0):
@@ -61,7 +62,7 @@ def write(path, figures):
         "cores": os.cpu_count(),
         "load_average_of_5_minutes": round(os.getloadavg()[1], 1),
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in ("tensorflow", "keras", "numpy")},
+        **{module.__name__: module.__version__ for module in (tf, keras, np)},
     }
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with open(path, "w", encoding="utf-8") as f:

@@ -24,7 +24,7 @@ from absl import app, flags, logging
 from lopt_keras import rules
 from meta import comparison, estimators, random, run_directory, tasks
 from meta.curriculum import Curriculum
-from meta.mixture import Mixture, normalized
+from meta.mixture import Mixture, scored
 from meta.outer_loop import OuterLoop
 from meta.tasks import distribution, references
 
@@ -72,6 +72,7 @@ def meta_train_all(counts):
 
 def meta_train(mixture, seed, outer_steps, out_dir, data_dir):
     """Theta after meta-training on a mixture, and what it took: dict."""
+    mixture.complete(data_dir)
     programs = mixture.build(data_dir)
     horizon = references.NUM_STEPS
     training = {
@@ -119,9 +120,9 @@ def families(seed):
 def held_out_tasks(of):
     """The first `_HELD_OUT` tasks of the set that Adam trains: list of `(Config, Task)`."""
     configs = [tasks.sample_config(seed, of) for seed in range(2 * _HELD_OUT.value)]
-    known = references.complete(configs, _DATA_DIR.value)
+    known = references.MEASURED.complete(configs, _DATA_DIR.value)
     chosen = [c for c, reference in zip(configs, known, strict=True) if reference.is_trainable]
-    return [(c, normalized([c], _DATA_DIR.value)) for c in chosen[: _HELD_OUT.value]]
+    return [(c, scored([c], "loss", _DATA_DIR.value)) for c in chosen[: _HELD_OUT.value]]
 
 
 def evaluate(config, task, thetas):

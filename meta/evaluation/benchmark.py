@@ -9,7 +9,7 @@ import tensorflow as tf
 import tqdm
 
 from lopt_keras.version import __version__
-from meta import random
+from meta import progress, random
 from meta.evaluation import figures, timing
 from meta.evaluation.contestants import ADAM, HandDesigned, KerasOptimizer, grid
 from meta.evaluation.keras_training import KerasTraining
@@ -103,9 +103,9 @@ def run(entries, contestants, settings, store, data_dir=None):
             program = _Program(distribution.build(configs, data_dir), settings)
             for variant, config in enumerate(configs):
                 entry = names[config.key]
-                bar.set_description(entry.name)
-                task = _Task(program, variant, config, store)
-                results[entry.name] = task.compete(entry, contestants)
+                with progress.telling(bar, entry.name):
+                    task = _Task(program, variant, config, store)
+                    results[entry.name] = task.compete(entry, contestants)
                 bar.update()
     return [results[entry.name] for entry in entries]
 

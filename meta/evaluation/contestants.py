@@ -132,6 +132,11 @@ def learned(text):
     return Learned(name, rule, rule.check_theta(theta), identity)
 
 
+def _check_kind(name, value, kind):
+    if not isinstance(value, kind):
+        raise TypeError(f"{name!r} must be a {kind.__name__}, not {value!r}")
+
+
 def from_import_path(text):
     """The `KerasOptimizer` that a text names, tried once.
 
@@ -147,10 +152,17 @@ def from_import_path(text):
         if text.lstrip().startswith("{"):
             spec = json.loads(text)
         path = spec.pop("optimizer")
-        name = spec.pop("name", path.rpartition(":")[2])
-        found = KerasOptimizer(name, path, spec.pop("config", {}), spec.pop("tuned", True))
-        if spec:
-            raise ValueError(f"unexpected {sorted(spec)}")
+        _check_kind("optimizer", path, str)
+        name, config = spec.pop("name", path.rpartition(":")[2]), spec.pop("config", {})
+        found = KerasOptimizer(name, path, config, spec.pop("tuned", True))
+        for argument, value, kind in (
+            ("name", name, str),
+            ("config", config, dict),
+            ("tuned", found.is_tuned, bool),
+        ):
+            _check_kind(argument, value, kind)
+        if spec or not name:
+            raise ValueError(f"unexpected {sorted(spec) or 'empty name'}")
         optimizer = found.make()
         if found.is_tuned:
             check_number("learning_rate", found.middle, low_open=True)

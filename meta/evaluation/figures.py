@@ -179,7 +179,7 @@ def summarise(figures, others):
         tasks is `quartiles`, a list of lowest, lower quartile, median, upper, highest.
     """
     medians = {
-        name: np.array([np.median(getattr(f, name)) for f in figures])
+        name: np.array([median(getattr(f, name)) for f in figures])
         for name in (
             "train_ratio",
             "validation_ratio",
@@ -188,7 +188,7 @@ def summarise(figures, others):
             "test_excess",
         )
     }
-    best_others = [np.median(ratios, axis=1).max(initial=0.0) for ratios in others]
+    best_others = [median(ratios).max(initial=0.0) for ratios in others]
     diverged = sum(int(f.diverged.sum()) for f in figures)
     return {
         "tasks": len(figures),
@@ -203,10 +203,20 @@ def summarise(figures, others):
     }
 
 
+def median(values):
+    """Over the last axis: of an even number the lower one, as in `quantiles`."""
+    return _quantile(values, 0.5, axis=-1)
+
+
 def quantiles(values):
     """Lowest, quartiles and highest: list of floats, None where they are not finite."""
-    found = np.quantile(values, [0.0, 0.25, 0.5, 0.75, 1.0], method="inverted_cdf")
+    found = _quantile(values, [0.0, 0.25, 0.5, 0.75, 1.0])
     return [float(x) if math.isfinite(x) else None for x in found]
+
+
+def _quantile(values, share, axis=None):
+    """One of the values: there is nothing between a number and an infinity."""
+    return np.quantile(values, share, axis=axis, method="inverted_cdf")
 
 
 def profile(steps, factors):

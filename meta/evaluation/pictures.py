@@ -28,7 +28,7 @@ def plot_task(result, rivals, file):
         for i, (name, outcome) in enumerate(result.outcomes.items()):
             losses = getattr(outcome.bounded, split)
             steps = np.arange(1, len(losses) + 1)
-            axis.plot(steps, np.median(losses, axis=1), label=name, **_style(i, name in rivals))
+            axis.plot(steps, figures.median(losses), label=name, **_style(i, name in rivals))
             if name in rivals or name == ADAM:
                 low, high = losses.min(axis=1), losses.max(axis=1)
                 axis.fill_between(steps, low, high, color=_style(i, False)["color"], alpha=0.15)
@@ -48,7 +48,7 @@ def plot_ratios(results, rivals, file):
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
     for axis, name in zip(axes, ("train_ratio", "validation_ratio"), strict=True):
         for i, optimizer in enumerate(results[0].outcomes):
-            ratios = [np.median(getattr(r.outcomes[optimizer].figures, name)) for r in results]
+            ratios = [figures.median(getattr(r.outcomes[optimizer].figures, name)) for r in results]
             share = (np.arange(len(ratios)) + 0.5) / len(ratios)
             style = _style(i, optimizer in rivals)
             axis.plot(share, np.sort(ratios), label=optimizer, marker=".", **style)
@@ -66,7 +66,10 @@ def plot_profiles(results, rivals, file):
     for axis, target in zip(axes, ("train", "validation"), strict=True):
         steps = np.array(
             [
-                [np.median(getattr(r.outcomes[n].figures, f"steps_to_{target}")) for n in names]
+                [
+                    figures.median(getattr(r.outcomes[n].figures, f"steps_to_{target}"))
+                    for n in names
+                ]
                 for r in results
             ]
         )

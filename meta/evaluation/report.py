@@ -137,10 +137,10 @@ def _page(results, rivals, settings, command, summary, overview, files):
     signals = "the number of steps, and validation losses if they use them"
     substitutions = {
         "command": html.escape(command),
-        "tasks": len(results),
-        "seeds": settings.num_seeds,
-        "steps": settings.num_steps,
-        "rates": settings.num_rates,
+        "tasks": _count(len(results), "task"),
+        "seeds": _count(settings.num_seeds, "seed"),
+        "steps": _count(settings.num_steps, "step"),
+        "rates": _rates(settings.num_rates),
         "tune_on": settings.tune_on,
         "horizon": f"Optimizers {told} {signals}.",
         "augmentation": html.escape(str(settings.augmentation or "none")),
@@ -151,6 +151,16 @@ def _page(results, rivals, settings, command, summary, overview, files):
         "details": "".join(_task_section(r, rivals, files[r.entry.name]) for r in results),
     }
     return string.Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(substitutions)
+
+
+def _count(number, noun):
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _rates(number):
+    if number == 1:
+        return "the middle one of the learning rates"
+    return f"the best of {number} learning rates, half-decades apart"
 
 
 def _summary_table(summary, rivals):

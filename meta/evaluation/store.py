@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import warnings
 
 import numpy as np
 
@@ -10,7 +11,8 @@ import numpy as np
 class Store:
     """A directory of results, each in a file of its own, by a key.
 
-    A file is written under a temporary name and renamed: it is whole or not there.
+    A file is written under a temporary name and renamed: it is whole or not there. The name is
+    the process's own, as several may share a directory.
 
     Args:
         directory: made if there is none.
@@ -23,23 +25,37 @@ class Store:
     def load(self, key):
         """The arrays stored under a key: dict from name to array, or None.
 
+        It warns of a file that is damaged.
+
         Args:
             key: what JSON can hold.
         """
         file, text = self._file(key)
         if not os.path.exists(file):
             return None
-        with np.load(file) as content:
-            arrays = dict(content)
-        # Two keys of one file name are as good as impossible; an edited file is not.
-        return arrays if arrays.pop("key").item() == text else None
+        try:
+            with np.load(file) as content:
+                arrays = dict(content)
+            # Two keys of one file name are as good as impossible; an edited file is not.
+            return arrays if arrays.pop("key").item() == text else None
+        except Exception as error:  # Damaged archives raise many kinds.
+            warnings.warn(
+                f"The result {file!r} of an earlier run cannot be read, and is computed anew: "
+                f"{error!r}",
+                stacklevel=2,
+            )
+            return None
 
     def save(self, key, arrays):
         """Stores arrays, a dict from name to array, under a key."""
         file, text = self._file(key)
-        with open(f"{file}.tmp", "wb") as f:
-            np.savez_compressed(f, key=text, **arrays)
-        os.replace(f"{file}.tmp", file)
+        temporary = f"{file}.{os.getpid()}.tmp"
+        try:
+            with open(temporary, "wb") as f:
+                np.savez_compressed(f, key=text, **arrays)
+            os.replace(temporary, file)
+        except OSError as error:
+            raise OSError(f"The result {file!r} cannot be written: {error}") from error
 
     def _file(self, key):
         text = json.dumps(key, sort_keys=True)

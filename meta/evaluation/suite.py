@@ -2,12 +2,13 @@
 
 import dataclasses
 import json
+import re
 from typing import NamedTuple
 
 from meta.tasks import distribution
 from meta.tasks.families import FAMILIES
 
-_DEFAULT_COUNT = 20
+_DEFAULT_COUNT, _LARGEST_COUNT = 20, 10_000
 
 
 class Entry(NamedTuple):
@@ -56,12 +57,14 @@ def _from_names(text):
     entries = []
     for part in text.split(","):
         name, *numbers = part.strip().split(":")
-        if len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
+        if len(numbers) > 2 or not all(re.fullmatch(r"\d{1,9}", number) for number in numbers):
             raise ValueError(
                 f"`tasks` must be NAME, NAME:COUNT or NAME:COUNT:FIRST. Received: {part}"
             )
         defaults = (_DEFAULT_COUNT, 0)
         count, first = (*map(int, numbers), *defaults[len(numbers) :])
+        if count > _LARGEST_COUNT:
+            raise ValueError(f"`tasks` must have at most {_LARGEST_COUNT} each. Received: {part}")
         entries += [_task(name, number) for number in range(first, first + count)]
     return entries
 
@@ -83,7 +86,7 @@ def _task(name, number):
 def _from_json(text):
     try:
         specs = json.loads(text)
-    except ValueError as error:
+    except (RecursionError, ValueError) as error:
         raise ValueError(f"`tasks` must be JSON or names. Received: {text}: {error}") from error
     specs = specs if isinstance(specs, list) else [specs]
     if not all(isinstance(spec, dict) for spec in specs):
@@ -94,7 +97,7 @@ def _from_json(text):
 def _config(arguments):
     """The `Config` of a family with some arguments, the others at their defaults."""
     family = arguments.pop("family", None)
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise ValueError(
             f"A task's 'family' must be one of {tuple(FAMILIES)}. Received: {family!r}"
         )

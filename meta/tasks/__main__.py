@@ -7,8 +7,9 @@ python -m meta.tasks --references_of='{"families": {"image_mlp": 1}, "num_tasks"
 """
 
 import numpy as np
-from absl import app, flags, logging
+from absl import app, flags
 
+from export import command
 from lopt_keras import rules
 from meta import comparison, random
 from meta.mixture import Mixture
@@ -28,6 +29,7 @@ _REFERENCES = flags.DEFINE_integer(
     None,
     "Completes meta/tasks/references.json for so many tasks, those of the seeds 0, 1, ...",
     lower_bound=1,
+    upper_bound=100_000,
 )
 _REFERENCES_OF = flags.DEFINE_string(
     "references_of",
@@ -59,9 +61,9 @@ def main(argv):
     seeds = range(_SEED.value, _SEED.value + (_REFERENCES.value or 0))
     if seeds:
         configs = [distribution.sample_config(seed, _SET.value) for seed in seeds]
-        _show_references(references.complete(configs, _DATA_DIR.value))
+        _show_references(references.MEASURED.complete(configs, _DATA_DIR.value, ships=True))
     if mixture:
-        _show_references(mixture.complete(_DATA_DIR.value))
+        _show_references(mixture.complete(_DATA_DIR.value, ships=True))
 
 
 def _show_families():
@@ -104,9 +106,7 @@ def _show_task(seed):
 def _show_references(found):
     untrainable = sum(not reference.is_trainable for reference in found)
     print(f"{len(found)} tasks have references; Adam does not train {untrainable} of them.")
-    print(references.FILE)
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.WARNING)
-    app.run(main)
+    command.run(main)

@@ -4,22 +4,17 @@ The file `references.json` beside this one holds them for the tasks of meta-trai
 `python -m meta.tasks --references=2000` computes what is missing in it.
 """
 
-import functools
-import hashlib
-import json
-import os
 import time
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from lopt_keras import rules
-from meta import random, run_directory, unroll
+from meta import random, unroll
 from meta.tasks import distribution
+from meta.tasks.measured import Measured
 
-FILE = os.path.join(os.path.dirname(__file__), "references.json")
 NUM_STEPS = 100
 LEARNING_RATES = tuple(float(f"{rate:.3g}") for rate in 10.0 ** np.arange(-4.0, 0.5, 0.5))
 
@@ -49,42 +44,6 @@ class Reference(NamedTuple):
     def is_trainable(self):
         """Whether Adam lowers the loss, by more than what rounding or luck might."""
         return np.isfinite(self).all() and self.initial - self.final > 0.02 * abs(self.initial)
-
-
-def identify(config):
-    """The key of a task in the file, 16 hexadecimal digits."""
-    return hashlib.sha256(config.key.encode()).hexdigest()[:16]
-
-
-@functools.cache
-def load(file=FILE):
-    """Dict from key to `Reference`, empty if there is no such file."""
-    if not os.path.exists(file):
-        return {}
-    with open(file, encoding="utf-8") as f:
-        return {key: Reference(*values) for key, values in json.load(f).items()}
-
-
-def complete(configs, data_dir=None, file=FILE):
-    """Computes what the file lacks for some tasks, and writes it, program by program.
-
-    Args:
-        configs: sequence of `Config`.
-        data_dir: where datasets are prepared.
-        file: JSON, written under a temporary name and renamed.
-
-    Returns:
-        The `Reference` of each: list.
-    """
-    found = dict(load(file))
-    missing = {identify(c): c for c in configs if identify(c) not in found}
-    groups = distribution.by_program(missing.values())
-    for group in tqdm.tqdm(groups.values(), unit="program", disable=not groups):
-        references = compute(group, data_dir)
-        found |= {identify(c): r for c, r in zip(group, references, strict=True)}
-        run_directory.write_json(file, found)
-    load.cache_clear()
-    return [found[identify(config)] for config in configs]
 
 
 def compute(configs, data_dir=None):
@@ -154,3 +113,11 @@ class Chosen:
 
 def _rounded(*values):
     return Reference(*(float(f"{value:.5g}") for value in values))
+
+
+def _parse(values):
+    return Reference(*map(float, values))
+
+
+MEASURED = Measured("references.json", compute, _parse)
+"""The `Reference`s of tasks."""

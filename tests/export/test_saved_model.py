@@ -1,5 +1,7 @@
+import importlib.metadata
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -10,6 +12,7 @@ import pytest
 import tensorflow as tf
 
 import export
+from export import locks
 from export import saved_model as writer
 from lopt_keras import LearnedOptimizer, rules, saved_model
 
@@ -217,6 +220,82 @@ def test_a_failed_export_leaves_what_was_there(tmp_path, monkeypatch, victim):
             export.save(tmp_path / "x", rule, rule.init_theta(), {"try": 2}, overwrite=True)
     assert os.listdir(tmp_path) == ["x"]
     assert saved_model.read_metadata(tmp_path / "x")["try"] == 1
+
+
+def start_and_kill(path, where):
+    """A process that exports to a path, killed at a function."""
+    code = (
+        "import os, signal, sys\nimport tensorflow as tf\nimport export\n"
+        "from lopt_keras import rules\n"
+        "calls = []\n"
+        f"module, name, number = {where}\n"
+        "original = getattr(module, name)\n"
+        "def kill(*arguments, **kwargs):\n"
+        "    calls.append(arguments)\n"
+        "    if len(calls) == number:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return original(*arguments, **kwargs)\n"
+        "setattr(module, name, kill)\n"
+        "rule = rules.SGD()\n"
+        f"export.save({str(path)!r}, rule, rule.init_theta(), {{'try': 2}}, overwrite=True)\n"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+
+
+@pytest.mark.parametrize("where", ["(tf.saved_model, 'save', 1)", "(os, 'rename', 2)"])
+def test_the_next_export_clears_what_a_killed_one_has_left(tmp_path, where):
+    rule = rules.SGD()
+    # Of another path, and of another process at work.
+    (tmp_path / "y.tmp-abc").mkdir()
+    (tmp_path / "x.tmp-abc").mkdir()
+    at_work = locks.acquire(tmp_path / "x.tmp-abc")
+    export.save(tmp_path / "x", rule, rule.init_theta(), {"try": 1})
+    start_and_kill(tmp_path / "x", where)
+    assert len(os.listdir(tmp_path)) >= 4
+    with pytest.raises(FileExistsError):  # Between two renames, too: what was there is back.
+        export.save(tmp_path / "x", rule, rule.init_theta(), {"try": 3})
+    assert saved_model.read_metadata(tmp_path / "x")["try"] == 1
+    export.save(tmp_path / "x", rule, rule.init_theta(), {"try": 3}, overwrite=True)
+    assert saved_model.read_metadata(tmp_path / "x")["try"] == 3
+    assert sorted(os.listdir(tmp_path)) == ["x", "x.tmp-abc", "y.tmp-abc"]
+    os.close(at_work)
+
+
+def test_a_full_disk_is_said_in_one_line(tmp_path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device\nmore")
+
+    rule = rules.SGD()
+    with monkeypatch.context() as patch:
+        patch.setattr(tf.saved_model, "save", fail)
+        with pytest.raises(OSError, match="x' cannot be written: No space left on device$"):
+            export.save(tmp_path / "x", rule, rule.init_theta())
+    assert not os.listdir(tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file/x' cannot be written: .*file'$"):
+        export.save(tmp_path / "file" / "x", rule, rule.init_theta())
+
+
+def test_versions_are_those_of_the_modules(path, monkeypatch):
+    """TensorFlow goes by several names on the package index, tensorflow-cpu and others."""
+
+    def unknown(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", unknown)
+    assert saved_model.read_metadata(path)["versions"] == writer._versions()
+    assert writer._versions()["tensorflow"] == tf.__version__
+
+
+def test_metadata_that_could_not_be_read_again_is_not_written(tmp_path):
+    rule, deep = rules.SGD(), {}
+    for _ in range(100):
+        deep = {"deeper": deep}
+    for metadata in (deep, {"a": "x" * saved_model.LARGEST_METADATA}):
+        with pytest.raises(ValueError, match="`metadata` cannot be written"):
+            export.save(tmp_path / "x", rule, rule.init_theta(), metadata)
+    assert not os.listdir(tmp_path)
 
 
 def test_wrong_arguments_are_refused_before_anything_is_written(tmp_path):

@@ -1,6 +1,10 @@
+import io
 import json
 import os
 import shutil
+import time
+import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -164,6 +168,98 @@ def test_a_file_that_holds_no_arrays_is_refused(damaged):
     resign_files(damaged)
     with pytest.raises(ValueError, match=r"theta\.npz.*unusable"):
         LearnedOptimizer(weights=damaged)
+
+
+def archive(entries, compression=zipfile.ZIP_STORED):
+    """An npz of pairs of a name and the bytes of its `.npy`."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as content:
+        for name, data in entries:
+            content.writestr(f"{name}.npy", data)
+    return file.getvalue()
+
+
+def array_of(shape, dtype="<f4", data=b""):
+    """The bytes of a `.npy` whose header claims a shape."""
+    file = io.BytesIO()
+    header = {"descr": dtype, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + data
+
+
+NAMES = list(RULE.theta_shapes())
+BOMBS = {
+    "an absurd shape": archive([(name, array_of((10**6, 10**6))) for name in NAMES]),
+    "an absurd type": archive([(name, array_of((1,), "|V2000000000")) for name in NAMES]),
+    "compressed zeros": archive(
+        [(name, array_of((5 * 10**7,), data=bytes(2 * 10**8))) for name in NAMES[:1]],
+        zipfile.ZIP_DEFLATED,
+    ),
+    "many entries": archive([(f"x{i}", array_of((1,))) for i in range(20_000)]),
+    "a large file": archive([(NAMES[0], array_of((10**7,), data=bytes(4 * 10**7)))]),
+    "a deep header": archive([(NAMES[0], b"\x93NUMPY\x01\x00\xf0\x22" + b"(" * 0x22F0)]),
+}
+METADATA = {
+    "deep": b"[" * 130_000,
+    "deep and closed": b'{"rule":' * 100 + b"1" + b"}" * 100,
+    "deep in values": b'{"a": "\\"[", "b":' + b"[" * 65 + b"]" * 65 + b"}",
+    "huge": b'{"a": "' + b"x" * 10**8 + b'"}',
+    "wide": b"[" + b"[]," * 43_000 + b"[]]",
+    "wide inside": b'{"format_version": 2, "rule": 1, "files": {}, "sha256": "", "a": ['
+    + b"{}," * 43_000
+    + b"[]]}",
+    "long numbers": b"[" + b"9" * 120_000 + b"]",
+}
+
+
+def assert_refused_at_once(path, text):
+    """By processor time, as the machine may have other work, and by what Python and NumPy hold."""
+    start = time.process_time()
+    with pytest.raises(ValueError, match=text):
+        saved_model.read(path)
+    assert time.process_time() - start < 0.1
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=text):
+        saved_model.read(path)
+    assert tracemalloc.get_traced_memory()[1] < 50 * 2**20
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_absurd_arrays_are_refused_before_anything_is_allocated(damaged, name):
+    (damaged / saved_model.THETA_FILE).write_bytes(BOMBS[name])
+    resign_files(damaged)
+    assert_refused_at_once(damaged, r"theta\.npz.*unusable")
+
+
+@pytest.mark.parametrize("name", METADATA)
+def test_absurd_metadata_is_refused_at_once(damaged, name):
+    (damaged / saved_model.METADATA_FILE).write_bytes(METADATA[name])
+    assert_refused_at_once(damaged, r"metadata\.json")
+
+
+def test_an_absurd_rule_is_refused_at_once(damaged):
+    edit_metadata(damaged, set_rule(hidden_size=4096, hidden_layers=8))
+    assert_refused_at_once(damaged, "theta of a rule must have at most")
+
+
+def test_an_absurd_file_is_refused_at_once(damaged):
+    resign_files(damaged)
+    with open(damaged / "saved_model.pb", "r+b") as f:
+        f.truncate(10**12)  # Of holes.
+    assert_refused_at_once(damaged, "saved_model.pb")
+
+
+@pytest.mark.parametrize("name", ["/proc/kcore", "../secret", "assets/../../secret"])
+def test_files_outside_of_the_export_are_not_read(damaged, name):
+    (damaged.parent / "secret").write_text("secret")
+    edit_metadata(damaged, lambda metadata: metadata["files"].update({name: "0"}))
+    assert_refused_at_once(damaged, "outside")
+
+
+def test_the_arrays_must_be_among_the_files_with_a_digest(damaged):
+    edit_metadata(damaged, lambda metadata: metadata["files"].pop("assets/theta.npz"))
+    assert_refused_at_once(damaged, "lists no.*theta.npz")
 
 
 def test_foreign_directories_are_refused(tmp_path):

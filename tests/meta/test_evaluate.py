@@ -7,7 +7,7 @@ from absl import app, flags
 
 from lopt_keras import rules
 from meta import evaluate as binary
-from meta.evaluation import benchmark, contestants, report, suite
+from meta.evaluation import benchmark, contestants, figures, report, suite
 from meta.evaluation.store import Store
 
 TASKS = (
@@ -68,6 +68,23 @@ def test_another_optimizer_costs_only_its_own_runs(tmp_path, monkeypatch):
     assert len(counting.runs) == 8
 
 
+def test_a_damaged_result_is_named_and_computed_anew(tmp_path, monkeypatch):
+    first = run(tmp_path)
+    files = sorted(tmp_path.glob("*.npz"))
+    for i, file in enumerate(files):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 0xFF
+        file.write_bytes((content, content[: len(content) // 2], b"", b"{}")[i % 4])
+    counting = Counting(monkeypatch)
+    with pytest.warns(UserWarning, match="computed anew") as told:
+        again = run(tmp_path)
+    assert counting.runs == ["train_rules"] * 8
+    assert {str(w.message).split("'")[1] for w in told} == {str(file) for file in files}
+    assert "cannot be read, and is computed anew" in str(told[0].message)
+    for one, other in zip(first, again, strict=True):
+        assert (one.outcomes["Adam"].bounded.train == other.outcomes["Adam"].bounded.train).all()
+
+
 def test_the_learning_rate_is_the_best_of_the_grid(tmp_path):
     better = contestants.HandDesigned("better", rules.Adam, 0.316)
     for result in run(tmp_path, better):
@@ -122,6 +139,20 @@ def test_results_are_json_and_csv(out_dir):
         assert float(row["final_test"]) == own["final_test"][int(row["seed"])]
 
 
+def test_the_page_counts_and_its_tables_agree(tmp_path):
+    settings = SETTINGS._replace(num_rates=1)
+    results = run(tmp_path / "cache", WILD, settings=settings)[:1]
+    report.write(str(tmp_path / "out"), results, ["wild"], settings, "command")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<p>1 task, 2 seeds, 30 steps. " in page
+    assert "1 learning rates" not in page
+    # Of two seeds, that of one task in the tables over tasks and task by task.
+    over_tasks, _, task_by_task = page.partition("<h2>Task by task</h2>")
+    ratio = figures.median(results[0].outcomes["wild"].figures.train_ratio)
+    assert f"<b>{report._short(ratio)}</b>" in over_tasks
+    assert f"<td>{report._short(ratio)} <small>" in task_by_task
+
+
 def test_the_report_needs_no_network(out_dir):
     page = (out_dir / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 2 + 2
@@ -140,13 +171,22 @@ def test_the_report_needs_no_network(out_dir):
         ("--optimizer=nonsense", "`optimizer` must be"),
         ("--baselines=Adam,Nonsense", "`--baselines` must be some of.*Nonsense"),
         ("--tasks=nonsense", "`tasks` must be"),
+        ("--tasks=quadratic:100000000000", "`tasks` must be"),
+        ("--tasks=quadratic:99999999", "`tasks` must have at most"),
+        ('--tasks={"family": ["quadratic"]}', "'family' must be one of"),
+        ('--tasks={"family": "quadratic", "dimension": 100000000000}', "dimension.*at most"),
+        ('--tasks={"family": "quadratic", "dimension": "x"}', "`dimension`"),
+        ('--task_overrides={"batch_size": 100000000000}', "batch_size.*at most"),
+        ('--optimizer={"optimizer": "keras.optimizers:Adam", "name": 3}', "'name' must be a str"),
+        ("--out_dir=/dev/null/x", "cannot be a directory"),
+        ("--cache_dir=/dev/null", "cannot be a directory"),
         ("--task_overrides=3", "`--task_overrides` must be a JSON object"),
         ('--augmentation={"loss_scale": 3}', "`--augmentation=.*loss_scale"),
     ],
 )
 def test_bad_flags_are_refused_before_any_work(flag, message, tmp_path):
     flags.FLAGS.unparse_flags()
-    flags.FLAGS(["evaluate", flag, f"--out_dir={tmp_path / 'out'}"])
+    flags.FLAGS(["evaluate", f"--out_dir={tmp_path / 'out'}", flag])
     with pytest.raises(app.UsageError, match=message):
         binary.main(["evaluate"])
     assert not (tmp_path / "out").exists()

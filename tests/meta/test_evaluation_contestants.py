@@ -45,6 +45,11 @@ def test_a_keras_optimizer_by_import_path():
         '{"optimizer": "keras.optimizers:Adam", "config": {"nonsense": 1}}',
         '{"optimizer": "keras.optimizers:Adam", "tune": false}',
         '{"config": {}}',
+        '{"optimizer": "keras.optimizers:Adam", "name": 3}',
+        '{"optimizer": "keras.optimizers:Adam", "name": ""}',
+        '{"optimizer": "keras.optimizers:Adam", "tuned": "no"}',
+        '{"optimizer": "keras.optimizers:Adam", "config": [1]}',
+        '{"optimizer": ["keras.optimizers:Adam"]}',
         "{",
     ],
 )

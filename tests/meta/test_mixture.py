@@ -9,6 +9,7 @@ from meta import random, tasks
 from meta.mixture import Mixture, scored
 from meta.tasks import curves, distribution, references
 from meta.tasks.flow import RealNVP
+from meta.tasks.measured import identify
 from meta.tasks.normalized import AdamSteps, Normalized
 from meta.tasks.quadratic import Quadratic
 from meta.tasks.references import Reference
@@ -23,8 +24,8 @@ def known(monkeypatch):
     found = {}
     for i, config in enumerate(configs):
         final = 2.0 if i % 5 == 0 else 0.5
-        found[references.identify(config)] = Reference(2.0, final, 0.1, 3.0 if i % 3 == 0 else 1.0)
-    monkeypatch.setattr(references, "load", lambda: found)
+        found[identify(config)] = Reference(2.0, final, 0.1, 3.0 if i % 3 == 0 else 1.0)
+    monkeypatch.setattr(references.MEASURED, "known", lambda data_dir=None: found)
     return configs
 
 
@@ -49,7 +50,7 @@ def test_weights_are_shares_of_the_tasks(monkeypatch):
         def get(self, key):
             return Reference(2.0, 1.0, 0.1, 1.0)
 
-    monkeypatch.setattr(references, "load", Known)
+    monkeypatch.setattr(references.MEASURED, "known", lambda data_dir=None: Known())
     chosen = Mixture({"image_mlp": 3.0, "quadratic": 1.0}, num_tasks=40).configs()
     drawn = [config.family for config in chosen]
     assert (drawn.count("image_mlp"), drawn.count("quadratic")) == (30, 10)
@@ -71,10 +72,10 @@ def test_the_score_is_one_at_the_start_and_zero_at_the_reference(monkeypatch):
     config = distribution.config("quadratic", 1)
     other = config._replace(setting={**config.setting, "noise": 0.5})
     found = {
-        references.identify(config): Reference(2.0, 1.0, 0.1, 1.0),
-        references.identify(other): Reference(30.0, 10.0, 0.1, 1.0),
+        identify(config): Reference(2.0, 1.0, 0.1, 1.0),
+        identify(other): Reference(30.0, 10.0, 0.1, 1.0),
     }
-    monkeypatch.setattr(references, "load", lambda: found)
+    monkeypatch.setattr(references.MEASURED, "known", lambda data_dir=None: found)
     task = scored([config, other], "loss")
     setting = task.draw(random.seed(0), 4, tf.constant([0, 0, 1, 1]))
     scores = task.score(tf.constant([[2.0, 1.0, 30.0, 20.0], [1.5, 0.5, 10.0, 0.0]]), setting)
@@ -135,25 +136,24 @@ def test_curves_are_the_lowest_that_a_learning_rate_has_reached(tmp_path, monkey
     np.testing.assert_allclose(found[3], 10.0 - 0.2 * 24.5, rtol=1e-4)
     np.testing.assert_allclose(found[4:], [4.0, 4.0, slow[666:].mean()], rtol=1e-4)
     # A mixture that is scored in steps asks for them, and computes what it lacks.
-    monkeypatch.setattr(curves, "load", functools.cache(lambda file=None: {}))
+    monkeypatch.setattr(curves.MEASURED, "shipped", functools.cache(dict))
     mixture = Mixture(QUADRATICS, num_tasks=2, score="adam_steps")
     with pytest.raises(ValueError, match="2 of 2.*curve"):
-        mixture.configs()
-    file = str(tmp_path / "curves.json")
-    curves.complete(list(mixture.candidates()), file=file)
-    content = json.loads((tmp_path / "curves.json").read_text())
-    assert set(content) == {references.identify(c) for c in mixture.candidates()}
-    monkeypatch.setattr(curves, "load", lambda: content)
-    assert all(isinstance(task, AdamSteps) for task, _ in mixture.build().values())
+        mixture.configs(tmp_path)
+    mixture.complete(tmp_path)
+    content = json.loads((tmp_path / "lopt_keras" / "curves.json").read_text())
+    assert set(content) == {identify(c) for c in mixture.candidates()}
+    assert all(isinstance(task, AdamSteps) for task, _ in mixture.build(tmp_path).values())
     for losses in content.values():
         assert losses == sorted(losses, reverse=True)
         assert losses[-1] < 0.5 * losses[0]
 
 
-def test_references_are_what_adam_reaches(tmp_path):
+def test_references_are_what_adam_reaches(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(references.MEASURED, "shipped", functools.cache(dict))
     configs = [distribution.config("quadratic", number) for number in range(3)]
-    file = str(tmp_path / "references.json")
-    found = references.complete(configs, file=file)
+    found = references.MEASURED.complete(configs, tmp_path)
+    assert "references of 3 tasks: 100%" in capsys.readouterr().err
     for reference in found:
         assert reference.learning_rate in references.LEARNING_RATES
         assert reference.is_trainable
@@ -161,11 +161,44 @@ def test_references_are_what_adam_reaches(tmp_path):
     # A quadratic with trace 1 starts at half the squared distance, on average.
     for config, reference in zip(configs, found, strict=True):
         assert 0.1 < reference.initial / (0.5 * config.setting["start_scale"] ** 2) < 4
-    content = json.loads((tmp_path / "references.json").read_text())
-    assert content == {references.identify(c): list(r) for c, r in zip(configs, found, strict=True)}
+    file = tmp_path / "lopt_keras" / "references.json"
+    content = json.loads(file.read_text())
+    assert content == {identify(c): list(r) for c, r in zip(configs, found, strict=True)}
     # What is known is not computed again.
-    again = references.complete(configs[:1] + configs[2:], file=file)
+    monkeypatch.setattr(references.MEASURED, "_measure", None)
+    again = references.MEASURED.complete(configs[:1] + configs[2:], tmp_path)
     assert again == found[:1] + found[2:]
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"a": 1}', '{"a": [1]}', '{"a": [1, 2, 3, "x"]}']
+)
+def test_damaged_references_are_named_and_computed_anew(tmp_path, content, monkeypatch):
+    file = tmp_path / "lopt_keras" / "references.json"
+    file.parent.mkdir()
+    file.write_text(content)
+    monkeypatch.setattr(references.MEASURED, "shipped", functools.cache(dict))
+    reference = Reference(2.0, 1.0, 0.1, 1.0)
+    monkeypatch.setattr(references.MEASURED, "_measure", lambda configs, _: [reference])
+    with pytest.warns(UserWarning, match=f"{file}.*damaged.*computed anew"):
+        found = references.MEASURED.complete([distribution.config("quadratic", 0)], tmp_path)
+    assert found == [reference]
+    assert list(references.MEASURED.known(tmp_path).values()) == found
+
+
+def test_a_mixture_computes_what_it_lacks_and_says_by_what_it_scores(tmp_path, monkeypatch):
+    mixture = Mixture(QUADRATICS, num_tasks=2)
+    monkeypatch.setattr(references.MEASURED, "shipped", functools.cache(dict))
+    digests = set()
+    for i in range(2):
+        reference = Reference(2.0 + i, 1.0, 0.1, 1.0)
+        monkeypatch.setattr(
+            references.MEASURED, "_measure", lambda configs, _, r=reference: [r] * len(configs)
+        )
+        mixture.complete(tmp_path / str(i))
+        digests.add(mixture.references_digest(tmp_path / str(i)))
+        assert len(mixture.configs(tmp_path / str(i))) == 2
+    assert len(digests) == 2
 
 
 @pytest.mark.parametrize(
@@ -176,6 +209,9 @@ def test_references_are_what_adam_reaches(tmp_path):
         "[]",
         '{"nope": 1}',
         '{"num_tasks": 0}',
+        '{"num_tasks": 100000000000}',
+        '{"num_tasks": 1e11}',
+        '{"families": {"quadratic": Infinity}}',
         '{"families": {"nope": 1}}',
         '{"families": {"quadratic": 0}}',
         '{"families": []}',

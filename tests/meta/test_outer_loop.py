@@ -1,3 +1,5 @@
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -58,18 +60,63 @@ def test_a_resumed_run_ends_with_the_same_theta_bit_for_bit(tmp_path, name):
     assert (other.theta["log_learning_rate"] != whole.theta["log_learning_rate"]).any()
 
 
-def test_a_checkpoint_between_two_is_redone(tmp_path):
+def test_a_damaged_checkpoint_is_redone(tmp_path):
     loop = make_loop(tmp_path / "x")
     loop.run(7)  # Checkpoints at 3, 6 and 7.
-    resumed = make_loop(tmp_path / "x")
-    assert resumed.restore() == 7
-    tf.io.gfile.remove(str(tmp_path / "x" / "checkpoints" / "ckpt-7.index"))
-    manager = tmp_path / "x" / "checkpoints" / "checkpoint"
-    manager.write_text(manager.read_text().replace("ckpt-7", "ckpt-6", 1))
+    assert make_loop(tmp_path / "x").restore() == 7
+    folder = tmp_path / "x" / "checkpoints"
+    os.truncate(folder / "ckpt-7.data-00000-of-00001", 10)
+    os.remove(folder / "checkpoint")
     again = make_loop(tmp_path / "x")
-    assert again.restore() == 6
+    with pytest.warns(UserWarning, match="ckpt-7 cannot be read"):
+        assert again.restore() == 6
+    # A directory can be moved, whatever it is called.
+    assert str(tmp_path) not in (folder / "checkpoint").read_text()
     again.run(7)
     assert_equal(loop.theta, again.theta)
+    # Old ones are still swept away.
+    again.run(9)
+    assert sorted(file.stem for file in folder.glob("*.index")) == ["ckpt-6", "ckpt-7", "ckpt-9"]
+
+
+def test_a_run_never_starts_over_where_there_are_checkpoints(tmp_path):
+    loop = make_loop(tmp_path)
+    loop.run(3)
+    again = make_loop(tmp_path)
+    again.run(4)  # Without having been told to restore.
+    loop.run(4)
+    assert_equal(loop.theta, again.theta)
+    for file in (tmp_path / "checkpoints").glob("*.index"):
+        os.truncate(file, 0)
+    with pytest.raises(ValueError, match="No checkpoint in .* is whole"):
+        make_loop(tmp_path).run(4)
+
+
+def test_a_checkpoint_of_another_loop_is_refused(tmp_path):
+    make_loop(tmp_path, optimizer=keras.optimizers.SGD(0.1)).run(3)
+    with pytest.raises(ValueError, match="ckpt-3' is not one of this meta-training"):
+        make_loop(tmp_path).restore()
+
+
+def test_what_cannot_be_written_is_said_with_what_is_kept(tmp_path, monkeypatch):
+    loop = make_loop(tmp_path)
+    loop.run(3)
+
+    def fail(*args, **kwargs):
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+    monkeypatch.setattr(tf.train.CheckpointManager, "save", fail)
+    text = "(?s)checkpoint of outer step 6 cannot be written to .*No space left.*ckpt-3'"
+    with pytest.raises(OSError, match=text):
+        loop.run(6)
+
+
+def test_the_bar_tells_of_compilation(tmp_path, capsys):
+    make_loop(tmp_path, task=Quadratic()).run(20)
+    told = capsys.readouterr().err
+    assert "0/20 [00:00, compiling program 1 of 1, " in told
+    assert "20/20" in told
+    assert "meta_loss=" in told
 
 
 def test_nothing_to_restore_starts_at_zero(tmp_path):

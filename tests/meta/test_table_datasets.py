@@ -1,4 +1,7 @@
 import hashlib
+import os
+import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -127,3 +130,39 @@ def test_what_cannot_be_loaded_is_named(data_dir, monkeypatch):
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", offline)
     with pytest.raises(ValueError, match="'wine_quality' cannot be prepared.*no route to host"):
         datasets.load_table("wine_quality", data_dir)
+
+
+RECORDS = "wine-train.tfrecord-00000-of-00001"
+
+
+def flip_bit(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+DAMAGE = {
+    "description truncated": lambda folder: os.truncate(folder / "dataset_info.json", 20),
+    "description emptied": lambda folder: os.truncate(folder / "dataset_info.json", 0),
+    "description missing": lambda folder: os.remove(folder / "dataset_info.json"),
+    "records truncated": lambda folder: os.truncate(folder / RECORDS, 200),
+    "records emptied": lambda folder: os.truncate(folder / RECORDS, 0),
+    "records missing": lambda folder: os.remove(folder / RECORDS),
+    "records altered": lambda folder: flip_bit(folder / RECORDS),
+    "fewer records": lambda folder: os.truncate(folder / RECORDS, 1040),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_dataset_is_named_and_prepared_anew(damage, data_dir, tmp_path, capsys):
+    expected = datasets.load_table("wine", data_dir)
+    shutil.copytree(data_dir / "wine", tmp_path / "wine")
+    DAMAGE[damage](tmp_path / "wine" / "1.0.0")
+    with pytest.warns(UserWarning, match=f"'wine' in '{tmp_path}/.*damaged, and is prepared anew"):
+        found = datasets.load_table("wine", tmp_path)
+    np.testing.assert_array_equal(joined(found), joined(expected))
+    datasets.load_table.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        datasets.load_table("wine", tmp_path)
+    assert "Downloading" not in capsys.readouterr().out  # Nothing is downloaded.

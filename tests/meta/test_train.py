@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 from absl import app, flags
 
+from export import locks
 from lopt_keras import LearnedOptimizer, rules, saved_model
+from meta import run_directory
 from meta import train as binary
 
 RULE_CONFIG = {"hidden_size": 2, "hidden_layers": 1, "momentum_decays": [0.9], "step_mult": 0.01}
@@ -229,6 +232,29 @@ def test_the_export_binary_writes_the_same(whole, tmp_path):
         ("--num_particles=7", "num_particles"),
         ("--horizon=12", "horizon"),
         ("--es_stddev=0", "es_stddev"),
+        ("--es_stddev=1e300", "es_stddev"),
+        ("--es_stddev=1e-30", "es_stddev"),
+        ("--es_stddev=nan", "es_stddev"),
+        ("--outer_learning_rate=inf", "outer_learning_rate"),
+        ("--outer_gradient_clip=inf", "outer_gradient_clip"),
+        ("--horizon_told=nan", "horizon_told"),
+        ("--validation_told=nan", "validation_told"),
+        ("--outer_tail=nan", "outer_tail"),
+        ("--seed=4294967296", "seed"),
+        ("--num_particles=1000000000000", "num_particles"),
+        ("--num_outer_steps=10000000000", "num_outer_steps"),
+        ("--horizon=100000000000", "horizon"),
+        ('--task_config={"hidden_units": [9000000]}', "need at least .* GiB"),
+        ('--task_config={"hidden_units": [1000000000000]}', "hidden_units.*at most"),
+        ('--task_config={"hidden_units": [4], "batch_size": 1000000000000}', "batch_size.*at most"),
+        ('--task_config={"hidden_units": 1e400}', "task_config|hidden_units"),
+        ('--task_config={"hidden_units": "many"}', "hidden_units"),
+        ('--rule_config={"hidden_size": 4096, "hidden_layers": 16}', "theta of a rule"),
+        ("--tasks=nope", "excludes --task"),
+        ("--export_dir=/dev/null/x", "--export_dir.*cannot be a directory"),
+        ("--data_dir=/dev/null", "--data_dir.*cannot be a directory"),
+        ("--compilation_cache=/dev/null", "--compilation_cache.*cannot be a directory"),
+        ("--out_dir=/dev/null/x", "--out_dir.*cannot be a directory"),
         ("--outer_learning_rate=-1", "outer_learning_rate"),
         ("--outer_optimizer=nope", "outer_optimizer"),
         ("--outer_gradient_norm_clip=0", "outer_gradient_norm_clip"),
@@ -256,3 +282,46 @@ def test_wrong_flags_are_named_before_any_work_starts(tmp_path, data_dir, flag, 
         main()
     flags.FLAGS.unparse_flags()
     assert not (tmp_path / "out").exists()
+
+
+def test_an_export_directory_that_holds_the_run_is_refused(tmp_path, data_dir):
+    arguments = command(tmp_path / "out" / "run", data_dir, f"--export_dir={tmp_path / 'out'}")[2:]
+    flags.FLAGS(arguments)
+    with pytest.raises(app.UsageError, match="--export_dir.*must not hold --out_dir"):
+        binary.main(arguments[:1])
+    flags.FLAGS.unparse_flags()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_run_in_the_directory_of_one_at_work_is_refused(tmp_path, data_dir):
+    arguments = command(tmp_path / "out", data_dir)[2:]
+    with run_directory.lock(tmp_path / "out"):
+        flags.FLAGS(arguments)
+        holder = locks.acquire  # In this process there is but one lock.
+        try:
+            locks.acquire = lambda *args: None
+            with pytest.raises(app.UsageError, match=f"in use by process {os.getpid()} on"):
+                binary.main(arguments[:1])
+        finally:
+            locks.acquire = holder
+            flags.FLAGS.unparse_flags()
+
+
+def test_a_damaged_run_says_what_it_does(whole, tmp_path, data_dir):
+    out_dir = tmp_path / "damaged"
+    shutil.copytree(whole[0], out_dir)
+    os.truncate(out_dir / "checkpoints" / "ckpt-400.data-00000-of-00001", 100)
+    os.remove(out_dir / "checkpoints" / "checkpoint")
+    result = train(out_dir, data_dir, "--nolearning_curve")
+    assert result.returncode == 0, result.stderr
+    assert "Warning: ckpt-400 cannot be read: " in result.stderr
+    assert "Resuming at outer step 380." in result.stdout
+    _, expected, _ = saved_model.read(whole[0] / "export")
+    _, theta, _ = saved_model.read(out_dir / "export")
+    for name in expected:
+        np.testing.assert_array_equal(theta[name], expected[name])
+    (out_dir / "run.json").write_text("{")
+    result = train(out_dir, data_dir, "--nolearning_curve")
+    assert result.returncode == 1
+    assert result.stderr.startswith("Error: The description of the run, ")
+    assert result.stderr.count("\n") == 2

@@ -1,0 +1,126 @@
+"""Every benchmark still starts, and builds what it builds: on the smallest sizes, in seconds.
+
+What they find is not looked at: that takes the sizes at which they are run.
+"""
+
+import importlib.util
+import pathlib
+import sys
+
+import keras
+import numpy as np
+import pytest
+from absl import flags
+
+from lopt_keras import rules
+from meta.mixture import Mixture, scored
+from meta.tasks import distribution
+
+ROOT = pathlib.Path(__file__).parent.parent.parent / "benchmarks"
+SCRIPTS = sorted(file.relative_to(ROOT).as_posix() for file in ROOT.rglob("*.py"))
+
+
+def train_and_score(module, folder):
+    mixture = Mixture({"quadratic": 1.0}, num_tasks=1)
+    theta, figures = module.meta_train(mixture, 0, 1, str(folder / "run"), str(folder))
+    assert figures["outer_steps"] == 1
+    config = distribution.config("quadratic", 0)
+    (score,) = module.evaluate(config, scored([config], "loss", str(folder)), [theta])
+    assert np.isfinite(score)
+
+
+def time_a_step(module, folder):
+    task, rule = distribution.config("quadratic", 0).build(), rules.SGD()
+    assert module.make_step(task, rule)() > 0
+    assert module.make_step(module.DrawnBefore(task, 8), rule)() > 0
+
+
+def make_workloads(module, folder):
+    for name, workload in module.WORKLOADS.items():
+        own = workload(str(folder))
+        first = keras.tree.map_structure(lambda array: array[:1], own.train[0])
+        assert own.make()(first).shape[0] == 1, name
+
+
+def make_own_models(module, folder):
+    for own in (module.digits(), module.wine()):
+        assert own.make()(own.train[0][:2]).shape[0] == 2
+
+
+def make_contenders(module, folder):
+    for name in (*module.BASELINES, *module.RULES):
+        module.make(name).build([keras.Variable([[1.0, 2.0]])])
+
+
+def make_variables(module, folder):
+    for name in ("mlp", "transformer"):
+        variables, gradients = module.variables(module.SHAPES[name]()[:4])
+        assert len(variables) == len(gradients) == 4
+
+
+def measure_once(module, folder):
+    times = module.interleaved({"nothing": lambda: None}, repetitions=3)
+    module.write(str(folder / "figures.json"), times)
+    assert "tensorflow" in (folder / "figures.json").read_text()
+
+
+def check_gradients(module, folder):
+    whole, truncated = module.exact_gradients(1, np.log(0.01))
+    assert np.isfinite([whole, truncated]).all()
+
+
+BUILDS = {
+    "gradients/truncation_bias.py": check_gradients,
+    "headline.py": lambda module, _: module.build_model(
+        {"filters": [2], "strides": [1]}, (8, 8, 1), 3
+    ),
+    "keras_convnet.py": lambda module, _: module.build_model(),
+    "model_zoo.py": make_workloads,
+    "own_model.py": make_own_models,
+    "performance/contenders.py": make_contenders,
+    "performance/models.py": make_variables,
+    "performance/stopwatch.py": measure_once,
+    "tasks/generalisation.py": train_and_score,
+    "tasks/input_share.py": time_a_step,
+}
+"""What builds models, tasks or trainings, and can do so in seconds."""
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """A function that imports a script as Python runs it: beside its siblings, with own flags."""
+    known_flags, known_modules = set(flags.FLAGS), set(sys.modules)
+
+    def load(script):
+        file = ROOT / script
+        monkeypatch.syspath_prepend(str(file.parent))
+        monkeypatch.syspath_prepend(str(ROOT))
+        name = "benchmark_" + script.removesuffix(".py").replace("/", "_")
+        spec = importlib.util.spec_from_file_location(name, file)
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)
+        spec.loader.exec_module(module)
+        return module
+
+    yield load
+    for name in set(flags.FLAGS) - known_flags:
+        delattr(flags.FLAGS, name)
+    siblings = {pathlib.PurePath(script).stem for script in SCRIPTS}
+    for name in (set(sys.modules) - known_modules) & siblings:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_script_can_be_imported(script, load):
+    module = load(script)
+    if '__name__ == "__main__"' in (ROOT / script).read_text(encoding="utf-8"):
+        assert callable(module.main)
+
+
+@pytest.mark.parametrize("script", BUILDS)
+def test_a_script_builds_what_it_builds(script, load, tmp_path):
+    module = load(script)
+    flags.FLAGS.unparse_flags()
+    names = [name for name in ("out_dir", "data_dir", "runs_dir") if name in flags.FLAGS]
+    flags.FLAGS([script, *(f"--{name}={tmp_path}" for name in names)])
+    BUILDS[script](module, tmp_path)
