@@ -467,9 +467,16 @@ def _check_directories(run):
             f"`--export_dir={_EXPORT_DIR.value}` must not hold --out_dir={_OUT_DIR.value}. "
             "An export is a directory of its own."
         )
-    if _EXPORT_DIR.value is None or not os.path.lexists(export_dir):
+    is_empty = os.path.isdir(export_dir) and not os.listdir(export_dir)
+    if is_empty or not os.path.lexists(export_dir):
         return
-    if saved_model.read_metadata(export_dir).get("flags") != run["flags"]:
+    if not os.path.isfile(os.path.join(export_dir, saved_model.METADATA_FILE)):
+        raise ValueError(
+            f"The run is to be exported to {export_dir!r}, where there is something that is not an "
+            "export. Choose another --export_dir."
+        )
+    given = _EXPORT_DIR.value is not None
+    if given and saved_model.read_metadata(export_dir).get("flags") != run["flags"]:
         raise ValueError(
             f"`--export_dir={_EXPORT_DIR.value}` holds the export of another run. Choose another."
         )

@@ -242,7 +242,7 @@ def read_from_root(text):
                 node = node.left
             if "ROOT" in ast.unparse(node) or "__file__" in ast.unparse(node):
                 known = [p.value if isinstance(p, ast.Constant) else "*" for p in parts]
-                yield ast.unparse(node), "/".join(known)
+                yield "/".join(known)
 
 
 def test_what_tests_read_is_their_data():
@@ -254,7 +254,7 @@ def test_what_tests_read_is_their_data():
         file = target["srcs"][0]
         within = {f for x in closure(name, known) for f in (*known[x]["srcs"], *known[x]["data"])}
         text = (ROOT / file).read_text(encoding="utf-8")
-        for _, pattern in read_from_root(text):
+        for pattern in read_from_root(text):
             folders = (pathlib.PurePath(file).parent, pathlib.PurePath(file).parent.parent, "")
             there = {
                 path

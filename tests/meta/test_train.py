@@ -189,6 +189,11 @@ def test_the_export_of_another_run_is_never_replaced(whole, tmp_path, data_dir):
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("precious")
+    shutil.copytree(foreign, tmp_path / "mine" / "export")
+    result = train(tmp_path / "mine", data_dir)
+    assert result.returncode != 0
+    assert "not an export" in result.stderr
+    assert os.listdir(tmp_path / "mine") == ["export"]
     for export_dir, text in ((whole[0] / "export", "another run"), (foreign, "not an export")):
         paths = [f"--export_dir={export_dir}", "--seed=4"]
         result = train(tmp_path / "out", data_dir, *paths)
