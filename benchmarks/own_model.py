@@ -12,6 +12,9 @@ table of 108 examples with 35 for validation, too few to meta-train on (`wine`).
 again with the same flags, meta-training resumes.
 """
 
+from export import command  # First: TensorFlow's messages to its developers stay away.
+
+# isort: split
 import os
 import re
 import shlex
@@ -23,7 +26,7 @@ import keras
 import model_zoo
 import numpy as np
 import tqdm
-from absl import app, flags, logging
+from absl import app, flags
 
 import export
 from lopt_keras import LearnedOptimizer, pretrained, rules, saved_model
@@ -219,5 +222,4 @@ def _of(weights):
 
 
 if __name__ == "__main__":
-    logging.set_verbosity(logging.WARNING)
-    app.run(main)
+    command.run(main)
