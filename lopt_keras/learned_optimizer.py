@@ -162,7 +162,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             for name in rule.hears
             if name != "total_steps"
         }
-        _warn_of_small_learning_rate(learning_rate)
+        _warn_of_small_learning_rate(learning_rate, self._iterations.dtype)
 
     def __setattr__(self, name, value):
         if name in options.CHANGEABLE:
@@ -630,10 +630,13 @@ def _num_replicas():
     return 1
 
 
-def _warn_of_small_learning_rate(learning_rate):
+def _warn_of_small_learning_rate(learning_rate, step_dtype):
     if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
-        # Its highest value, warm-up or not, is seen at one of these steps.
-        learning_rate = max(float(learning_rate(step)) for step in (0, *(2**i for i in range(20))))
+        # What is about its highest value, warm-up or not, is seen at one of these steps.
+        steps = [0, *(2**i for i in range(20))]
+        with _outside_of_graphs():
+            steps = [ops.convert_to_tensor(step, step_dtype) for step in steps]
+            learning_rate = max(float(learning_rate(step)) for step in steps)
     if isinstance(learning_rate, int | float | np.number) and 0.0 < learning_rate < _SMALL:
         warnings.warn(
             f"`learning_rate={learning_rate:g}` multiplies the steps of a LearnedOptimizer, which "
