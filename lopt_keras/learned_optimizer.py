@@ -213,7 +213,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
                 variable.assign(ops.cast(arrays[name][0], variable.dtype))
         for observation in self._observations.values():
             observation.forget_where(True)
-        self._first_step.assign(ops.cast(self.iterations, self._first_step.dtype))
+        # A copy, as JAX would give two variables the same memory.
+        self._first_step.assign(ops.copy(ops.cast(self.iterations, self._first_step.dtype)))
 
     def observe(self, train_loss=None, validation_loss=None):
         """Tells the rule a loss, for the next step.
