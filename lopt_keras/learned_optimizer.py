@@ -170,7 +170,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             for name in rule.hears
             if name != "total_steps"
         }
-        _warn_of_small_learning_rate(learning_rate)
+        _warn_of_small_learning_rate(learning_rate, self._iterations.dtype)
 
     def __setattr__(self, name, value):
         if name in options.CHANGEABLE:
@@ -221,7 +221,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
                 variable.assign(ops.cast(arrays[name][0], variable.dtype))
         for observation in self._observations.values():
             observation.forget_where(True)
-        self._first_step.assign(ops.cast(self.iterations, self._first_step.dtype))
+        # A copy, as JAX would give two variables the same memory.
+        self._first_step.assign(ops.copy(ops.cast(self.iterations, self._first_step.dtype)))
 
     def observe(self, train_loss=None, validation_loss=None):
         """Tells the rule a loss, for the next step.
@@ -717,10 +718,13 @@ def _num_replicas():
     return 1
 
 
-def _warn_of_small_learning_rate(learning_rate):
+def _warn_of_small_learning_rate(learning_rate, step_dtype):
     if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
-        # Its highest value, warm-up or not, is seen at one of these steps.
-        learning_rate = max(float(learning_rate(step)) for step in (0, *(2**i for i in range(20))))
+        # What is about its highest value, warm-up or not, is seen at one of these steps.
+        steps = [0, *(2**i for i in range(20))]
+        with _outside_of_graphs():
+            steps = [ops.convert_to_tensor(step, step_dtype) for step in steps]
+            learning_rate = max(float(learning_rate(step)) for step in steps)
     if isinstance(learning_rate, int | float | np.number) and 0.0 < learning_rate < _SMALL:
         warnings.warn(
             f"`learning_rate={learning_rate:g}` multiplies the steps of a LearnedOptimizer, which "

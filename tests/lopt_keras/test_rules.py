@@ -360,11 +360,13 @@ def test_a_schedule_anneals_over_the_planned_steps():
                 step,
                 total_steps=tf.constant([total], tf.float32),
             )
-            for step, total in ((0, 8.0), (6, 8.0), (8, 8.0), (9, 8.0), (6, np.nan))
+            for step, total in ((0, 8.0), (6, 8.0), (7, 8.0), (8, 8.0), (9, 8.0), (6, np.nan))
         ]
         for anneal in (True, False)
     }
-    for share, annealed, plain in zip((1.0, 0.25, 0.0, 0.0, 1.0), *steps.values(), strict=True):
+    # Beyond them, as where they are not known.
+    shares = (1.0, 0.25, 0.125, 1.0, 1.0, 1.0)
+    for share, annealed, plain in zip(shares, *steps.values(), strict=True):
         for a, b in zip(annealed, plain, strict=True):
             np.testing.assert_allclose(a, share * b.numpy(), rtol=1e-6)
 

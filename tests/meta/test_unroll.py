@@ -118,6 +118,23 @@ class Listener(rules.SGD):
         return new, [{}] * len(summaries)
 
 
+def test_what_is_not_heard_passes_checks_of_numerics():
+    rule, task = rules.LearnedHyperparameters(hidden_size=2), Quadratic()
+    theta = stack([rule.init_theta(1)] * 2)
+
+    def params(**told):
+        inner = unroll.begin(rule, task, theta, SEED, 1, **told)
+        return unroll.run(rule, task, theta, inner, SEED, 2, 1)[1].params[0]
+
+    expected = params(validation_told=False)
+    tf.debugging.enable_check_numerics()
+    try:
+        checked = params(validation_told=False)
+    finally:
+        tf.debugging.disable_check_numerics()
+    np.testing.assert_array_equal(checked, expected)
+
+
 def test_the_rule_hears_losses_and_the_horizon():
     rule, task = Listener(learning_rate=0.1), Quadratic()
     theta = stack([rule.init_theta()] * 2)
