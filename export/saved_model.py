@@ -188,7 +188,7 @@ def _write_json(file, content):
 
 
 def _exported_ranks(rule):
-    if rule.mixes_tensors:
+    if rule.mixes_tensors or rule.fuses_tensors:
         return ()
     if not rule.state_follows_axes:
         return range(2)

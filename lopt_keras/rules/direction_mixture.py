@@ -17,6 +17,7 @@ _SQUARE_DECAYS = (0.9, 0.99, 0.999)
 _ALIGNMENT_DECAY = 0.9
 _GLOBALS = {"momentum": 0.9, "second_decay": 0.99}
 _GLOBAL_MULT, _LOOKAHEAD, _LOOKAHEAD_MULT, _WINDOW_MULT = 3.0, 0.1, 1.5, 1.5
+_FASTEST = 0.99  # What a decay leaves of an accumulator is more than nothing.
 _WEIGHT_DECAY = 0.1
 _TINY = 1e-20
 
@@ -74,7 +75,6 @@ class DirectionMixture(base.UpdateRule):
     hears: ClassVar[tuple[str, ...]] = controller.SIGNALS
     averages: ClassVar[bool] = True
     fuses_tensors: ClassVar[bool] = True
-    mixes_tensors: ClassVar[bool] = True
     permutes_with_axes: ClassVar[bool] = False
     flattens: ClassVar[bool] = True
 
@@ -185,9 +185,10 @@ class DirectionMixture(base.UpdateRule):
 
     def _moments(self, theta, shared, grads, layout):
         momentum, second_decay = (
-            1.0 - (1.0 - start) * ops.exp(_GLOBAL_MULT * theta[name])[:, None, None, None]
+            1.0 - ops.minimum((1.0 - start) * ops.exp(_GLOBAL_MULT * theta[name]), _FASTEST)
             for name, start in _GLOBALS.items()
         )
+        momentum, second_decay = (x[:, None, None, None] for x in (momentum, second_decay))
         m = [
             features.accumulate(shared[f"m_{group.name}"], grad, momentum)
             for group, grad in zip(layout.groups, grads, strict=True)
@@ -285,7 +286,9 @@ def _steps(moments, adam, grads, outputs, factor, layout):
         direction = adam.tiles[i]
         if group.rows > 1:
             muon = orthogonalized_wide(moments.m[i] + ahead * (grads[i] - moments.m[i]))
-            size = ops.sqrt(adam.tile_squares[i] / (_total(ops.square(muon)) + _TINY) + _TINY)
+            # The square of what is added has to be a number in float32, for the derivative.
+            ratio = adam.tile_squares[i] / (_total(ops.square(muon)) + 1e-12)
+            size = ops.sqrt(ratio + _TINY)
             muon = muon * size
             direction = muon + mix * (direction - muon)
         steps.append(-scale * direction)
@@ -306,7 +309,8 @@ def _tensor_features(shared, adam, measured, signals, layout):
     square = features.accumulate(
         shared["square"], (grads / counts)[:, :, None], features.constant(_SQUARE_DECAYS)
     )
-    alignment = ops.square(products) / (params * grads + 1e-30) * counts
+    cosine = products * ops.rsqrt(params + 1e-18) * ops.rsqrt(grads + 1e-18)
+    alignment = ops.square(cosine) * counts
     alignment = features.accumulate(
         shared["alignment"], ops.minimum(alignment, 10.0), _ALIGNMENT_DECAY
     )
