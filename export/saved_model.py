@@ -36,7 +36,7 @@ def save(path, rule, theta, metadata=None, overwrite=False):
     A rule with state that belongs to no tensor gives and takes `shared_*` too, the
     same for all tensors of a step. One that hears losses or the horizon takes
     them as float32 scalars, `train_loss`, `validation_loss`, `total_steps`: NaN
-    where they are not known. A rule that mixes tensors has no signatures, as its
+    where they are not known. A rule that mixes or fuses tensors has no signatures, as its
     step is not that of one tensor; one whose update depends on the order of the
     axes, and that does not take all tensors as matrices, has them for ranks up to 2.
 

@@ -12,7 +12,7 @@ import tqdm
 
 from export import backend
 from export import checkpoint as run_checkpoint
-from meta import progress, random
+from meta import outer_state, progress, random
 from meta.curriculum import Curriculum
 
 _SMOOTHING = 0.98
@@ -156,6 +156,43 @@ class OuterLoop:
         )
         return self.step
 
+    def go_on_from(self, file):
+        """Takes theta, the outer optimizer's state and the outer step from a file.
+
+        The inner problems begin anew: such a run is reproducible, but not the one that would
+        have gone on from a checkpoint.
+
+        Args:
+            file: as `run` writes it into `out_dir`, `outer_state.FILE`.
+
+        Raises:
+            ValueError: if the file holds no such state, or that of another rule or optimizer.
+        """
+        theta, optimizer, numbers = outer_state.read(file)
+        shapes = [tuple(v.shape) for v in self._optimizer.variables]
+        if set(theta) != set(self._theta) or [x.shape for x in optimizer] != shapes:
+            raise ValueError(
+                f"{file!r} must hold the state of this rule and this outer optimizer. Received: "
+                f"theta of {sorted(theta)}, optimizer variables of {[x.shape for x in optimizer]}"
+            )
+        for name, value in theta.items():
+            self._theta[name].assign(value)
+        for variable, value in zip(self._optimizer.variables, optimizer, strict=True):
+            variable.assign(value)
+        self._step.assign(numbers["step"])
+        self._seconds.assign(numbers["seconds"])
+        self._smoothed_loss.assign(numbers["smoothed_loss"])
+
+    def _write_outer_state(self):
+        numbers = {
+            "step": self.step,
+            "seconds": self.seconds,
+            "smoothed_loss": self.smoothed_loss,
+        }
+        optimizer = [variable.numpy() for variable in self._optimizer.variables]
+        file = os.path.join(self._out_dir, outer_state.FILE)
+        outer_state.write(file, self.theta, optimizer, numbers)
+
     def run(self, num_steps):
         """Takes outer steps until `num_steps` have been taken in all.
 
@@ -184,6 +221,7 @@ class OuterLoop:
                 if self.step % self._checkpoint_every == 0 or self.step == num_steps:
                     with self._writing(f"checkpoint of outer step {self.step}"):
                         self._checkpoints.save(checkpoint_number=self.step)
+                        self._write_outer_state()
             with self._writing("summaries"):
                 writer.flush()
 

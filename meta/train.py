@@ -20,7 +20,16 @@ from absl import app, flags
 import export
 from export import command
 from lopt_keras import pretrained, rules, saved_model
-from meta import comparison, curriculum, estimators, json_flag, memory, run_directory, tasks
+from meta import (
+    comparison,
+    curriculum,
+    estimators,
+    json_flag,
+    memory,
+    outer_state,
+    run_directory,
+    tasks,
+)
 from meta.mixture import Mixture
 from meta.outer_loop import OuterLoop
 from meta.tasks.augmentation import Augmented
@@ -50,6 +59,12 @@ _INITIAL_WEIGHTS = flags.DEFINE_string(
     "initial_weights",
     None,
     "Shipped weights, or a SavedModel, of the same rule to start from. Default: random.",
+)
+_OUTER_STATE = flags.DEFINE_string(
+    "outer_state",
+    None,
+    "An outer_state.npz of an earlier run to go on from: theta, the outer optimizer and the outer "
+    "step; inner problems begin anew. A checkpoint in OUT_DIR comes first.",
 )
 _ESTIMATOR = flags.DEFINE_enum(
     "estimator", "pes", estimators.NAMES, "Estimator of the meta-gradient."
@@ -287,6 +302,9 @@ def _plan():
         "seed": _SEED.value,
         **origin,
     }
+    if _OUTER_STATE.value is not None:
+        outer_state.read(_OUTER_STATE.value)
+        run["outer_state_sha256"] = outer_state.digest(_OUTER_STATE.value)
     _check_directories(run)
     task = mixture = None
     if _TASKS.value is not None:
@@ -331,6 +349,9 @@ def _claim(plan, loop):
     is_begun = os.path.exists(os.path.join(_OUT_DIR.value, run_directory.RUN_FILE))
     run_directory.claim(_OUT_DIR.value, plan.run)
     step = loop.restore()
+    if not step and _OUTER_STATE.value is not None:
+        loop.go_on_from(_OUTER_STATE.value)
+        return loop.step
     if is_begun and not step:
         print(f"There is no checkpoint in {_OUT_DIR.value}: starting at outer step 0.")
     return step

@@ -8,7 +8,7 @@ from problems import Noise, Quadratic, small_mlp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lopt_keras import LearnedOptimizer, rules
-from meta import estimators
+from meta import estimators, outer_state
 from meta.curriculum import Curriculum
 from meta.outer_loop import OuterLoop
 
@@ -247,3 +247,25 @@ def test_a_mixture_takes_its_steps_in_proportion_and_resumes(tmp_path):
     assert {"quadratic/meta_loss", "noise/meta_loss", "meta_loss_smoothed"} <= set(found)
     # What is compiled in the first steps is not counted among the seconds of the others.
     assert 0 < whole.seconds < whole.compile_seconds
+
+
+def test_it_goes_on_from_the_small_state_of_another_run(tmp_path):
+    first = make_loop(tmp_path / "first", task=Quadratic())
+    first.run(6)
+    thetas = []
+    for name in ("second", "third"):
+        loop = make_loop(tmp_path / name, task=Quadratic())
+        loop.go_on_from(str(tmp_path / "first" / outer_state.FILE))
+        assert (loop.step, loop.smoothed_loss) == (6, first.smoothed_loss)
+        assert_equal(loop.theta, first.theta)
+        loop.run(9)
+        thetas.append(loop.theta)
+    assert_equal(*thetas)
+    assert (thetas[0]["log_learning_rate"] != first.theta["log_learning_rate"]).any()
+
+
+def test_it_refuses_the_state_of_another_optimizer(tmp_path):
+    make_loop(tmp_path / "first", task=Quadratic()).run(3)
+    loop = make_loop(tmp_path / "second", optimizer=keras.optimizers.SGD(), task=Quadratic())
+    with pytest.raises(ValueError, match="outer optimizer"):
+        loop.go_on_from(str(tmp_path / "first" / outer_state.FILE))
