@@ -12,10 +12,12 @@ _META = [
     "matplotlib>=3.8",
     "scikit-image>=0.22",
     "scikit-learn>=1.4",
+    "scipy>=1.11",
     "tensorboard>=2.19",
     "tensorflow-datasets>=4.9.9",
     "tqdm>=4.66",
 ]
+_CONTINUATION = ["ana_cont>=1.1"]  # Another maximum entropy, to compare with.
 _BACKENDS = ["jax>=0.5", "torch>=2.6"]
 _TEST = ["pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.6", "wheel"]
 
@@ -30,13 +32,20 @@ setup(
     packages=find_packages(include=["lopt_keras*", "meta*", "export*"]),
     package_data={
         "lopt_keras.pretrained": ["*/*", "*/*/*"],
+        "meta.continuation": ["*.npz"],
         "meta.evaluation": ["*.html"],
         "meta.tasks": ["*.json"],
     },
     install_requires=["keras>=3.13", "numpy>=1.26", "tensorflow>=2.20"],
-    extras_require={"meta": _META, "test": _META + _TEST, "backends": _BACKENDS},
+    extras_require={
+        "meta": _META,
+        "test": _META + _TEST,
+        "backends": _BACKENDS,
+        "continuation": _META + _CONTINUATION,
+    },
     entry_points={
         "console_scripts": [
+            "lopt-continuation = meta.continuation.__main__:run",
             "lopt-meta-train = meta.train:run",
             "lopt-evaluate = meta.evaluate:run",
             "lopt-export = export.export:run",

@@ -31,9 +31,9 @@ def claim(out_dir, run):
             earlier = json.load(f)
         _check_flags(out_dir, earlier["flags"], run["flags"])
         commits = earlier["commits"]
-    commit = _commit()
-    if commit and commit not in commits:
-        commits = [*commits, commit]
+    current = commit()
+    if current and current not in commits:
+        commits = [*commits, current]
     write_json(file, {**run, "commits": commits})
 
 
@@ -56,7 +56,7 @@ def _check_flags(out_dir, earlier, flags):
             )
 
 
-def _commit():
+def commit():
     """The revision of this source tree, marked `-dirty` if it has changes; None if unknown."""
     root = pathlib.Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():

@@ -1,0 +1,1 @@
+"""Spectra from noisy correlation functions: an unrolled solver that learned, and classical methods."""
