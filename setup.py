@@ -17,7 +17,6 @@ _META = [
     "tensorflow-datasets>=4.9.9",
     "tqdm>=4.66",
 ]
-_CONTINUATION = ["ana_cont>=1.1"]  # Another maximum entropy, to compare with.
 _BACKENDS = ["jax>=0.5", "torch>=2.6"]
 _TEST = ["pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.6", "wheel"]
 
@@ -37,15 +36,10 @@ setup(
         "meta.tasks": ["*.json"],
     },
     install_requires=["keras>=3.13", "numpy>=1.26", "tensorflow>=2.20"],
-    extras_require={
-        "meta": _META,
-        "test": _META + _TEST,
-        "backends": _BACKENDS,
-        "continuation": _META + _CONTINUATION,
-    },
+    extras_require={"meta": _META, "test": _META + _TEST, "backends": _BACKENDS},
     entry_points={
         "console_scripts": [
-            "lopt-continuation = meta.continuation.__main__:run",
+            "lopt-continuation = meta.continuation.command:run",
             "lopt-meta-train = meta.train:run",
             "lopt-evaluate = meta.evaluate:run",
             "lopt-export = export.export:run",

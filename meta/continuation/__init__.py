@@ -1,1 +1,1 @@
-"""Spectra from noisy correlation functions: an unrolled solver that learned, and classical methods."""
+"""Spectra from noisy correlation functions: a solver that learned, and classical methods."""

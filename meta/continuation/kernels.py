@@ -2,7 +2,7 @@
 
 import numpy as np
 
-_NODES = 5
+_NODES = 12
 
 
 def fermionic(times, frequencies, beta):

@@ -124,10 +124,10 @@ def check(measurement, kernel, beta):
             f"{correlation.shape}"
         )
     for name, values in (("tau", times), ("G", correlation), ("error", noise)):
-        if not np.isfinite(values).all():
+        bad = np.flatnonzero(~np.isfinite(values))
+        if len(bad):
             raise ValueError(
-                f"`{name}` must be finite. Received: {values.ravel()[~np.isfinite(values.ravel())][0]}"
-                f" at position {np.argmin(np.isfinite(values.ravel()))}"
+                f"`{name}` must be finite. Received: {values.flat[bad[0]]} at position {bad[0]}"
             )
     if noise.shape not in (times.shape, (len(times),) * 2):
         raise ValueError(

@@ -40,7 +40,11 @@ class Basis(NamedTuple):
         whiten = _whitening(noise, len(kernel))
         u, s, vt = np.linalg.svd(whiten @ kernel, full_matrices=False)
         seen = s > _INVISIBLE
-        return cls(s[seen], vt[seen].T, u[:, seen].T @ whiten, whiten)
+        u, s, vt = u[:, seen], s[seen], vt[seen]
+        # Of the two signs of a pair of singular vectors always the same, so that networks may
+        # read coefficients.
+        sign = np.where(vt @ np.linspace(1.0, 2.0, vt.shape[1]) < 0.0, -1.0, 1.0)
+        return cls(s, sign * vt.T, sign[:, None] * (u.T @ whiten), whiten)
 
 
 class Problem(NamedTuple):

@@ -35,7 +35,9 @@ def save(file, solver, metadata=None):
     content = {
         **(metadata or {}),
         "format_version": FORMAT_VERSION,
-        "config": {k: v for k, v in solver.get_config().items() if k not in ("name", "dtype")},
+        "config": {
+            k: v for k, v in solver.get_config().items() if k not in ("name", "dtype", "trainable")
+        },
         "sha256": _digest(arrays),
     }
     text = json.dumps(content, sort_keys=True, allow_nan=False)

@@ -81,13 +81,10 @@ class UnrolledSolver(keras.Model):
             name="log_rho",
         )
         self._remember = keras.layers.Dense(channels, name="remember")
+        dilations = [4] if shared else [(1, 2, 4)[k % 3] for k in range(iterations)]
         self._steps = [
-            ProximalStep(channels, patch, dilation, name=f"step_{i}")
-            for i, dilation in zip(
-                range(1 if shared else iterations),
-                [4] if shared else [1, 2, 4] * iterations,
-                strict=False,
-            )
+            ProximalStep(channels, patch, dilation, name=f"step_{k}")
+            for k, dilation in enumerate(dilations)
         ]
         self._biases = self.add_weight((iterations, channels), "zeros", name="biases")
         self._bars = keras.layers.Dense(patch * len(QUANTILES), name="bars")

@@ -30,7 +30,7 @@ class Solution(NamedTuple):
     exceeded: np.ndarray
 
 
-def solve(solver, kernel, correlations, noise):
+def solve(solver, kernel, correlations, noise, jit=False):
     """The learned answer to measurements with the same kernel and noise.
 
     Args:
@@ -38,6 +38,7 @@ def solve(solver, kernel, correlations, noise):
         kernel: K, `[T, W]`.
         correlations: G, `[N, T]` or `[T]`, with `G = K p + noise`.
         noise: standard deviation, or one for each time, `[T]`, or the covariance, `[T, T]`.
+        jit: as of `run`.
 
     Returns:
         `Solution`; N is 1 for one correlation function.
@@ -52,7 +53,7 @@ def solve(solver, kernel, correlations, noise):
             f"`kernel` must have {solver.num_frequencies} columns, the solver's frequencies. "
             f"Received: {problems[0].v.shape[0]}"
         )
-    weights, bars = run(solver, inputs(problems))
+    weights, bars = run(solver, inputs(problems), jit)
     weights, bars = (np.asarray(x[0], np.float64) for x in (weights, bars))
     # To five digits they are of sum 1 already: a float32 softmax.
     weights /= weights.sum(axis=1, keepdims=True)
@@ -71,11 +72,20 @@ def inputs(problems):
     }
 
 
-def run(solver, inputs):
-    """The solver as a compiled function, which is traced once for each solver and rank."""
-    if not hasattr(solver, "traced_call"):
-        solver.traced_call = tf.function(solver.call, autograph=False, reduce_retracing=True)
-    return solver.traced_call(inputs)
+def run(solver, inputs, jit=False):
+    """The solver as a compiled function, which is made once for each solver.
+
+    Args:
+        solver: a model called as `UnrolledSolver`.
+        inputs: of the solver.
+        jit: whether XLA compiles it. That takes seconds, again for each shape of the inputs, and
+            pays for many spectra.
+    """
+    name = "jitted_call" if jit else "traced_call"
+    if not hasattr(solver, name):
+        options = {"jit_compile": True} if jit else {"reduce_retracing": True}
+        setattr(solver, name, tf.function(solver.call, autograph=False, **options))
+    return getattr(solver, name)(inputs)
 
 
 def exceedance(chi2, size):

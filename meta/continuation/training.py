@@ -40,14 +40,14 @@ class Operators(NamedTuple):
     fine: np.ndarray
 
     @classmethod
-    def stack(cls, operators):
-        """From pairs of a kernel on the solver's grid and on the fine one, and covariances."""
+    def stack(cls, operators, rank=RANK):
+        """From triples: a kernel on the solver's grid and on the fine one, and a covariance."""
         arrays = []
         for coarse, fine, noise in operators:
             basis = Basis.of(coarse, np.square(_LOWEST_NOISE) * noise)
-            s, v, p = basis.singular_values[:RANK], basis.v[:, :RANK], basis.project[:RANK]
+            s, v, p = basis.singular_values[:rank], basis.v[:, :rank], basis.project[:rank]
             s, p = s * _LOWEST_NOISE, p * _LOWEST_NOISE
-            absent = RANK - len(s)
+            absent = rank - len(s)
             arrays.append(
                 (
                     np.pad(s, (0, absent)),
@@ -114,7 +114,7 @@ def measure(operators, index, weights, noise, seed):
 def losses(answers, bars, truth):
     """Errors of the spectra after each iteration, and that of the error bars.
 
-    The error of a spectrum is the relative distance `|p - q| / |q|` and twenty times the mean
+    The error of a spectrum is the relative distance `|p - q| / |q|` and ten times the mean
     distance of the cumulative spectra (the earth mover's distance in units of the grid). Bars
     are quantiles of the error at a frequency, given all that the solver knows.
 
@@ -135,7 +135,7 @@ def losses(answers, bars, truth):
     quantiles = tf.constant(QUANTILES)
     pinball = tf.maximum(quantiles * missed, (quantiles - 1.0) * missed)
     relative, moved = (tf.reduce_mean(x, (1, 2)) for x in (relative, moved))
-    return relative + 20.0 * moved, relative, tf.reduce_mean(pinball)
+    return relative + 10.0 * moved, relative, tf.reduce_mean(pinball)
 
 
 class Trainer(keras.Model):
@@ -150,12 +150,12 @@ class Trainer(keras.Model):
         kinds: O, how many.
         spectra_each: N, spectra for each of these.
         seed: non-negative int.
-        draw: function as `spectra.draw`, of seed, number and cells.
+        noise: the range of the noise's level, which is log-uniform.
     """
 
-    def __init__(self, solver, operators, kinds, spectra_each, seed=0, draw=spectra.draw):
+    def __init__(self, solver, operators, kinds, spectra_each, seed=0, noise=NOISE):
         super().__init__()
-        self.solver, self._seed, self._draw = solver, seed, draw
+        self.solver, self._seed, self._noise = solver, seed, noise
         self._shape = (kinds, spectra_each)
         self._operators = Operators(*(tf.constant(x) for x in operators))
         self.built = True
@@ -175,10 +175,10 @@ class Trainer(keras.Model):
         """Measurements, as the solver's inputs, and their spectra `[O, N, W]`."""
         seeds = [random.fold_in(seed, i) for i in range(4)]
         cells = self._operators.fine.shape[-1]
-        weights = self._draw(seeds[0], math.prod(self._shape), cells)
+        weights = spectra.draw(seeds[0], math.prod(self._shape), cells)
         weights = tf.reshape(weights, (*self._shape, cells))
         index = random.integers(self._shape[:1], seeds[1], self._operators.v.shape[0])
-        noise = tf.exp(random.uniform(self._shape, seeds[2], *map(math.log, NOISE)))
+        noise = tf.exp(random.uniform(self._shape, seeds[2], *map(math.log, self._noise)))
         inputs = measure(self._operators, index, weights, noise, seeds[3])
         return inputs, spectra.coarsen(weights, self._operators.v.shape[1])
 

@@ -19,7 +19,7 @@ def test_a_new_directory_is_claimed(tmp_path):
 
 def test_the_same_flags_resume(tmp_path, monkeypatch):
     for commit in ("one", "one", None, "two"):
-        monkeypatch.setattr(run_directory, "_commit", lambda commit=commit: commit)
+        monkeypatch.setattr(run_directory, "commit", lambda commit=commit: commit)
         run_directory.claim(tmp_path, {"flags": {"seed": 1}})
     assert read(tmp_path)["commits"] == ["one", "two"]
 
