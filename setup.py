@@ -12,6 +12,7 @@ _META = [
     "matplotlib>=3.8",
     "scikit-image>=0.22",
     "scikit-learn>=1.4",
+    "scipy>=1.11",
     "tensorboard>=2.19",
     "tensorflow-datasets>=4.9.9",
     "tqdm>=4.66",
@@ -30,6 +31,7 @@ setup(
     packages=find_packages(include=["lopt_keras*", "meta*", "export*"]),
     package_data={
         "lopt_keras.pretrained": ["*/*", "*/*/*"],
+        "meta.continuation": ["*.npz"],
         "meta.evaluation": ["*.html"],
         "meta.tasks": ["*.json"],
     },
@@ -37,6 +39,7 @@ setup(
     extras_require={"meta": _META, "test": _META + _TEST, "backends": _BACKENDS},
     entry_points={
         "console_scripts": [
+            "lopt-continuation = export.command:continuation",
             "lopt-meta-train = export.command:meta_train",
             "lopt-evaluate = export.command:evaluate",
             "lopt-export = export.command:export",

@@ -48,6 +48,11 @@ def evaluate():
     _run_module("meta.evaluate")
 
 
+def continuation():
+    """The console command `lopt-continuation`."""
+    _run_module("meta.continuation")
+
+
 def export():
     """The console command `lopt-export`."""
     _run_module("export.export")

@@ -153,9 +153,9 @@ def claim(out_dir, run):
     os.makedirs(out_dir, exist_ok=True)
     earlier = check(out_dir, run)
     commits = [] if earlier is None else earlier["commits"]
-    commit = _commit()
-    if commit and commit not in commits:
-        commits = [*commits, commit]
+    current = commit()
+    if current and current not in commits:
+        commits = [*commits, current]
     write_json(os.path.join(out_dir, RUN_FILE), {**run, "commits": commits})
 
 
@@ -178,7 +178,7 @@ def _check_flags(out_dir, earlier, flags):
             )
 
 
-def _commit():
+def commit():
     """The revision of this source tree, marked `-dirty` if it has changes; None if unknown."""
     root = pathlib.Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():

@@ -51,9 +51,15 @@ def test_the_notebook_runs_from_top_to_bottom(monkeypatch):
 
 
 def test_pages_name_flags_and_modules_that_exist():
-    binaries = ("meta/evaluate.py", "meta/train.py", "benchmarks/own_model.py")
+    binaries = (
+        "benchmarks/continuation.py",
+        "meta/continuation/command.py",
+        "meta/evaluate.py",
+        "meta/train.py",
+        "benchmarks/own_model.py",
+    )
     sources = "".join((ROOT / file).read_text(encoding="utf-8") for file in binaries)
-    for page in ("quickstart.md", "meta_training.md"):
+    for page in ("continuation.md", "quickstart.md", "meta_training.md"):
         text = (ROOT / "docs" / page).read_text(encoding="utf-8")
         for flag in re.findall(r"--([a-z_]+)", text):
             names = {flag, flag.removeprefix("no")}

@@ -45,7 +45,12 @@ def test_console_commands_name_functions_that_exist(wheel):
     parser = configparser.ConfigParser()
     parser.read_string(read(wheel, "entry_points.txt"))
     scripts = dict(parser["console_scripts"])
-    assert set(scripts) == {"lopt-meta-train", "lopt-evaluate", "lopt-export"}
+    assert set(scripts) == {
+        "lopt-continuation",
+        "lopt-meta-train",
+        "lopt-evaluate",
+        "lopt-export",
+    }
     for target in scripts.values():
         module, function = target.split(":")
         assert f"def {function}(" in (ROOT / f"{module.replace('.', '/')}.py").read_text()

@@ -36,7 +36,7 @@ def test_the_same_flags_resume(tmp_path, monkeypatch):
     leave_checkpoint(tmp_path)
     (tmp_path / run_directory.RUN_FILE).write_text(json.dumps({**RUN, "commits": []}))
     for commit in ("one", "one", None, "two"):
-        monkeypatch.setattr(run_directory, "_commit", lambda commit=commit: commit)
+        monkeypatch.setattr(run_directory, "commit", lambda commit=commit: commit)
         run_directory.claim(tmp_path, RUN)
     assert read(tmp_path)["commits"] == ["one", "two"]
 

@@ -9,16 +9,15 @@ from typing import NamedTuple
 import numpy as np
 
 from lopt_keras.rules.base import check_number
+from meta.continuation.problem import Problem
 
 CHOICES = ("evidence", "discrepancy")
-"""How `maximum_entropy` may choose the strength of its regularisation."""
+"""How `maximum_entropy` may choose alpha, the strength of its regularisation, by itself."""
 
 _NEWTON_STEPS = 100
 _ADMM_STEPS = 500
 _STRENGTHS = 10.0 ** np.arange(5.0, -2.5, -0.5)
 _LOWEST_ALPHA = -2.0
-# A spectrum of integral 1 changes the data by this, in units of the noise, at most.
-_INVISIBLE = 1e-4
 
 
 class Answer(NamedTuple):
@@ -48,6 +47,7 @@ def maximum_entropy(kernel, correlation, noise, default=None, choice="evidence",
       already the default model fits as well, it is the answer. If no alpha lets p fit so
       well, or nearly so, what counts instead of `target` is a tenth more than the best
       chi2: noise may be larger than it should.
+    - a positive number: alpha itself.
 
     The dual is minimised by Newton's method: it is smooth and convex and has a variable
     for each singular value of K that matters, and p is positive by construction.
@@ -55,9 +55,9 @@ def maximum_entropy(kernel, correlation, noise, default=None, choice="evidence",
     Args:
         kernel: K, `[N, W]`.
         correlation: G, `[N]`.
-        noise: standard deviation of the noise on G, a number.
+        noise: of G: its standard deviation, a number or `[N]`, or its covariance, `[N, N]`.
         default: m, `[W]`, positive. Flat by default. It is normalised to sum 1.
-        choice: "evidence" or "discrepancy".
+        choice: "evidence", "discrepancy" or alpha.
         target: of chi2, for "discrepancy"; below 1 to follow the data more closely.
 
     Returns:
@@ -70,13 +70,19 @@ def maximum_entropy(kernel, correlation, noise, default=None, choice="evidence",
     Daniell 1978 for the discrepancy; Jarrell and Gubernatis 1996 for the use on spectra.
     The dual is worked out here.
     """
-    data = _Data.of(kernel, correlation, noise)
+    data = Problem.of(kernel, correlation, noise)
     check_number("target", target, low_open=True)
-    if choice not in CHOICES:
-        raise ValueError(f"`choice` must be one of {CHOICES}. Received: choice={choice!r}")
+    if isinstance(choice, str) and choice not in CHOICES:
+        raise ValueError(
+            f"`choice` must be one of {CHOICES}, or a number. Received: choice={choice!r}"
+        )
+    lowest = _LOWEST_ALPHA
+    if not isinstance(choice, str):
+        check_number("choice", choice, low_open=True)
+        lowest = np.log10(choice)
     log_default = np.log(_checked_default(default, data.a.shape[1]))
-    highest = np.log10(100.0 * len(kernel) * (1.0 + data.chi2(_normalised(log_default))))
-    alphas = 10.0 ** np.arange(highest, _LOWEST_ALPHA, -0.25)
+    highest = np.log10(100.0 * data.size * (1.0 + data.chi2(_normalised(log_default))))
+    alphas = 10.0 ** np.append(np.arange(max(highest, lowest + 1.0), lowest, -0.25), lowest)
     fits, tilt = [], np.zeros(len(data.b))
     for alpha in alphas:
         tilt, p = _entropic_fit(data, alpha, log_default, tilt)
@@ -84,7 +90,9 @@ def maximum_entropy(kernel, correlation, noise, default=None, choice="evidence",
     if choice == "evidence":
         alpha, _, p = max(fits, key=lambda fit: _log_evidence(data, fit[0], fit[2], log_default))
         return Answer(p, data.chi2(p), float(alpha))
-    return _discrepant(data, log_default, fits, target)
+    if choice == "discrepancy":
+        return _discrepant(data, log_default, fits, target)
+    return Answer(p, data.chi2(p), float(choice))
 
 
 def _discrepant(data, log_default, fits, target):
@@ -124,7 +132,7 @@ def sparse_modelling(kernel, correlation, noise, target=1.0):
     Source: Otsuki et al., arXiv 1702.03056; they choose the strength by a kink of chi2
     instead.
     """
-    data = _Data.of(kernel, correlation, noise)
+    data = Problem.of(kernel, correlation, noise)
     check_number("target", target, low_open=True)
     answers, state = [], None
     for strength in _STRENGTHS:
@@ -132,59 +140,6 @@ def sparse_modelling(kernel, correlation, noise, target=1.0):
         answers.append(Answer(p, data.chi2(p), float(strength)))
     target = max(target, 1.1 * min(answer.chi2 for answer in answers))
     return next(answer for answer in answers if answer.chi2 <= target)
-
-
-class _Data(NamedTuple):
-    """The problem in units of the noise, in the basis of the singular vectors that matter.
-
-    Attributes:
-        singular_values: `[R]`, of K over the noise.
-        v: `[W, R]`, right singular vectors.
-        b: `[R]`, G over the noise, in the basis of the left ones.
-        beyond: what no spectrum can fit: the sum of squares of the rest of G.
-        size: N.
-    """
-
-    singular_values: np.ndarray
-    v: np.ndarray
-    b: np.ndarray
-    beyond: float
-    size: int
-
-    @classmethod
-    def of(cls, kernel, correlation, noise):
-        k, g = _whitened(kernel, correlation, noise)
-        u, s, vt = np.linalg.svd(k, full_matrices=False)
-        seen = s > _INVISIBLE
-        u, s, vt = u[:, seen], s[seen], vt[seen]
-        b = u.T @ g
-        return cls(s, vt.T, b, float(np.sum(np.square(g - u @ b))), len(g))
-
-    @property
-    def a(self):
-        """K in that basis: `[R, W]`."""
-        return self.singular_values[:, None] * self.v.T
-
-    def chi2(self, p):
-        """Mean of `((K p - G) / noise)^2`."""
-        misfit = np.sum(np.square(self.singular_values * (p @ self.v) - self.b))
-        return float(misfit + self.beyond) / self.size
-
-
-def _whitened(kernel, correlation, noise):
-    """`K / noise` and `G / noise`, float64."""
-    kernel, correlation = np.asarray(kernel, np.float64), np.asarray(correlation, np.float64)
-    check_number("noise", noise, low_open=True)
-    if kernel.ndim != 2 or not np.isfinite(kernel).all():
-        raise ValueError(
-            f"`kernel` must be a finite matrix. Received: an array of shape {kernel.shape}"
-        )
-    if correlation.shape != kernel.shape[:1] or not np.isfinite(correlation).all():
-        raise ValueError(
-            f"`correlation` must be {len(kernel)} finite numbers, one for each row of the "
-            f"kernel. Received: an array of shape {correlation.shape}"
-        )
-    return kernel / noise, correlation / noise
 
 
 def _checked_default(default, size):
@@ -264,7 +219,7 @@ def _sparse_fit(data, strength, state):
     The penalty of the method follows the residuals (Boyd et al. 2011, section 3.4.1).
 
     Args:
-        data: `_Data`.
+        data: `Problem`.
         strength: of the absolute values.
         state: as returned, or None.
     """

@@ -1,0 +1,1 @@
+"""Spectra from noisy correlation functions: a solver that learned, and classical methods."""
