@@ -114,7 +114,7 @@ DISTRIBUTIONS = {
 }
 """The packages that are not called as their modules are."""
 
-OPTIONAL = {"jax", "torch"}
+OPTIONAL = {"ana_cont", "jax", "torch"}
 """What is imported only where Keras runs on it."""
 
 
