@@ -26,6 +26,7 @@ RULES = {
     "scheduled": rules.Scheduled(
         rules.NormalizedMLP(hidden_size=4, step_mult=0.01), hidden_size=4, exp_mult=0.5
     ),
+    "direction_mixture": rules.DirectionMixture(hidden_size=4),
     "adamw": rules.AdamW(learning_rate=0.01),
 }
 OPTIONS = {
