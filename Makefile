@@ -12,10 +12,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
 .PHONY: demo test test-backends lint clean
 
+# Three seeds of one convnet, then two minutes of meta-training for it, of a few numbers only: with
+# so few outer steps, noise would move a thousand of them.
 demo: $(VENV)/installed
-	$(VENV)/bin/python -m meta.train --flagfile=benchmarks/demo.flags --out_dir=$(RUN)
-	$(VENV)/bin/python benchmarks/keras_convnet.py --weights=$(RUN)/export --out_dir=$(RUN) \
-		--epochs=10 --seeds=2
+	$(VENV)/bin/python benchmarks/own_model.py --model=convnet --seeds=3 --num_outer_steps=60 \
+		--trained='b2|momentum|second_decay' --es_stddev=0.1 --outer_learning_rate=0.03 --out_dir=$(RUN)
 
 # XLA keeps every program until its process ends: those of all tests would fill the memory.
 test: $(VENV)/installed lint
