@@ -121,7 +121,9 @@ class Pathwise(base.Estimator):
         zeros = tf.nest.map_structure(tf.zeros_like, (_floats(end), particles))
         num_segments = 1 + self._last_segment(self.unroll_length)
         part = tf.zeros((self.segment_length, 2 * self.num_pairs))
-        trajectory = unroll.Trajectory(*[_array(num_segments, part) for _ in range(3)])
+        trajectory = unroll.Trajectory(
+            *[_array(num_segments, part) for _ in unroll.Trajectory._fields]
+        )
         _, end, adjoint, gradients, trajectory = tf.while_loop(
             lambda i, *_: i >= 0, body, (last, end, *zeros, trajectory)
         )
