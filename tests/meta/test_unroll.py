@@ -53,6 +53,35 @@ def test_an_unroll_does_what_the_keras_optimizer_does():
     assert inner.step.numpy().tolist() == [length]
 
 
+def test_outer_losses_are_those_of_the_averages_that_the_keras_optimizer_keeps():
+    rule, task, length = rules.DirectionMixture(hidden_size=2), small_mlp(), 4
+    theta = rule.init_theta(0)  # What it hears changes nothing before meta-training.
+    trajectory, inner = run(rule, task, stack([theta]), length, 1, "validation")
+
+    optimizer = LearnedOptimizer(weights=theta, rule=rule)
+    setting = task.draw(random.fold_in(SEED, 0), 1)
+    start = task.init(random.fold_in(SEED, 1), 1, setting)
+    variables = [keras.Variable(p[0]) for p in start]
+    optimizer.build(variables)
+    averages = optimizer._model_variables_moving_average
+    for i in range(length):
+        seed = random.fold_in(SEED, i)
+        batch = task.batch("train", random.fold_in(seed, 0), 1, setting)
+        held_out = task.batch("validation", random.fold_in(seed, 1), 1, setting)
+        kept = [a.value[None] for a in averages]
+        for measured, data in (("kept_train_loss", batch), ("outer_loss", held_out)):
+            loss = task.loss(kept, data, setting)
+            np.testing.assert_allclose(getattr(trajectory, measured)[i], loss, rtol=1e-4)
+        with tf.GradientTape() as tape:
+            loss = task.loss([v.value[None] for v in variables], batch, setting)
+        np.testing.assert_allclose(trajectory.train_loss[i], loss, rtol=1e-4)
+        optimizer.observe(train_loss=loss[0])
+        optimizer.apply(tape.gradient(loss, [v.value for v in variables]), variables)
+    assert (trajectory.kept_train_loss[-1] != trajectory.train_loss[-1]).numpy().all()
+    for average, own in zip(averages, inner.kept, strict=True):
+        np.testing.assert_allclose(average.numpy(), own[0], rtol=1e-4, atol=1e-6)
+
+
 def test_particles_of_one_problem_see_the_same_problem():
     task = small_mlp()
     thetas = stack([RULE.init_theta(0), RULE.init_theta(1)] * 2)
