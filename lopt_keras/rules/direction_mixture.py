@@ -62,6 +62,8 @@ class DirectionMixture(base.UpdateRule):
         tile_rows, tile_columns: of the largest tiles, powers of two.
         hidden_size, hidden_layers: of the MLP.
         exp_mult: logarithm of the largest learned factor.
+        trust: multiplies what was learned, the outputs of the MLP before `tanh` and the two
+            scalars. 1 is as meta-trained, 0 the untrained rule.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what is expected.
@@ -89,6 +91,7 @@ class DirectionMixture(base.UpdateRule):
     hidden_size: int = 16
     hidden_layers: int = 2
     exp_mult: float = math.log(10.0)
+    trust: float = 1.0
 
     def __post_init__(self):
         for name in ("step_size", "min_parameter_scale", "decay_steps", "average_window"):
@@ -98,6 +101,7 @@ class DirectionMixture(base.UpdateRule):
         )
         base.check_number("anneal", self.anneal, high=1.0 + 1e-9)
         base.check_number("exp_mult", self.exp_mult)
+        base.check_number("trust", self.trust)
         for name in ("tile_rows", "tile_columns"):
             if getattr(self, name) not in tiling.LENGTHS:
                 raise ValueError(
@@ -185,7 +189,10 @@ class DirectionMixture(base.UpdateRule):
 
     def _moments(self, theta, shared, grads, layout):
         momentum, second_decay = (
-            1.0 - ops.minimum((1.0 - start) * ops.exp(_GLOBAL_MULT * theta[name]), _FASTEST)
+            1.0
+            - ops.minimum(
+                (1.0 - start) * ops.exp(self.trust * _GLOBAL_MULT * theta[name]), _FASTEST
+            )
             for name, start in _GLOBALS.items()
         )
         momentum, second_decay = (x[:, None, None, None] for x in (momentum, second_decay))
@@ -206,7 +213,7 @@ class DirectionMixture(base.UpdateRule):
         x = first + ops.matmul(own.inputs, theta["w0"][:, heard.shape[1] :])
         for i in range(1, self.hidden_layers + 1):
             x = ops.matmul(ops.maximum(x, 0.0), theta[f"w{i}"]) + theta[f"b{i}"][:, None]
-        x = ops.tanh(ops.reshape(x, (-1, tensors, len(_OUTPUTS))))
+        x = ops.tanh(self.trust * ops.reshape(x, (-1, tensors, len(_OUTPUTS))))
         return {name: x[:, :, i] for i, name in enumerate(_OUTPUTS)}
 
     def _average_weight(self, outputs, signals):

@@ -164,6 +164,23 @@ def test_each_output_of_the_network_matters(output, changed):
     assert (weights[0] != weights[1]) == (changed == "average_weight")
 
 
+def test_trust_is_between_the_untrained_rule_and_the_learned_one():
+    params, grads = problem()
+    rng = np.random.default_rng(1)
+    theta = {
+        name: 0.3 * rng.standard_normal(np.shape(value)).astype("float32")
+        for name, value in rule().init_theta().items()
+    }
+    untrained = second_step(rule(), rule().init_theta(), params, grads)[0]
+    none, half, whole = (
+        second_step(rule(trust=trust), theta, params, grads)[0] for trust in (0.0, 0.5, 1.0)
+    )
+    for expected, a, b, c in zip(untrained, none, half, whole, strict=True):
+        np.testing.assert_allclose(a, expected, rtol=1e-5, atol=1e-8)
+        assert np.abs(b - a).max() > 1e-5
+        assert np.abs(c - b).max() > 1e-5
+
+
 def test_steps_fall_where_the_horizon_is_known_and_annealed():
     own = rule(anneal=1.0)
     params, grads = problem()
