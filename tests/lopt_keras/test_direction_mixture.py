@@ -177,8 +177,8 @@ def test_trust_is_between_the_untrained_rule_and_the_learned_one():
     )
     for expected, a, b, c in zip(untrained, none, half, whole, strict=True):
         np.testing.assert_allclose(a, expected, rtol=1e-5, atol=1e-8)
-        assert np.abs(b - a).max() > 1e-5
-        assert np.abs(c - b).max() > 1e-5
+        assert np.abs(b - a).max() > 1e-3 * np.abs(a).max()
+        assert np.abs(c - b).max() > 1e-3 * np.abs(a).max()
 
 
 def test_steps_fall_where_the_horizon_is_known_and_annealed():
