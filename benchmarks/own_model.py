@@ -131,7 +131,14 @@ def meta_train(own):
         "command": shlex.join(["python", "benchmarks/own_model.py", *sys.argv[1:]]),
         "flags": {
             flag.name: flag.value
-            for flag in (_MODEL, _NUM_OUTER_STEPS, _WEIGHTS, _TRAINED, _ES_STDDEV)
+            for flag in (
+                _MODEL,
+                _NUM_OUTER_STEPS,
+                _WEIGHTS,
+                _TRAINED,
+                _ES_STDDEV,
+                _OUTER_LEARNING_RATE,
+            )
         },
         "rule": rules.serialize(rule),
         "seed": 0,
