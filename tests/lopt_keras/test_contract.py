@@ -40,8 +40,18 @@ START = ([[1.0, 2.0], [3.0, 4.0]], [0.5, -0.5])
 pytestmark = pytest.mark.filterwarnings("ignore:The update rule .* makes use of")
 
 
+# One for each form of state: of tensors only, shared as well, and of all tensors in one.
+FORMS_OF_STATE = ("mlp", "scheduled", "direction_mixture")
+
+
 @pytest.fixture(params=RULES)
 def rule(request):
+    return RULES[request.param]
+
+
+@pytest.fixture(params=FORMS_OF_STATE)
+def form_of_state(request):
+    """A rule, where a test takes long and only the form of its state can make a difference."""
     return RULES[request.param]
 
 
@@ -366,13 +376,13 @@ def test_a_saved_model_continues_bit_for_bit(rule, tmp_path, options):
     assert_equal(values(fit(model)), values(fit(restored)))
 
 
-def test_saved_weights_and_tensorflow_checkpoints_continue_bit_for_bit(rule, tmp_path):
-    model = fit(make_model(make_optimizer(rule)))
+def test_saved_weights_and_tensorflow_checkpoints_continue_bit_for_bit(form_of_state, tmp_path):
+    model = fit(make_model(make_optimizer(form_of_state)))
     model.save_weights(tmp_path / "model.weights.h5")
     tf.train.Checkpoint(model=model, optimizer=model.optimizer).write(str(tmp_path / "ckpt"))
     expected = values(fit(model))
-    from_weights = make_model(make_optimizer(rule), seed=1)
-    from_checkpoint = make_model(make_optimizer(rule), seed=2)
+    from_weights = make_model(make_optimizer(form_of_state), seed=1)
+    from_checkpoint = make_model(make_optimizer(form_of_state), seed=2)
     for other in (from_weights, from_checkpoint):
         other.optimizer.build(other.trainable_variables)
     from_weights.load_weights(tmp_path / "model.weights.h5")
@@ -382,14 +392,14 @@ def test_saved_weights_and_tensorflow_checkpoints_continue_bit_for_bit(rule, tmp
         assert_equal(expected, values(fit(other)))
 
 
-def test_backup_and_restore_after_a_kill(rule, tmp_path):
+def test_backup_and_restore_after_a_kill(form_of_state, tmp_path):
     class Kill(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             if epoch == 1:
                 raise KeyboardInterrupt
 
     def run(seed, *callbacks):
-        model = make_model(make_optimizer(rule), seed=seed)
+        model = make_model(make_optimizer(form_of_state), seed=seed)
         # Before the backup, so that it holds what they told.
         told = [lopt_keras.callbacks.Horizon(), lopt_keras.callbacks.ValidationLoss()]
         fit(model, epochs=3, validation_data=(X, Y), callbacks=[*told, *callbacks])
@@ -410,8 +420,8 @@ def test_backup_and_restore_after_a_kill(rule, tmp_path):
 @pytest.mark.skipif(
     not hasattr(keras.optimizers, "MultiOptimizer"), reason="this Keras has no MultiOptimizer"
 )
-def test_several_optimizers_in_one_model(rule):
-    mine, adam = make_optimizer(rule), keras.optimizers.Adam(0.01)
+def test_several_optimizers_in_one_model(form_of_state):
+    mine, adam = make_optimizer(form_of_state), keras.optimizers.Adam(0.01)
     optimizer_map = keras.optimizers.OptimizerMap(adam, {".*/kernel": mine})
     model = make_model(keras.optimizers.MultiOptimizer(optimizer_map))
     before = [v.numpy() for v in model.variables]
@@ -422,11 +432,11 @@ def test_several_optimizers_in_one_model(rule):
     assert copied.get_config() == model.optimizer.get_config()
 
 
-def test_low_rank_adaptation(rule):
-    model = make_model(make_optimizer(rule))
+def test_low_rank_adaptation(form_of_state):
+    model = make_model(make_optimizer(form_of_state))
     kernel = model.layers[0].kernel.numpy()
     model.layers[0].enable_lora(2)
-    model.compile(make_optimizer(rule), loss="mse", jit_compile=False)
+    model.compile(make_optimizer(form_of_state), loss="mse", jit_compile=False)
     fit(model, epochs=2)
     lora = [v for v in model.layers[0].trainable_variables if "lora" in v.name]
     assert len(lora) == 2
@@ -434,11 +444,11 @@ def test_low_rank_adaptation(rule):
     np.testing.assert_array_equal(model.layers[0]._kernel.numpy(), kernel)
 
 
-def test_mirrored_strategy_equals_one_device_with_the_joint_batch(rule, mirrored_strategy):
+def test_mirrored_strategy_equals_one_device_with_the_joint_batch(form_of_state, mirrored_strategy):
     assert mirrored_strategy.num_replicas_in_sync == 2
     with mirrored_strategy.scope():
-        distributed = make_model(make_optimizer(rule))
-    single = make_model(make_optimizer(rule))
+        distributed = make_model(make_optimizer(form_of_state))
+    single = make_model(make_optimizer(form_of_state))
     fit(distributed)
     fit(single)
     for a, b in zip(distributed.variables, single.variables, strict=True):
