@@ -56,6 +56,9 @@ class DirectionMixture(base.UpdateRule):
         step_size: of all tensors, relative to their size.
         min_parameter_scale, max_parameter_scale: bounds of a tensor's size, so that what
             starts at zero moves, and what is large does not leap.
+        vector_step_size, vector_max_scale: the same for a model without any matrix. Its
+            tensors are no part of a network, and their size says little of how
+            far they have to go.
         decay_steps: after as many steps the schedule is at 71 %.
         anneal: in [0, 1], how far steps fall by the end of a known horizon.
         average_window: w.
@@ -83,6 +86,8 @@ class DirectionMixture(base.UpdateRule):
     step_size: float = 0.08
     min_parameter_scale: float = 0.01
     max_parameter_scale: float = 0.3
+    vector_step_size: float = 0.24
+    vector_max_scale: float = 3.0
     decay_steps: float = 300.0
     anneal: float = 0.0
     average_window: float = 9.0
@@ -94,11 +99,11 @@ class DirectionMixture(base.UpdateRule):
     trust: float = 1.0
 
     def __post_init__(self):
-        for name in ("step_size", "min_parameter_scale", "decay_steps", "average_window"):
+        positive = ("step_size", "min_parameter_scale", "decay_steps", "average_window")
+        for name in (*positive, "vector_step_size"):
             base.check_number(name, getattr(self, name), low_open=True)
-        base.check_number(
-            "max_parameter_scale", self.max_parameter_scale, low=self.min_parameter_scale
-        )
+        for name in ("max_parameter_scale", "vector_max_scale"):
+            base.check_number(name, getattr(self, name), low=self.min_parameter_scale)
         base.check_number("anneal", self.anneal, high=1.0 + 1e-9)
         base.check_number("exp_mult", self.exp_mult)
         base.check_number("trust", self.trust)
@@ -162,9 +167,10 @@ class DirectionMixture(base.UpdateRule):
         measured = _measured(params, grads, layout)
         statistics, own = _tensor_features(state.shared, adam, measured, signals, layout)
         outputs = self._network(theta, heard, own)
-        scale = ops.clip(own.sizes, self.min_parameter_scale, self.max_parameter_scale)
+        step_size, max_scale = self._sizes(layout)
+        scale = ops.clip(own.sizes, self.min_parameter_scale, max_scale)
         factor = ops.exp(self.exp_mult * outputs["factor"])
-        factor = self.step_size * self._schedule(signals)[:, None] * factor
+        factor = step_size * self._schedule(signals)[:, None] * factor
         steps = _steps(moments, adam, grads, outputs, factor * scale, layout)
         # Relative to the step, as if the tensor had a size of 1.
         decays = layout.spread(_WEIGHT_DECAY * ops.maximum(outputs["decay"], 0.0) * factor)
@@ -177,6 +183,12 @@ class DirectionMixture(base.UpdateRule):
             "average_weight": self._average_weight(outputs, signals),
         }
         return layout.scatter(updates), base.State(state.tensors, shared)
+
+    def _sizes(self, layout):
+        """The size of a step, and the largest size of a tensor."""
+        if any(_is_matrix(shape) for shape in layout.shapes):
+            return self.step_size, self.max_parameter_scale
+        return self.vector_step_size, self.vector_max_scale
 
     def _layout(self, params, names):
         names = names or [""] * len(params)

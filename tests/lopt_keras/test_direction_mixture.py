@@ -111,6 +111,17 @@ def test_averages_before_the_first_step_are_the_parameters():
     np.testing.assert_array_equal(variables[0], [1.0, 2.0])
 
 
+def test_without_a_matrix_steps_are_larger():
+    start, grad = 2.0 * np.ones(3), np.array([1.0, -2.0, 0.5])
+    theta = rule().init_theta(0)
+    (update,), _ = step_of(rule(), theta, [grad], [start])
+    # Adam's first direction is 0.1 of the sign: the bias of the first moment stays.
+    np.testing.assert_allclose(update, -0.24 * 2.0 * 0.1 * np.sign(grad), rtol=1e-5)
+    matrix = np.ones((2, 3))
+    (update, _), _ = step_of(rule(), theta, [grad, matrix], [start, matrix])
+    np.testing.assert_allclose(update, -0.08 * 0.3 * 0.1 * np.sign(grad), rtol=1e-5)
+
+
 def step_of(rule, theta, grads, params, step=0, names=None):
     """One update of P = 1 from a fresh state: `(updates, state)`."""
     theta = {name: ops.convert_to_tensor(x[None]) for name, x in theta.items()}
