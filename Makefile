@@ -10,7 +10,7 @@ PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist=worksteal
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: demo test test-backends lint clean
+.PHONY: demo test test-backends lint lock clean
 
 # Three seeds of one convnet, then two minutes of meta-training for it, of a few numbers only: with
 # so few outer steps, noise would move a thousand of them.
@@ -32,14 +32,20 @@ lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 
-$(VENV)/installed: setup.py
+$(VENV)/installed: pyproject.toml requirements_lock.txt
 	@echo "Installing TensorFlow and what else is needed into $(VENV): a few minutes."
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m $(INSTALL) --upgrade pip
-	PYTHONWARNINGS=ignore $(VENV)/bin/python -m $(INSTALL) --editable '.[test]'
+	$(VENV)/bin/python -m $(INSTALL) --require-hashes --requirement requirements_lock.txt
+	PYTHONWARNINGS=ignore $(VENV)/bin/python -m $(INSTALL) --no-deps --editable .
 	touch $@
 
-$(VENV)-backends/installed: setup.py
+# The versions that `make` installs, with hashes.
+lock:
+	uv pip compile pyproject.toml --universal --python-version 3.11 --extra test --generate-hashes \
+		--no-annotate --custom-compile-command "make lock" --quiet --output-file requirements_lock.txt
+
+$(VENV)-backends/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-backends
 	$(VENV)-backends/bin/python -m $(INSTALL) --upgrade pip
 	PYTHONWARNINGS=ignore $(VENV)-backends/bin/python -m $(INSTALL) --editable '.[backends,test]'
