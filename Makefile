@@ -10,7 +10,7 @@ PYTEST := $(VENV)/bin/python -m pytest -n 2 --dist=worksteal
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PIP_DISABLE_PIP_VERSION_CHECK ?= 1
 
-.PHONY: demo test test-backends lint lock clean
+.PHONY: demo test test-backends lint docs lock clean
 
 # Three seeds of one convnet, then two minutes of meta-training for it, of a few numbers only: with
 # so few outer steps, noise would move a thousand of them.
@@ -51,5 +51,16 @@ $(VENV)-backends/installed: pyproject.toml
 	PYTHONWARNINGS=ignore $(VENV)-backends/bin/python -m $(INSTALL) --editable '.[backends,test]'
 	touch $@
 
+# The site of the documentation, in out/site: a warning is an error.
+docs: $(VENV)-docs/installed
+	NO_MKDOCS_2_WARNING=1 $(VENV)-docs/bin/mkdocs build --quiet
+
+$(VENV)-docs/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-docs
+	$(VENV)-docs/bin/python -m $(INSTALL) --upgrade pip
+	$(PYTHON) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['optional-dependencies']['docs'])" \
+		| xargs $(VENV)-docs/bin/python -m $(INSTALL)
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-backends out *.egg-info
+	rm -rf $(VENV) $(VENV)-backends $(VENV)-docs out *.egg-info

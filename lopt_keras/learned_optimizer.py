@@ -85,11 +85,11 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             `False` switches the average off. A custom loop ends with
             `optimizer.finalize_variable_values(model.trainable_variables)`, and
             `keras.callbacks.SwapEMAWeights(swap_on_epoch=True)` validates with it.
-        clipnorm, clipvalue, global_clipnorm, ema_momentum, ema_overwrite_frequency,
-        loss_scale_factor, gradient_accumulation_steps:
-            As for every Keras optimizer. A gradient accumulation that meets a
-            gradient that is not finite leaves that micro-batch out. Options are
-            attributes: one that is assigned is obeyed, or an AttributeError where it
+        clipnorm, clipvalue, global_clipnorm: As for every Keras optimizer.
+        ema_momentum, ema_overwrite_frequency: As for every Keras optimizer.
+        loss_scale_factor, gradient_accumulation_steps: As for every Keras optimizer. A
+            gradient accumulation that meets a gradient that is not finite leaves that
+            micro-batch out. Options are attributes: one that is assigned is obeyed, or an AttributeError where it
             would not be, as in a training step that has been compiled.
         jit_compile: Whether XLA compiles the optimizer's step, whatever
             `model.compile` says of the model's (Keras leaves XLA off on machines
