@@ -33,7 +33,7 @@ setup(
         "lopt_keras.pretrained": ["*/*", "*/*/*"],
         "meta.continuation": ["*.npz"],
         "meta.evaluation": ["*.html"],
-        "meta.tasks": ["*.json"],
+        "meta.tasks.scoring": ["*.json"],
     },
     install_requires=["keras>=3.13", "numpy>=1.26", "tensorflow>=2.20"],
     extras_require={"meta": _META, "test": _META + _TEST, "backends": _BACKENDS},

@@ -26,7 +26,7 @@ from lopt_keras import LearnedOptimizer
 from meta import random
 from meta.continuation import classical, evaluation, kernels, saving, solving, spectra, training
 from meta.continuation.problem import Problem
-from meta.run_directory import write_json
+from meta.training.run_directory import write_json
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -37,7 +37,9 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer, pretrained, saved_model
-from meta import comparison, datasets, random, run_directory, tasks
+from meta import datasets, random, tasks
+from meta.evaluation import comparison
+from meta.training import run_directory
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

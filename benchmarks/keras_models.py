@@ -20,7 +20,7 @@ import tqdm
 from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer, pretrained, saved_model
-from meta import run_directory
+from meta.training import run_directory
 
 _WEIGHTS = flags.DEFINE_string("weights", "default", "Shipped weights, or a SavedModel.")
 _MODELS = flags.DEFINE_list("models", list(model_zoo.WORKLOADS), "Which models, by name.")

@@ -12,7 +12,7 @@ from absl import app, flags, logging
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
-from meta import run_directory
+from meta.training import run_directory
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -30,8 +30,9 @@ from absl import app, flags
 
 import export
 from lopt_keras import LearnedOptimizer, pretrained, rules, saved_model
-from meta import datasets, estimators, run_directory, tasks
-from meta.outer_loop import OuterLoop
+from meta import datasets, estimators, tasks
+from meta.training import run_directory
+from meta.training.outer_loop import OuterLoop
 
 _MODEL = flags.DEFINE_enum("model", "digits", ("digits", "convnet", "wine"), "Which model.")
 _WEIGHTS = flags.DEFINE_string("weights", "default", "Shipped weights to begin with.")

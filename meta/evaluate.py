@@ -16,11 +16,12 @@ import sys
 from absl import app, flags
 
 from export import command
-from meta import json_flag, memory, run_directory
+from meta import json_flag, memory
 from meta.evaluation import benchmark, contestants, report, suite
 from meta.evaluation.store import Store
-from meta.tasks import distribution
-from meta.tasks.augmentation import Augmented
+from meta.tasks.sampling import distribution
+from meta.tasks.sampling.augmentation import Augmented
+from meta.training import run_directory
 
 _WEIGHTS = flags.DEFINE_list(
     "weights", "", "Shipped weights or SavedModels, each also as label=weights."

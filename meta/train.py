@@ -20,19 +20,12 @@ from absl import app, flags
 import export
 from export import command
 from lopt_keras import pretrained, rules, saved_model
-from meta import (
-    comparison,
-    curriculum,
-    estimators,
-    json_flag,
-    memory,
-    outer_state,
-    run_directory,
-    tasks,
-)
-from meta.mixture import Mixture
-from meta.outer_loop import OuterLoop
-from meta.tasks.augmentation import Augmented
+from meta import estimators, json_flag, memory, tasks
+from meta.evaluation import comparison
+from meta.tasks.mixture import Mixture
+from meta.tasks.sampling.augmentation import Augmented
+from meta.training import curriculum, outer_state, run_directory
+from meta.training.outer_loop import OuterLoop
 
 _LARGEST = 2**31 - 1  # Counters and seeds are int32.
 

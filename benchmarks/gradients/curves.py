@@ -18,7 +18,8 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from lopt_keras import rules
-from meta import estimators, random, tasks, unroll
+from meta import estimators, random, tasks
+from meta.training import unroll
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

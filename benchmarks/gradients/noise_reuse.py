@@ -16,8 +16,10 @@ import tqdm
 from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer
-from meta import curriculum, estimators, mixture, random
-from meta.tasks import distribution
+from meta import estimators, random
+from meta.tasks import mixture
+from meta.tasks.sampling import distribution
+from meta.training import curriculum
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -16,8 +16,9 @@ import tqdm
 from absl import app, flags, logging
 
 from lopt_keras import rules
-from meta import estimators, random, run_directory, tasks
-from meta.tasks import distribution
+from meta import estimators, random, tasks
+from meta.tasks.sampling import distribution
+from meta.training import run_directory
 
 _FAMILIES = flags.DEFINE_list("families", None, "Families. Default: all of meta-training.")
 _PARTICLES = flags.DEFINE_integer("particles", 16, "Particles.", lower_bound=2)

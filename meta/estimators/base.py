@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from lopt_keras import features, fusion
 from lopt_keras.rules.base import check_integer, check_number
-from meta import random, unroll
+from meta import random
+from meta.training import unroll
 
 OUTER_SPLITS = ("train", "validation")
 

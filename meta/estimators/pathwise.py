@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from lopt_keras import features
 from lopt_keras.rules.base import check_integer
-from meta import unroll
 from meta.estimators import base
+from meta.training import unroll
 
 _ZERO = tf.UnconnectedGradients.ZERO
 

@@ -15,8 +15,8 @@ from meta.evaluation.contestants import ADAM, HandDesigned, KerasOptimizer, grid
 from meta.evaluation.keras_training import KerasTraining
 from meta.evaluation.side_by_side import SideBySide
 from meta.evaluation.training import Curves, RuleTraining
-from meta.tasks import distribution
-from meta.tasks.augmentation import Augmented
+from meta.tasks.sampling import distribution
+from meta.tasks.sampling.augmentation import Augmented
 
 _FORMAT = 1
 """Of what the store holds: another number whenever the meaning of a result changes."""

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meta import comparison
+from meta.evaluation import comparison
 
 SMOOTHED = 0.05
 """Share of the steps over which losses are averaged, looking back."""

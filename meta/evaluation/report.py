@@ -11,8 +11,8 @@ import string
 
 import numpy as np
 
-from meta import run_directory
 from meta.evaluation import figures, pictures
+from meta.training import run_directory
 
 _TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 _SUMMARY = (

@@ -13,8 +13,8 @@ import pytest
 from absl import flags
 
 from lopt_keras import rules
-from meta.mixture import Mixture, scored
-from meta.tasks import distribution
+from meta.tasks.mixture import Mixture, scored
+from meta.tasks.sampling import distribution
 
 ROOT = pathlib.Path(__file__).parent.parent.parent / "benchmarks"
 SCRIPTS = sorted(file.relative_to(ROOT).as_posix() for file in ROOT.rglob("*.py"))

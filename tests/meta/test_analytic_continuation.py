@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from meta import random, tasks
-from meta.tasks.analytic_continuation import fermionic_kernel
+from meta.tasks.families.analytic_continuation import fermionic_kernel
 
 SEED = random.seed(7)
 

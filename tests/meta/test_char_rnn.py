@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from meta import datasets, random, tasks
-from meta.tasks import recurrence
+from meta.tasks.networks import recurrence
 
 LAYERS = {"rnn": keras.layers.SimpleRNN, "gru": keras.layers.GRU, "lstm": keras.layers.LSTM}
 

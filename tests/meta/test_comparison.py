@@ -3,7 +3,7 @@ import pytest
 from problems import Quadratic, small_mlp
 
 from lopt_keras import rules
-from meta import comparison
+from meta.evaluation import comparison
 
 
 @pytest.fixture(scope="module")

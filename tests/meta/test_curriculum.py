@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from meta import random
-from meta.curriculum import Curriculum
+from meta.training.curriculum import Curriculum
 
 
 def lengths(curriculum, steps):

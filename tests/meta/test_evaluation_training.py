@@ -8,7 +8,7 @@ from meta import random
 from meta.evaluation.keras_training import KerasTraining
 from meta.evaluation.side_by_side import SideBySide
 from meta.evaluation.training import RuleTraining
-from meta.tasks.augmentation import Augmented
+from meta.tasks.sampling.augmentation import Augmented
 
 SEED = random.seed(3)
 STEPS = 12

@@ -8,9 +8,10 @@ from problems import Noise, Quadratic, small_mlp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lopt_keras import LearnedOptimizer, rules
-from meta import estimators, outer_state
-from meta.curriculum import Curriculum
-from meta.outer_loop import OuterLoop
+from meta import estimators
+from meta.training import outer_state
+from meta.training.curriculum import Curriculum
+from meta.training.outer_loop import OuterLoop
 
 RULE = rules.SGD(learning_rate=0.01, momentum=0.5)
 

@@ -6,8 +6,9 @@ import tensorflow as tf
 from problems import Quadratic, small_mlp
 
 from lopt_keras import rules
-from meta import estimators, random, unroll
+from meta import estimators, random
 from meta.estimators import base
+from meta.training import unroll
 
 SEED = random.seed(5)
 LENGTH = 8

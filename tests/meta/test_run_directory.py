@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from meta import run_directory
+from meta.training import run_directory
 
 RUN = {"flags": {"seed": 1}, "rule": {}}
 

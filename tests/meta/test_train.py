@@ -13,8 +13,8 @@ from absl import app, flags
 
 from export import locks
 from lopt_keras import LearnedOptimizer, rules, saved_model
-from meta import run_directory
 from meta import train as binary
+from meta.training import run_directory
 
 RULE_CONFIG = {"hidden_size": 2, "hidden_layers": 1, "momentum_decays": [0.9], "step_mult": 0.01}
 FLAGS = [

@@ -5,7 +5,8 @@ import tensorflow as tf
 from problems import Quadratic, small_mlp
 
 from lopt_keras import LearnedOptimizer, rules
-from meta import estimators, random, unroll
+from meta import estimators, random
+from meta.training import unroll
 
 RULE = rules.FactoredMLP(hidden_size=4, step_mult=0.05, exp_mult=0.1)
 SEED = random.seed(1)
