@@ -38,7 +38,7 @@ from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer, pretrained, saved_model
 from meta import datasets, random, tasks
-from meta.evaluation import comparison
+from meta.evaluation import figures
 from meta.training import run_directory
 
 matplotlib.use("Agg")
@@ -276,7 +276,7 @@ def _half_decades():
 
 def smooth(losses):
     """Mean over the last 5 evaluations up to each: `[evaluations]`."""
-    return comparison.smooth(np.array(losses)[:, None], _SMOOTHED)[:, 0]
+    return figures.smooth(np.array(losses)[:, None], _SMOOTHED)[:, 0]
 
 
 def steps_of(horizons):
@@ -396,21 +396,21 @@ def plot(runs, num_learned, file):
 
 
 def show(summary):
-    for name, figures in summary.items():
+    for name, own in summary.items():
         steps, seconds, share = (
             "{median} ({min} to {max})".format(
-                **{k: "never" if v is None else f"{v:.3g}" for k, v in figures[key].items()}
+                **{k: "never" if v is None else f"{v:.3g}" for k, v in own[key].items()}
             )
             for key in ("steps_to_target", "seconds_to_target", "share_of_adams_seconds")
         )
         print(
-            f"{name}, {figures['milliseconds_per_step']['median']:.1f} ms a step, "
-            f"first {figures['first_step_seconds']:.1f} s\n"
-            f"  target on {figures['seeds_to_target']} of {_SEEDS.value} seeds: "
+            f"{name}, {own['milliseconds_per_step']['median']:.1f} ms a step, "
+            f"first {own['first_step_seconds']:.1f} s\n"
+            f"  target on {own['seeds_to_target']} of {_SEEDS.value} seeds: "
             f"steps {steps}, seconds {seconds}, share of Adam's {share}\n  "
             + ", ".join(
                 f"{key} {value['mean']:.4f} ± {value['std']:.4f}"
-                for key, value in figures.items()
+                for key, value in own.items()
                 if key.endswith("_loss")
             )
         )

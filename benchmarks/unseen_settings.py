@@ -3,7 +3,7 @@
 python benchmarks/unseen_settings.py --out_dir=benchmarks/results/digits
 
 Against SGD, Adam and AdamW, each tuned for every setting over 9 learning rates (by
-validation loss over the last tenth of the steps), on 8 fresh seeds.
+validation loss over the last 5 % of the steps), on 8 fresh seeds.
 """
 
 import json

@@ -19,7 +19,7 @@ from absl import app, flags, logging
 
 from lopt_keras import rules
 from meta import estimators, random, tasks
-from meta.training import unroll
+from meta.training.inner_training import InnerTraining
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -68,15 +68,12 @@ def make_step(estimator, optimizer, theta):
 
 def make_evaluation(rule, task):
     """Mean clipped training loss over the horizon, of a theta, on always the same problems."""
+    training = InnerTraining(task, rule, 1, _EVALUATED_PROBLEMS, HORIZON, told=False, split="train")
 
-    @tf.function(jit_compile=True, autograph=False)
     def evaluate(theta):
-        particles = {name: tf.stack([x] * _EVALUATED_PROBLEMS) for name, x in theta.items()}
-        seed, count = random.seed(999), _EVALUATED_PROBLEMS
-        inner = unroll.begin(rule, task, particles, seed, count)
-        losses = unroll.run(rule, task, particles, inner, seed, HORIZON, count)[0].outer_loss
-        clipped = tf.where(tf.math.is_finite(losses), losses, task.loss_clip)
-        return tf.reduce_mean(tf.minimum(clipped, task.loss_clip))
+        (curves,) = training([theta], random.seed(999))
+        losses = np.where(np.isfinite(curves.train), curves.train, task.loss_clip)
+        return float(np.minimum(losses, task.loss_clip).mean())
 
     return evaluate
 
@@ -96,7 +93,7 @@ def train(rule, task, name, unroll_length, seed, evaluate):
         return {key: tf.convert_to_tensor(x) for key, x in theta.items()}
 
     worker = estimator.init_worker(values(), random.seed(seed))
-    seconds, losses = [0.0], [float(evaluate(values()))]
+    seconds, losses = [0.0], [evaluate(values())]
     spent, steps = 0.0, 0
     while spent < _SECONDS.value:
         begin = time.process_time()
@@ -106,7 +103,7 @@ def train(rule, task, name, unroll_length, seed, evaluate):
         steps += 1
         if spent >= _SECONDS.value * len(seconds) / _EVALUATIONS:
             seconds.append(spent)
-            losses.append(float(evaluate(values())))
+            losses.append(evaluate(values()))
     return {"seconds": seconds, "meta_loss": losses, "outer_steps": steps}
 
 

@@ -23,12 +23,12 @@ from absl import app, flags, logging
 
 from lopt_keras import rules
 from meta import estimators, random, tasks
-from meta.evaluation import comparison
 from meta.tasks.mixture import Mixture, scored
 from meta.tasks.sampling import distribution
 from meta.tasks.scoring import references
 from meta.training import run_directory
 from meta.training.curriculum import Curriculum
+from meta.training.inner_training import InnerTraining
 from meta.training.outer_loop import OuterLoop
 
 matplotlib.use("Agg")
@@ -142,8 +142,9 @@ def evaluate(config, task, thetas):
         with open(file, encoding="utf-8") as f:
             return json.load(f)
     steps, seed = references.NUM_STEPS, random.seed(1)
-    trajectory = comparison.run(RULE, task, thetas, steps, seed, "validation", _PROBLEMS)
-    scores = trajectory.outer_loss[-steps // 10 :]
+    training = InnerTraining(task, RULE, len(thetas), _PROBLEMS, steps, told=True)
+    curves = training(thetas, seed)
+    scores = np.stack([own.held_out[-steps // 10 :] for own in curves], axis=1)
     scores = np.where(np.isfinite(scores), scores, _LARGEST_SCORE)
     scores = np.clip(scores, -_LARGEST_SCORE, _LARGEST_SCORE).mean(axis=(0, 2)).tolist()
     os.makedirs(os.path.dirname(file), exist_ok=True)

@@ -18,6 +18,7 @@ from absl import app, flags, logging
 from lopt_keras import rules
 from meta import estimators, random, tasks
 from meta.tasks.sampling import distribution
+from meta.tasks.wrapper import Wrapper
 from meta.training import run_directory
 
 _FAMILIES = flags.DEFINE_list("families", None, "Families. Default: all of meta-training.")
@@ -28,11 +29,11 @@ _OUT_DIR = flags.DEFINE_string("out_dir", "out/tasks", "For the figures.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
 
 
-class DrawnBefore:
+class DrawnBefore(Wrapper):
     """A task whose batch is always the same one: its `batch` costs nothing in a loop."""
 
     def __init__(self, task, num):
-        self._task = task
+        object.__setattr__(self, "task", task)
         setting = task.draw(random.seed(0), num)
         self._batches = {
             split: tf.nest.map_structure(
@@ -43,9 +44,6 @@ class DrawnBefore:
 
     def batch(self, split, seed, num, setting):
         return self._batches[split]
-
-    def __getattr__(self, name):
-        return getattr(self._task, name)
 
 
 def make_step(task, rule):

@@ -14,12 +14,19 @@ from meta.evaluation import figures, timing
 from meta.evaluation.contestants import ADAM, HandDesigned, KerasOptimizer, grid
 from meta.evaluation.keras_training import KerasTraining
 from meta.evaluation.side_by_side import SideBySide
-from meta.evaluation.training import Curves, RuleTraining
 from meta.tasks.sampling import distribution
 from meta.tasks.sampling.augmentation import Augmented
+from meta.training.inner_training import Curves, InnerTraining
 
 _FORMAT = 1
 """Of what the store holds: another number whenever the meaning of a result changes."""
+
+_TEST_BATCHES = 20
+"""Batches of the test split over which a loss at the end is a mean."""
+
+
+_CURVES = ("train", "validation", "test")
+"""What the store calls the parts of `Curves`."""
 
 
 class Settings(NamedTuple):
@@ -125,12 +132,12 @@ class _Program:
         joined = {f"{i}/{k}": x for i, theta in enumerate(thetas) for k, x in theta.items()}
         if len(rules) == 1:
             joined = thetas[0]
-        return training([joined] * len(rules), variant, seed)
+        return training([joined] * len(rules), seed, variant)
 
     def train_keras(self, contestant, rate, variant, seed):
         """`Curves` of a Keras optimizer at a learning rate."""
         training = self._training(contestant.make, self._keras_training)
-        return training(rate, variant, seed)
+        return training(rate, seed, variant)
 
     def _training(self, key, make):
         if key not in self._trainings:
@@ -140,11 +147,12 @@ class _Program:
     def _rule_training(self, rules):
         rule = rules[0] if len(rules) == 1 else SideBySide(rules)
         s = self.settings
-        return RuleTraining(self.task, rule, len(rules), s.num_seeds, s.num_steps, s.told)
+        shape = len(rules), s.num_seeds, s.num_steps
+        return InnerTraining(self.task, rule, *shape, s.told, test_batches=_TEST_BATCHES)
 
     def _keras_training(self, make):
         s = self.settings
-        return KerasTraining(self.task, make, s.num_seeds, s.num_steps, s.told)
+        return KerasTraining(self.task, make, s.num_seeds, s.num_steps, s.told, _TEST_BATCHES)
 
 
 class _Task:
@@ -199,8 +207,8 @@ class _Task:
         for i in range(self._settings.num_rates if missing else 0):
             rates = {c.name: grids[c.name][i] for c in missing}
             for name, curves in self._run(missing, rates, self._tuning_seed):
-                losses[name]["train"].append(_final(curves.train))
-                losses[name]["validation"].append(_final(curves.validation))
+                losses[name]["train"].append(figures.final(curves.train))
+                losses[name]["validation"].append(figures.final(curves.held_out))
         for name, arrays in losses.items():
             self._store.save(keys[name], arrays)
         best = {}
@@ -214,8 +222,10 @@ class _Task:
         keys = {c.name: self._key_of("curves", c, rates.get(c.name)) for c in contestants}
         missing = [c for c in contestants if self._store.load(keys[c.name]) is None]
         for name, curves in self._run(missing, rates, self._fresh_seed):
-            self._store.save(keys[name], curves._asdict())
-        return {name: Curves(**self._store.load(key)) for name, key in keys.items()}
+            kept = zip(_CURVES, curves, strict=True)
+            self._store.save(keys[name], dict(kept))
+        loaded = {name: self._store.load(key) for name, key in keys.items()}
+        return {name: Curves(*(own[x] for x in _CURVES)) for name, own in loaded.items()}
 
     def _run(self, contestants, rates, seed):
         """Pairs of name and `Curves`; hand-designed rules share a program."""
@@ -257,12 +267,6 @@ class _Task:
     def _key_of(self, what, contestant, rate):
         own = {"what": what, "optimizer": contestant.identity, "learning_rate": rate}
         return {**self._key, **own}
-
-
-def _final(losses):
-    """Of each seed, the mean over the last 5 % of the steps; infinite if some are not finite."""
-    tail = losses[-max(1, round(figures.SMOOTHED * len(losses))) :]
-    return np.where(np.isfinite(tail), tail, np.inf).mean(axis=0)
 
 
 def _as_timed(contestant):

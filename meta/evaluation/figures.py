@@ -5,10 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meta.evaluation import comparison
-
 SMOOTHED = 0.05
-"""Share of the steps over which losses are averaged, looking back."""
+"""Share of the steps over which losses are averaged, looking back; a final loss is the last."""
 
 NO_WORSE = 0.01
 """What still counts as no worse: this share of what Adam gains over the start."""
@@ -78,7 +76,7 @@ def bound(curves, start):
     """`Bounded` curves.
 
     Args:
-        curves: `meta.evaluation.training.Curves`.
+        curves: `meta.training.inner_training.Curves`.
         start: loss before the first step, from `start_of`.
     """
     size = max(abs(start), 1e-6)
@@ -88,19 +86,36 @@ def bound(curves, start):
         return np.minimum(np.where(np.isfinite(losses), losses, ceiling), ceiling)
 
     finite = [np.isfinite(losses).reshape(-1, losses.shape[-1]).all(axis=0) for losses in curves]
-    width = max(1, round(SMOOTHED * len(curves.train)))
     train, validation = (
-        comparison.smooth(bounded(losses.astype(np.float64)), width)
-        for losses in (curves.train, curves.validation)
+        smooth(bounded(losses.astype(np.float64)), _width(losses))
+        for losses in (curves.train, curves.held_out)
     )
     diverged = ~np.logical_and.reduce(finite) | (train[-1] > start + size)
     test = bounded(curves.test.astype(np.float64))
     return Bounded(train, validation, test, diverged, bounded(curves.train))
 
 
+def smooth(losses, width):
+    """Mean over the last `width` entries up to each, fewer at the start: `[steps, seeds]`."""
+    total = np.cumsum(np.pad(losses, ((width, 0), (0, 0))), axis=0)
+    count = np.minimum(np.arange(1, len(losses) + 1), width)
+    return (total[width:] - total[:-width]) / count[:, None]
+
+
+def final(losses):
+    """Of each seed, the mean over the last 5 % of the steps; infinite if some are not finite."""
+    tail = losses[-_width(losses) :]
+    return np.where(np.isfinite(tail), tail, np.inf).mean(axis=0)
+
+
+def _width(losses):
+    """How many steps are averaged."""
+    return max(1, round(SMOOTHED * len(losses)))
+
+
 def start_of(curves):
     """The loss before the first step: mean over train and validation batches and seeds."""
-    return float(np.mean([curves.train[0], curves.validation[0]]))
+    return float(np.mean([curves.train[0], curves.held_out[0]]))
 
 
 def compute(own, adam, start, seconds, adam_seconds):

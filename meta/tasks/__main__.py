@@ -12,11 +12,11 @@ from absl import app, flags
 from export import command
 from lopt_keras import rules
 from meta import random
-from meta.evaluation import comparison
 from meta.tasks.families import FAMILIES
 from meta.tasks.mixture import Mixture
 from meta.tasks.sampling import distribution
 from meta.tasks.scoring import references
+from meta.training.inner_training import InnerTraining
 
 _LIST = flags.DEFINE_bool("list", False, "Shows the families and the ranges of their parameters.")
 _SAMPLE = flags.DEFINE_integer(
@@ -84,16 +84,9 @@ def _show_task(seed):
     config = distribution.sample_config(seed, _SET.value)
     task = config.build(_DATA_DIR.value)
     adams = [rules.Adam(learning_rate=rate) for rate in _LEARNING_RATES]
-    trajectory = comparison.run(
-        adams[0],
-        task,
-        [adam.init_theta() for adam in adams],
-        _NUM_STEPS,
-        random.seed(0),
-        "validation",
-        seeds=2,
-    )
-    losses = trajectory.outer_loss.mean(axis=-1)
+    training = InnerTraining(task, adams[0], len(adams), 2, _NUM_STEPS, told=True)
+    curves = training([adam.init_theta() for adam in adams], random.seed(0))
+    losses = np.stack([own.held_out.mean(axis=-1) for own in curves], axis=1)
     best = int(np.nanargmin(losses[-10:].mean(axis=0)))
     sizes = task.parameter_shapes()
     arguments = {**config.architecture, **config.setting}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from meta.evaluation import figures
-from meta.evaluation.training import Curves
+from meta.training.inner_training import Curves
 
 STEPS = 1000
 
@@ -110,3 +110,16 @@ def test_performance_profile():
     steps = np.array([[10.0, 20.0], [30.0, 10.0], [5.0, np.inf], [np.inf, np.inf]])
     shares = figures.profile(steps, np.array([1.0, 2.0, 3.0]))
     np.testing.assert_allclose(shares, [[0.5, 0.25], [0.5, 0.5], [0.75, 0.5]])
+
+
+def test_smoothing_looks_back_only():
+    losses = np.arange(200.0)[:, None]
+    smooth = figures.smooth(losses, 4)
+    np.testing.assert_allclose(smooth[:5, 0], [0, 0.5, 1, 1.5, 2.5])
+
+
+def test_a_final_loss_is_that_of_the_last_twentieth():
+    losses = np.arange(40.0)[:, None] * [1.0, 2.0]
+    np.testing.assert_allclose(figures.final(losses), [38.5, 77.0])
+    losses[-1, 0] = np.nan
+    assert figures.final(losses)[0] == np.inf

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -10,13 +9,14 @@ import tensorflow as tf
 from lopt_keras.rules.base import check_number
 from meta import random
 from meta.tasks import base
+from meta.tasks.wrapper import Wrapper
 
 REPARAMETERISATIONS = ("none", "task", "tensor", "parameter")
 """What shares a factor of the parameters: all of a problem, each tensor, or none."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Augmented(base.Task):
+class Augmented(Wrapper):
     """A task whose problems are disguised, each in its own way.
 
     - Parameters: the optimizer works on P' instead of P = c P', with factors c.
@@ -41,7 +41,6 @@ class Augmented(base.Task):
     Moudgil et al., arXiv 2602.19142, meta-train.
     """
 
-    task: Any
     reparameterisation: str = "none"
     loss_scale: tuple[float, float] = (1.0, 1.0)
     gradient_noise: tuple[float, float] = (0.0, 0.0)
@@ -56,25 +55,9 @@ class Augmented(base.Task):
         _check_range("loss_scale", self.loss_scale, low_open=True)
         _check_range("gradient_noise", self.gradient_noise)
         _check_range("factors", self.factors, low_open=True)
-        object.__setattr__(self, "num_variants", self.task.num_variants)
         seed = random.seed(0)
         start = self.task.init(seed, 1, self.task.draw(seed, 1))
         object.__setattr__(self, "_shapes", [tuple(param.shape[1:]) for param in start])
-
-    @property
-    def name(self):
-        """The task's."""
-        return self.task.name
-
-    @property
-    def loss_clip(self):
-        """The task's, as scores are."""
-        return self.task.loss_clip
-
-    @property
-    def loss_floor(self):
-        """The task's, as scores are."""
-        return self.task.loss_floor
 
     def draw(self, seed, num, variant=None):
         """The task's setting as an entry of that name, its `variant`, factors and level."""
@@ -131,8 +114,9 @@ class Augmented(base.Task):
 
     def get_config(self):
         """The task's, and its disguise as the entry `augmentation`."""
-        own = {key: value for key, value in super().get_config().items() if key != "task"}
-        return {**self.task.get_config(), "augmentation": own}
+        own = (f.name for f in dataclasses.fields(self) if f.name != "task")
+        disguise = {name: base.plain(getattr(self, name)) for name in own}
+        return {**self.task.get_config(), "augmentation": disguise}
 
     @property
     def _is_noisy(self):

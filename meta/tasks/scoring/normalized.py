@@ -1,52 +1,21 @@
 """Losses that can be compared between tasks."""
 
+import dataclasses
+from typing import Any, ClassVar
+
 import numpy as np
 import tensorflow as tf
 
-from meta.tasks import base
 from meta.tasks.scoring import curves
+from meta.tasks.wrapper import Wrapper
 
 _SMALLEST_SPREAD, _SMALLEST_SHARE = 0.1, 1e-3
+# A problem that diverges costs three times what one costs on which nothing was learned.
+_LARGEST_SCORE = 3.0
 
 
-class _Wrapped(base.Task):
-    """A task with another score: the optimizer sees the loss as it is."""
-
-    # A problem that diverges costs three times what one costs on which nothing was learned.
-    loss_clip = 3.0
-
-    def __init__(self, task):
-        self.task = task
-        self.num_variants = task.num_variants
-
-    def draw(self, seed, num, variant=None):
-        return self.task.draw(seed, num, variant)
-
-    def init(self, seed, num, setting):
-        return self.task.init(seed, num, setting)
-
-    def batch(self, split, seed, num, setting):
-        return self.task.batch(split, seed, num, setting)
-
-    def loss(self, params, data, setting):
-        return self.task.loss(params, data, setting)
-
-    def seen_gradient(self, grads, data, setting):
-        return self.task.seen_gradient(grads, data, setting)
-
-    def get_config(self):
-        return self.task.get_config()
-
-    def _check_count(self, **given):
-        for name, values in given.items():
-            if len(values) != self.num_variants:
-                raise ValueError(
-                    f"`{name}` must have a value for each of the {self.num_variants} variants. "
-                    f"Received: {len(values)} values"
-                )
-
-
-class Normalized(_Wrapped):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Normalized(Wrapper):
     """A task whose score is 0 for the loss of a tuned Adam, and 1 or less at the start.
 
     The optimizer sees the loss as it is; only what meta-training makes of it is
@@ -74,9 +43,13 @@ class Normalized(_Wrapped):
     by the losses of baselines; this form is ours.
     """
 
-    def __init__(self, task, initial, reference):
-        super().__init__(task)
-        self._check_count(initial=initial, reference=reference)
+    initial: Any
+    reference: Any
+    loss_clip: ClassVar[float] = _LARGEST_SCORE
+
+    def __post_init__(self):
+        task, initial, reference = self.task, self.initial, self.reference
+        _check_count(task, initial=initial, reference=reference)
         if not (np.asarray(initial) > np.asarray(reference)).all():
             raise ValueError(
                 "Each of `initial` must be above its `reference`. "
@@ -88,13 +61,14 @@ class Normalized(_Wrapped):
                 f"Each of `reference` must be above the task's loss_floor={floor}. "
                 f"Received: reference={reference}"
             )
-        self._initial = tf.constant(initial, tf.float32)
-        self._reference = tf.constant(reference, tf.float32)
+        known = {"initial": initial, "reference": reference}
+        known = {name: tf.constant(values, tf.float32) for name, values in known.items()}
+        object.__setattr__(self, "_known", known)
 
     def score(self, losses, setting):
         losses = self.task.score(losses, setting)
         initial, reference = (
-            tf.gather(values, setting["variant"]) for values in (self._initial, self._reference)
+            tf.gather(values, setting["variant"]) for values in self._known.values()
         )
         floor = self.task.loss_floor
         if floor is None:
@@ -104,7 +78,8 @@ class Normalized(_Wrapped):
         return tf.math.log(share) / tf.maximum(spread, _SMALLEST_SPREAD)
 
 
-class AdamSteps(_Wrapped):
+@dataclasses.dataclass(frozen=True, eq=False)
+class AdamSteps(Wrapper):
     """A task whose score tells after how many steps a tuned Adam has such a loss.
 
     With t(loss) from `curves`, interpolated linearly in the loss between its knots, and
@@ -125,16 +100,18 @@ class AdamSteps(_Wrapped):
         ValueError: if there are not as many as the task has variants, or one does not fall.
     """
 
-    def __init__(self, task, losses):
-        super().__init__(task)
-        self._check_count(losses=losses)
-        losses = np.asarray(losses, np.float64)
+    losses: Any
+    loss_clip: ClassVar[float] = _LARGEST_SCORE
+
+    def __post_init__(self):
+        _check_count(self.task, losses=self.losses)
+        losses = np.asarray(self.losses, np.float64)
         if losses.shape[1:] != (len(curves.KNOTS),) or not (losses[:, 0] > losses[:, -1]).all():
             raise ValueError(
                 f"`losses` must hold {len(curves.KNOTS)} for each variant, the last below the "
                 f"first. Received: losses={losses.tolist()}"
             )
-        self._losses = tf.constant(losses, tf.float32)
+        object.__setattr__(self, "_losses", tf.constant(losses, tf.float32))
 
     def score(self, losses, setting):
         losses = self.task.score(losses, setting)[..., None]
@@ -147,3 +124,13 @@ class AdamSteps(_Wrapped):
         first, last, losses = knots[..., 0], knots[..., -1], losses[..., 0]
         beyond = tf.maximum(losses - first, 0.0) - tf.maximum(last - losses, 0.0)
         return 1.0 - share + beyond / (first - last)
+
+
+def _check_count(task, **given):
+    """Raises unless there is a value for each variant of the task."""
+    for name, values in given.items():
+        if len(values) != task.num_variants:
+            raise ValueError(
+                f"`{name}` must have a value for each of the {task.num_variants} variants. "
+                f"Received: {len(values)} values"
+            )

@@ -8,13 +8,12 @@ import time
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
 from lopt_keras import rules
 from meta import random
 from meta.tasks.sampling import distribution
 from meta.tasks.scoring.measured import Measured
-from meta.training import unroll
+from meta.training.inner_training import InnerTraining
 
 NUM_STEPS = 100
 LEARNING_RATES = tuple(float(f"{rate:.3g}") for rate in 10.0 ** np.arange(-4.0, 0.5, 0.5))
@@ -72,44 +71,18 @@ def adams(configs, num_steps, num_problems, data_dir=None):
         Function from a seed, an integer, to the validation losses before each step,
         `[num_steps, rates, num_problems, tasks]`.
     """
-    task = distribution.build(configs, data_dir)
+    task, rule = distribution.build(configs, data_dir), rules.Adam()
     variants, rates = len(configs), len(LEARNING_RATES)
-    problems = variants * num_problems
     thetas = [rules.Adam(learning_rate=rate).init_theta() for rate in LEARNING_RATES]
-    theta = {
-        name: tf.constant(np.repeat([theta[name] for theta in thetas], problems, axis=0))
-        for name in thetas[0]
-    }
-    variant = tf.constant(np.tile(np.arange(variants, dtype="int32"), num_problems))
-    rule = rules.Adam()
-
-    @tf.function(jit_compile=True, autograph=False)
-    def run(theta, variant, seed):
-        chosen = Chosen(task, variant)
-        inner = unroll.begin(rule, chosen, theta, random.fold_in(seed, 0), problems)
-        batches = random.fold_in(seed, 1)
-        return unroll.run(rule, chosen, theta, inner, batches, num_steps, problems, "validation")[
-            0
-        ].outer_loss
+    training = InnerTraining(task, rule, rates, variants * num_problems, num_steps, told=False)
+    variant = np.tile(np.arange(variants), num_problems)
 
     def train(seed):
-        losses = run(theta, variant, random.seed(seed)).numpy()
+        curves = training(thetas, random.seed(seed), variant)
+        losses = np.stack([own.held_out for own in curves], axis=1)
         return losses.reshape(num_steps, rates, num_problems, variants).astype(np.float64)
 
     return train
-
-
-class Chosen:
-    """A task of which problem i is variant `variant[i]`."""
-
-    def __init__(self, task, variant):
-        self._task, self._variant = task, variant
-
-    def draw(self, seed, num):
-        return self._task.draw(seed, num, self._variant)
-
-    def __getattr__(self, name):
-        return getattr(self._task, name)
 
 
 def _rounded(*values):
