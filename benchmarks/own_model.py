@@ -16,7 +16,6 @@ from export import command  # First: TensorFlow's messages to its developers sta
 
 # isort: split
 import os
-import re
 import shlex
 import sys
 
@@ -28,11 +27,11 @@ import numpy as np
 import tqdm
 from absl import app, flags
 
-import export
-from lopt_keras import LearnedOptimizer, pretrained, rules, saved_model
-from meta import datasets, estimators, tasks
+from lopt_keras import LearnedOptimizer, pretrained, saved_model
+from meta import datasets, tasks
 from meta.training import run_directory
-from meta.training.outer_loop import OuterLoop
+from meta.training.config import MetaTrainingConfig
+from meta.training.run import train
 
 _MODEL = flags.DEFINE_enum("model", "digits", ("digits", "convnet", "wine"), "Which model.")
 _WEIGHTS = flags.DEFINE_string("weights", "default", "Shipped weights to begin with.")
@@ -109,56 +108,30 @@ def _workload(make, data, **fit):
 
 
 def meta_train(own):
-    """Meta-trains shipped weights on the model: an export's path, and the `OuterLoop`."""
-    rule, theta, metadata = saved_model.read(pretrained.path(_WEIGHTS.value))
-    rule = rules.get(rule)
+    """Meta-trains shipped weights on the model: a `MetaTraining`."""
+    carried, _, _ = saved_model.read(pretrained.path(_WEIGHTS.value))
     task = tasks.from_keras(
         own.make, own.loss, own.train, own.validation, batch_size=own.batch_size
     )
     # As many steps as `fit` takes, in whole unrolls.
     steps = own.epochs * -(-len(own.train[1]) // own.batch_size)
-    estimator = estimators.get(
-        "pes",
-        rule,
-        task,
+    deciding = (_MODEL, _NUM_OUTER_STEPS, _WEIGHTS, _TRAINED, _ES_STDDEV, _OUTER_LEARNING_RATE)
+    config = MetaTrainingConfig(
+        _OUT_DIR.value,
+        task=task,
+        rule=carried,
+        initial_weights=_WEIGHTS.value,
+        num_outer_steps=_NUM_OUTER_STEPS.value,
         num_particles=8,
         unroll_length=_UNROLL_LENGTH,
         horizon=_UNROLL_LENGTH * -(-steps // _UNROLL_LENGTH),
-        stddev=_ES_STDDEV.value,
-        outer_split="validation",
-        trained=[n for n in rule.theta_shapes() if re.fullmatch(_TRAINED.value, n)],
+        es_stddev=_ES_STDDEV.value,
+        outer_learning_rate=_OUTER_LEARNING_RATE.value,
+        trained=_TRAINED.value,
+        command=shlex.join(["python", "benchmarks/own_model.py", *sys.argv[1:]]),
+        flags={flag.name: flag.value for flag in deciding},
     )
-    run = {
-        "command": shlex.join(["python", "benchmarks/own_model.py", *sys.argv[1:]]),
-        "flags": {
-            flag.name: flag.value
-            for flag in (
-                _MODEL,
-                _NUM_OUTER_STEPS,
-                _WEIGHTS,
-                _TRAINED,
-                _ES_STDDEV,
-                _OUTER_LEARNING_RATE,
-            )
-        },
-        "rule": rules.serialize(rule),
-        "seed": 0,
-        "task": {"name": task.name, "config": task.get_config()},
-        "initial_weights_sha256": metadata["sha256"],
-    }
-    run_directory.claim(_OUT_DIR.value, run)
-    loop = OuterLoop(
-        estimator,
-        keras.optimizers.Adam(_OUTER_LEARNING_RATE.value),
-        0,
-        _OUT_DIR.value,
-        initial_theta=theta,
-    )
-    loop.restore()
-    loop.run(_NUM_OUTER_STEPS.value)
-    weights = os.path.join(_OUT_DIR.value, "export")
-    export.export_checkpoint(_OUT_DIR.value, weights, overwrite=True)
-    return weights, loop
+    return train(config)
 
 
 def fits(make, own, seeds):
@@ -206,10 +179,10 @@ def main(argv):
     runs = compare(own)
     print(f"Meta-training for this model, from the weights {_WEIGHTS.value!r}...")
     try:
-        weights, loop = meta_train(own)
+        training = meta_train(own)
     except ValueError as error:
         raise app.UsageError(str(error)) from error
-    print(f"Outer steps: {loop.seconds:.0f} s, compilation: {loop.compile_seconds:.0f} s.")
+    weights, loop = training.export_dir, training.loop
     tuned = {"meta-trained for it": fits(lambda: _of(weights), own, range(_SEEDS.value))}
     show(tuned)
     runs |= tuned
@@ -222,7 +195,7 @@ def main(argv):
     run_directory.write_json(os.path.join(_OUT_DIR.value, "own_model.json"), content)
     picture = os.path.join(_OUT_DIR.value, "own_model.png")
     epoch_curves.plot(runs, f"{_MODEL.value}, {_SEEDS.value} fresh seeds", picture)
-    print(f"Picture: {picture}\nSavedModel: {weights}")
+    print(f"Picture: {picture}")
 
 
 def _of(weights):

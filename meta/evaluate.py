@@ -93,7 +93,7 @@ def main(argv):
         settings = _settings(entries)
         for directory in (_OUT_DIR, _CACHE_DIR, _DATA_DIR):
             if directory.value is not None:
-                run_directory.check_writable(directory.value)
+                run_directory.check_writable(directory.value, directory.name)
     except (TypeError, ValueError) as error:
         raise app.UsageError(str(error)) from error
     contenders = [*rivals, *baselines]

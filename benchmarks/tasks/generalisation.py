@@ -15,21 +15,20 @@ import json
 import multiprocessing
 import os
 
-import keras
 import matplotlib
 import numpy as np
 import tqdm
 from absl import app, flags, logging
 
 from lopt_keras import rules
-from meta import estimators, random, tasks
+from meta import random, tasks
 from meta.tasks.mixture import Mixture, scored
 from meta.tasks.sampling import distribution
 from meta.tasks.scoring import references
 from meta.training import run_directory
-from meta.training.curriculum import Curriculum
+from meta.training.config import MetaTrainingConfig
 from meta.training.inner_training import InnerTraining
-from meta.training.outer_loop import OuterLoop
+from meta.training.run import train
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -75,38 +74,25 @@ def meta_train_all(counts):
 
 def meta_train(mixture, seed, outer_steps, out_dir, data_dir):
     """Theta after meta-training on a mixture, and what it took: dict."""
-    mixture.complete(data_dir)
-    programs = mixture.build(data_dir)
-    horizon = references.NUM_STEPS
-    training = {
-        name: (
-            estimators.get(
-                "pes",
-                RULE,
-                task,
-                num_particles=_PARTICLES,
-                stddev=_STDDEV,
-                unroll_length=_UNROLL_LENGTH,
-                horizon=horizon,
-                outer_split="validation",
-            ),
-            weight,
-        )
-        for name, (task, weight) in programs.items()
-    }
-    loop = OuterLoop(
-        training,
-        keras.optimizers.Adam(_OUTER_RATE),
-        seed,
+    config = MetaTrainingConfig(
         out_dir,
+        rule=RULE,
+        tasks=mixture,
+        num_outer_steps=outer_steps,
+        num_particles=_PARTICLES,
+        es_stddev=_STDDEV,
+        unroll_length=_UNROLL_LENGTH,
+        horizon=references.NUM_STEPS,
+        outer_learning_rate=_OUTER_RATE,
+        seed=seed,
         checkpoint_every=_CHECKPOINT_EVERY,
-        curriculum=Curriculum("constant", horizon),
+        data_dir=data_dir,
     )
-    loop.restore()
-    loop.run(outer_steps)
+    training = train(config)
+    loop = training.loop
     return loop.theta, {
-        "tasks": int(sum(weight for _, weight in programs.values())),
-        "programs": len(programs),
+        "tasks": int(sum(training.weights.values())),
+        "programs": len(training.weights),
         "outer_steps": loop.step,
         "seconds": loop.seconds,
         "compile_seconds": loop.compile_seconds,

@@ -82,19 +82,24 @@ def _show_life(file, ended):
             os.utime(file)
 
 
-def check_writable(directory):
+def check_writable(directory, flag=None):
     """Raises unless files can be written to a directory that exists, or that can be made.
+
+    Args:
+        directory: path.
+        flag: which flag or argument names it, for the message.
 
     Raises:
         ValueError: naming the directory and what is in the way.
     """
+    flag = "" if flag is None else f"--{flag}: "
     place = os.path.abspath(os.fspath(directory))
     while not os.path.lexists(place):
         place = os.path.dirname(place)
     if not os.path.isdir(place):
-        raise ValueError(f"`{directory}` cannot be a directory: {place!r} is none.")
+        raise ValueError(f"{flag}`{directory}` cannot be a directory: {place!r} is none.")
     if not os.access(place, os.W_OK | os.X_OK):
-        raise ValueError(f"`{directory}` cannot be written to: no permission for {place!r}.")
+        raise ValueError(f"{flag}`{directory}` cannot be written to: no permission for {place!r}.")
 
 
 def check(out_dir, run):
@@ -146,6 +151,9 @@ def claim(out_dir, run):
             the same whenever the run is resumed, and so must be `run["references_sha256"]`,
             if it is given.
 
+    Returns:
+        What it has written: dict.
+
     Raises:
         ValueError: if the directory belongs to a run with other flags; the
             message names the first that differs. If its `run.json` is damaged or missing.
@@ -156,7 +164,9 @@ def claim(out_dir, run):
     current = commit()
     if current and current not in commits:
         commits = [*commits, current]
-    write_json(os.path.join(out_dir, RUN_FILE), {**run, "commits": commits})
+    content = {**run, "commits": commits}
+    write_json(os.path.join(out_dir, RUN_FILE), content)
+    return content
 
 
 def write_json(file, content):
