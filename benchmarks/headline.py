@@ -294,7 +294,7 @@ def labelled(weights):
         label = label or os.path.basename(os.path.normpath(path))
         if label in paths:
             raise app.UsageError(f"`--weights` has {label!r} twice. Received: {weights}")
-        paths[label] = pretrained.path(path) if path in pretrained.list_pretrained() else path
+        paths[label] = pretrained.find(path)
     return paths
 
 

@@ -117,10 +117,8 @@ def show_wins(summaries):
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    path = _WEIGHTS.value
-    path = pretrained.path(path) if path in pretrained.list_pretrained() else path
     try:
-        sha256 = saved_model.read_metadata(path)["sha256"]
+        sha256 = saved_model.read_metadata(pretrained.find(_WEIGHTS.value))["sha256"]
     except ValueError as error:
         raise app.UsageError(f"--weights={_WEIGHTS.value}: {error}") from error
     os.makedirs(_OUT_DIR.value, exist_ok=True)

@@ -109,7 +109,7 @@ def _workload(make, data, **fit):
 
 def meta_train(own):
     """Meta-trains shipped weights on the model: a `MetaTraining`."""
-    carried, _, _ = saved_model.read(pretrained.path(_WEIGHTS.value))
+    carried, _, _ = saved_model.read(pretrained.find(_WEIGHTS.value))
     task = tasks.from_keras(
         own.make, own.loss, own.train, own.validation, batch_size=own.batch_size
     )

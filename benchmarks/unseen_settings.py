@@ -33,7 +33,7 @@ SETTINGS = {
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    rule, theta, _ = saved_model.read(pretrained.path(_WEIGHTS.value))
+    rule, theta, _ = saved_model.read(pretrained.find(_WEIGHTS.value))
     os.makedirs(_OUT_DIR.value, exist_ok=True)
     summaries = {}
     for name, (config, steps) in SETTINGS.items():

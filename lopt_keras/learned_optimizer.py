@@ -690,14 +690,13 @@ def _resolve(weights, rule, seed):
             f"`weights` must be one of the shipped {known} or the path of an exported SavedModel. "
             f"Received: weights={os.fspath(weights)!r}, which is neither"
         )
-    path = pretrained.path(weights) if weights in known else weights
-    carried, theta, _ = saved_model.read(path)
+    carried, theta, _ = saved_model.read(pretrained.find(weights))
     rule = rule or carried
     return rule, rule.check_theta(theta)
 
 
 def _are_usable(grads):
-    """As `features.gradients_are_usable`, but quick also where it is not compiled."""
+    """As `gating.gradients_are_usable`, but quick also where it is not compiled."""
     if keras.backend.backend() == "tensorflow":
         # Uncompiled, a fifth of the time of a product, and half that of a sum of squares.
         squares = [tf.nn.l2_loss(grad) for grad in grads]

@@ -9,7 +9,7 @@ NumPy only. Source: Gish et al., arXiv 1909.09136.
 
 import numpy as np
 
-from lopt_keras.rules.base import check_integer, check_number
+from lopt_keras.validation import check_integer, check_number
 
 
 def noisy_posterior(posterior, r0, r1):

@@ -202,7 +202,7 @@ def _finish(figure, axis, lengths, title, file):
 def choose():
     """Rule, theta, task, and what to call them."""
     if _WEIGHTS.value:
-        rule, theta, _ = saved_model.read(pretrained.path(_WEIGHTS.value))
+        rule, theta, _ = saved_model.read(pretrained.find(_WEIGHTS.value))
         task = tasks.get("digits_mlp", data_dir=_DATA_DIR.value)
         return rule, theta, task, f"meta-trained weights {_WEIGHTS.value!r}"
     rule = rules.MLP(hidden_size=4, step_mult=_STEP_MULT.value, exp_mult=0.1)

@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from lopt_keras.rules import base, handcrafted
+from lopt_keras import validation
+from lopt_keras.rules import handcrafted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +33,7 @@ class CosineAdamW(handcrafted.AdamW):
 
     def __post_init__(self):
         super().__post_init__()
-        base.check_number("warmup", self.warmup, high=1.0)
+        validation.check_number("warmup", self.warmup, high=1.0)
 
     def update_tensor(self, theta, state, message, grad, param, signals):
         update, state = super().update_tensor(theta, state, message, grad, param, signals)

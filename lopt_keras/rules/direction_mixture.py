@@ -7,9 +7,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from keras import ops
 
-from lopt_keras import features, networks, tiling
+from lopt_keras import controller, features, networks, reductions, tiling, validation
 from lopt_keras.orthogonalization import orthogonalized_wide
-from lopt_keras.rules import base, controller
+from lopt_keras.rules import base
 
 _OUTPUTS = ("factor", "mix", "lookahead", "decay", "window")
 _TENSOR_FEATURES = 20
@@ -95,21 +95,21 @@ class DirectionMixture(base.UpdateRule):
 
     def __post_init__(self):
         for name in ("step_size", "min_parameter_scale", "decay_steps", "average_window"):
-            base.check_number(name, getattr(self, name), low_open=True)
-        base.check_number(
+            validation.check_number(name, getattr(self, name), low_open=True)
+        validation.check_number(
             "max_parameter_scale", self.max_parameter_scale, low=self.min_parameter_scale
         )
-        base.check_number("anneal", self.anneal, high=1.0 + 1e-9)
-        base.check_number("exp_mult", self.exp_mult)
-        base.check_number("trust", self.trust)
+        validation.check_number("anneal", self.anneal, high=1.0 + 1e-9)
+        validation.check_number("exp_mult", self.exp_mult)
+        validation.check_number("trust", self.trust)
         for name in ("tile_rows", "tile_columns"):
             if getattr(self, name) not in tiling.LENGTHS:
                 raise ValueError(
                     f"`{name}` must be one of {tiling.LENGTHS}. "
                     f"Received: {name}={getattr(self, name)!r}"
                 )
-        base.check_integer("hidden_size", self.hidden_size, low=1, high=4096)
-        base.check_integer("hidden_layers", self.hidden_layers, low=1, high=16)
+        validation.check_integer("hidden_size", self.hidden_size, low=1, high=4096)
+        validation.check_integer("hidden_layers", self.hidden_layers, low=1, high=16)
 
     def theta_shapes(self):
         inputs = controller.SHARED_FEATURES + _TENSOR_FEATURES
@@ -378,4 +378,4 @@ def _root_mean_squares(squares, layout):
 
 def _total(tiles):
     """The sum over each tile: `[P, N, 1, 1]`."""
-    return features.total(tiles, (2, 3))
+    return reductions.total(tiles, (2, 3))

@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from lopt_keras import features
+from lopt_keras import features, validation
 from lopt_keras.rules import base
 
 
@@ -56,9 +56,9 @@ class SGD(Handcrafted):
     nesterov: bool = False
 
     def __post_init__(self):
-        base.check_number("learning_rate", self.learning_rate, low_open=True)
-        base.check_number("momentum", self.momentum, high=1.0)
-        base.check_bool("nesterov", self.nesterov)
+        validation.check_number("learning_rate", self.learning_rate, low_open=True)
+        validation.check_number("momentum", self.momentum, high=1.0)
+        validation.check_bool("nesterov", self.nesterov)
 
     def _hyperparameters(self):
         return {
@@ -99,10 +99,10 @@ class Adam(Handcrafted):
     epsilon: float = 1e-7
 
     def __post_init__(self):
-        base.check_number("learning_rate", self.learning_rate, low_open=True)
-        base.check_number("beta_1", self.beta_1, high=1.0)
-        base.check_number("beta_2", self.beta_2, high=1.0)
-        base.check_number("epsilon", self.epsilon, low_open=True)
+        validation.check_number("learning_rate", self.learning_rate, low_open=True)
+        validation.check_number("beta_1", self.beta_1, high=1.0)
+        validation.check_number("beta_2", self.beta_2, high=1.0)
+        validation.check_number("epsilon", self.epsilon, low_open=True)
 
     def _hyperparameters(self):
         return {
@@ -147,7 +147,7 @@ class AdamW(Adam):
 
     def __post_init__(self):
         super().__post_init__()
-        base.check_number("weight_decay", self.weight_decay, low_open=True)
+        validation.check_number("weight_decay", self.weight_decay, low_open=True)
 
     def _hyperparameters(self):
         return {**super()._hyperparameters(), "log_weight_decay": np.log(self.weight_decay)}

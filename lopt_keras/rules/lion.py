@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from lopt_keras import features
-from lopt_keras.rules import base, handcrafted
+from lopt_keras import features, validation
+from lopt_keras.rules import handcrafted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Lion(handcrafted.Handcrafted):
     beta_2: float = 0.99
 
     def __post_init__(self):
-        base.check_number("learning_rate", self.learning_rate, low_open=True)
-        base.check_number("beta_1", self.beta_1, high=1.0, low_open=True)
-        base.check_number("beta_2", self.beta_2, high=1.0)
+        validation.check_number("learning_rate", self.learning_rate, low_open=True)
+        validation.check_number("beta_1", self.beta_1, high=1.0, low_open=True)
+        validation.check_number("beta_2", self.beta_2, high=1.0)
 
     def _hyperparameters(self):
         return {

@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 from keras import ops
 
+from lopt_keras import validation
 from lopt_keras.orthogonalization import orthogonalized
-from lopt_keras.rules import base, handcrafted
+from lopt_keras.rules import handcrafted
 
 _ROOT_MEAN_SQUARE = 0.2
 _ADAMW = handcrafted.AdamW()
@@ -48,9 +49,9 @@ class Muon(handcrafted.Handcrafted):
 
     def __post_init__(self):
         for name in ("learning_rate", "weight_decay", "adam_weight_decay", "epsilon"):
-            base.check_number(name, getattr(self, name), low_open=True)
+            validation.check_number(name, getattr(self, name), low_open=True)
         for name in ("momentum", "adam_beta_1", "adam_beta_2"):
-            base.check_number(name, getattr(self, name), high=1.0)
+            validation.check_number(name, getattr(self, name), high=1.0)
 
     def _hyperparameters(self):
         positive = ("learning_rate", "weight_decay", "adam_weight_decay", "epsilon")

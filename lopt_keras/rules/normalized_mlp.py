@@ -7,8 +7,8 @@ from typing import ClassVar
 import numpy as np
 from keras import ops
 
-from lopt_keras import features, networks, orthogonalization
-from lopt_keras.rules import base, handcrafted, mlp
+from lopt_keras import features, networks, orthogonalization, reductions, validation
+from lopt_keras.rules import handcrafted, mlp
 
 _EPSILON = 1e-9
 _GRAD_BOUND, _GRAD_FEATURE_BOUND = 1000.0, 0.1
@@ -89,9 +89,9 @@ class NormalizedMLP(mlp.MLP):
 
     def __post_init__(self):
         super().__post_init__()
-        base.check_decay_counts(self)
+        validation.check_decay_counts(self)
         for name in _SWITCHES:
-            base.check_bool(name, getattr(self, name))
+            validation.check_bool(name, getattr(self, name))
         if self.start not in STARTS:
             raise ValueError(f"`start` must be one of {STARTS}. Received: start={self.start!r}")
         if self.hidden_size < 2 * len(self._passed_on()):
@@ -218,7 +218,7 @@ def _normalised(step, orthogonalize):
 def _agreement(m, rms):
     """The root mean square of `m rsqrt(rms)` over the last two axes, at most 1."""
     ratio = m * ops.rsqrt(rms + 1e-12)
-    mean = features.mean(ops.square(ratio), _last_axes(m))
+    mean = reductions.mean(ops.square(ratio), _last_axes(m))
     return ops.sqrt(ops.minimum(mean, 1.0) + 1e-12)
 
 

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from lopt_keras import features
-from lopt_keras.rules import base, handcrafted
+from lopt_keras import features, validation
+from lopt_keras.rules import handcrafted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,9 +32,9 @@ class RMSprop(handcrafted.Handcrafted):
     epsilon: float = 1e-7
 
     def __post_init__(self):
-        base.check_number("learning_rate", self.learning_rate, low_open=True)
-        base.check_number("rho", self.rho, high=1.0)
-        base.check_number("epsilon", self.epsilon, low_open=True)
+        validation.check_number("learning_rate", self.learning_rate, low_open=True)
+        validation.check_number("rho", self.rho, high=1.0)
+        validation.check_number("epsilon", self.epsilon, low_open=True)
 
     def _hyperparameters(self):
         return {

@@ -4,8 +4,8 @@ import dataclasses
 
 from keras import ops
 
-from lopt_keras import features
-from lopt_keras.rules import base, handcrafted
+from lopt_keras import features, validation
+from lopt_keras.rules import handcrafted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +36,7 @@ class ScheduleFreeAdamW(handcrafted.Adam):
 
     def __post_init__(self):
         super().__post_init__()
-        base.check_number("beta_1", self.beta_1, high=1.0, low_open=True)
+        validation.check_number("beta_1", self.beta_1, high=1.0, low_open=True)
 
     def init_tensor_state(self, theta, param, name):
         return {"gap": ops.zeros_like(param), "v": ops.zeros_like(param)}

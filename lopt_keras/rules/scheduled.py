@@ -5,7 +5,8 @@ from typing import Any
 
 from keras import ops
 
-from lopt_keras.rules import base, controller, registry
+from lopt_keras import controller, validation
+from lopt_keras.rules import base, registry
 
 _RULE = "rule_"
 
@@ -72,20 +73,20 @@ class Scheduled(base.UpdateRule):
             "_controller",
             controller.Controller("schedule_", 1, self.hidden_size, self.hidden_layers),
         )
-        base.check_number("step_mult", self.step_mult)
-        base.check_number("exp_mult", self.exp_mult)
-        base.check_bool("anneal", self.anneal)
-        base.check_bool("hears_validation_loss", self.hears_validation_loss)
+        validation.check_number("step_mult", self.step_mult)
+        validation.check_number("exp_mult", self.exp_mult)
+        validation.check_bool("anneal", self.anneal)
+        validation.check_bool("hears_validation_loss", self.hears_validation_loss)
         for name in ("decay_steps", "smallest_scale"):
             if getattr(self, name) is not None:
-                base.check_number(name, getattr(self, name), low_open=True)
+                validation.check_number(name, getattr(self, name), low_open=True)
         if self.largest_scale is not None:
             if self.smallest_scale is None:
                 raise ValueError(
                     "`largest_scale` needs a `smallest_scale`. "
                     f"Received: largest_scale={self.largest_scale}, smallest_scale=None"
                 )
-            base.check_number("largest_scale", self.largest_scale, low=self.smallest_scale)
+            validation.check_number("largest_scale", self.largest_scale, low=self.smallest_scale)
 
     @property
     def hears(self):

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from lopt_keras import features, fusion
-from lopt_keras.rules.base import check_integer, check_number
+from lopt_keras import fusion, gating
+from lopt_keras.validation import check_integer, check_number
 from meta import random
 from meta.training import unroll
 
@@ -357,7 +357,7 @@ class Estimator(abc.ABC):
         fresh = self._begin(particles, seed, length)
         if not problems:
             return fresh
-        renew = functools.partial(features.select, tf.concat([begins, begins], axis=0))
+        renew = functools.partial(gating.select, tf.concat([begins, begins], axis=0))
         return tf.nest.map_structure(renew, fresh, problems.inner)
 
     def _first_problems(self, theta, seed, length):

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 
 from lopt_keras import pretrained, rules, saved_model
-from lopt_keras.rules.base import check_number
+from lopt_keras.validation import check_number
 
 ADAM = "Adam"
 """The name of the baseline that the others are measured by."""
@@ -124,8 +124,7 @@ def learned(text):
         ValueError: if there are no such weights.
     """
     label, _, path = text.rpartition("=")
-    file = pretrained.path(path) if path in pretrained.list_pretrained() else path
-    rule, theta, metadata = saved_model.read(file)
+    rule, theta, metadata = saved_model.read(pretrained.find(path))
     rule = rules.get(rule)
     name = label or os.path.basename(os.path.normpath(path))
     identity = {"rule": rules.serialize(rule), "sha256": metadata["sha256"]}

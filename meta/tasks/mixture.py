@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from lopt_keras.rules.base import check_integer, check_number
+from lopt_keras.validation import check_integer, check_number
 from meta.tasks.sampling import distribution
 from meta.tasks.scoring import curves, references
 from meta.tasks.scoring.measured import identify

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from lopt_keras import rules
-from lopt_keras.rules.base import check_integer, check_number
+from lopt_keras.validation import check_integer, check_number
 from meta import estimators, tasks
 from meta.tasks.mixture import Mixture
 from meta.tasks.sampling.augmentation import Augmented

@@ -4,7 +4,7 @@ import dataclasses
 
 import tensorflow as tf
 
-from lopt_keras.rules.base import check_integer
+from lopt_keras.validation import check_integer
 from meta import random
 
 SCHEDULES = ("constant", "linear", "exponential", "log_uniform")

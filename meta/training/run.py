@@ -176,9 +176,8 @@ def _initial_theta(weights, rule):
     """Where theta starts, or None, and what the run's metadata says of it."""
     if weights is None:
         return None, {}
-    path = pretrained.path(weights) if weights in pretrained.list_pretrained() else weights
     try:
-        _, theta, metadata = saved_model.read(path)
+        _, theta, metadata = saved_model.read(pretrained.find(weights))
         return rule.check_theta(theta), {"initial_weights_sha256": metadata["sha256"]}
     except ValueError as error:
         raise ValueError(

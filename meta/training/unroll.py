@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from lopt_keras import features, rules
+from lopt_keras import features, gating, rules
 from meta import random
 
 _VALIDATION_EVERY = 10
@@ -181,7 +181,7 @@ def _step(rule, task, theta, inner, seed, num_problems, outer_split):
         return _repeat(task.batch(split, seed, num_problems, problems), copies)
 
     def is_smooth():
-        moved = features.gradients_are_usable(updates)
+        moved = gating.gradients_are_usable(updates)
         return usable & moved & tf.math.is_finite(train_loss) & ~overflows
 
     # What the step reads. Whether gradients return from it is known further down.
@@ -222,9 +222,9 @@ def _step(rule, task, theta, inner, seed, num_problems, outer_split):
         heard["validation_loss"] = rules.Signal.where(due, observed)
     signals = rules.Signals.silent(step, **heard)
     updates, new_state = rule.update(read_theta, read_state, grads, read_params, signals)
-    usable = features.gradients_are_usable(grads)
-    updates = [features.select(usable, update, tf.zeros_like(update)) for update in updates]
-    state = tf.nest.map_structure(lambda n, o: features.select(usable, n, o), new_state, state)
+    usable = gating.gradients_are_usable(grads)
+    updates = [gating.select(usable, update, tf.zeros_like(update)) for update in updates]
+    state = tf.nest.map_structure(lambda n, o: gating.select(usable, n, o), new_state, state)
     params = [param + update for param, update in zip(params, updates, strict=True)]
     step = step + tf.cast(usable, tf.int32)
     averages = _averaged(rule, inner.averages, params, state, usable)
@@ -262,7 +262,7 @@ def _gated(nest, is_open):
     @tf.custom_gradient
     def identity(*tensors):
         def backward(*upstream):
-            return [features.select(is_open(), dy, tf.zeros_like(dy)) for dy in upstream]
+            return [gating.select(is_open(), dy, tf.zeros_like(dy)) for dy in upstream]
 
         return [tf.identity(x) for x in tensors], backward
 

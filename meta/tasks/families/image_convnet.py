@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from lopt_keras.rules.base import check_integer
+from lopt_keras.validation import check_integer
 from meta.tasks import ranges
 from meta.tasks.families.image_classification import ImageClassification
 from meta.tasks.networks import layers

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import tensorflow as tf
 
-from lopt_keras.rules.base import check_integer
+from lopt_keras.validation import check_integer
 from meta import random
 from meta.tasks import ranges
 from meta.tasks.families.language_model import LanguageModel

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
-from lopt_keras.rules.base import check_integer
+from lopt_keras.validation import check_integer
 from meta import random
 from meta.tasks import ranges
 from meta.tasks.families.patch_network import PatchNetwork

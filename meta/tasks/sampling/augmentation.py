@@ -6,7 +6,7 @@ import math
 import numpy as np
 import tensorflow as tf
 
-from lopt_keras.rules.base import check_number
+from lopt_keras.validation import check_number
 from meta import random
 from meta.tasks import base
 from meta.tasks.wrapper import Wrapper
