@@ -7,6 +7,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from keras import ops
 
+from lopt_keras.rules import step
+
 
 class Signal(NamedTuple):
     """A number that is not always known.
@@ -205,18 +207,18 @@ class UpdateRule(abc.ABC):
         Returns:
             `(updates, state)`. The caller adds the updates to the params.
         """
-        tensors, summaries = state.tensors, [{}] * len(params)
-        if self.mixes_tensors:
-            pairs = [
-                self.summarise(theta, tensor, state.shared, grad, param)
-                for tensor, grad, param in zip(tensors, grads, params, strict=True)
-            ]
-            tensors, summaries = zip(*pairs, strict=True)
-        shared, messages = self.coordinate(theta, state.shared, summaries, signals)
-        pairs = [
-            self.update_tensor(theta, tensor, message, grad, param, signals)
-            for tensor, message, grad, param in zip(tensors, messages, grads, params, strict=True)
-        ]
+
+        def summarise(i):
+            return self.summarise(theta, state.tensors[i], state.shared, grads[i], params[i])
+
+        def coordinate(summaries):
+            return self.coordinate(theta, state.shared, summaries, signals)
+
+        def update(i, tensor, message):
+            tensor = state.tensors[i] if tensor is None else tensor
+            return self.update_tensor(theta, tensor, message, grads[i], params[i], signals)
+
+        shared, pairs = step.take(self, len(params), summarise, coordinate, update)
         updates, tensors = zip(*pairs, strict=True)
         return list(updates), State(list(tensors), shared)
 
