@@ -23,10 +23,9 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer
-from meta import random
+from meta import provenance, random
 from meta.continuation import classical, evaluation, kernels, saving, solving, spectra, training
 from meta.continuation.problem import Problem
-from meta.training.run_directory import write_json
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -466,7 +465,7 @@ def write_comparison(solver, metadata, file):
         "seconds": times(solver, results[1]["tuned"]),
         "elsewhere": elsewhere(solver),
     }
-    write_json(file, summary)
+    provenance.write_results(file, summary)
     draw_levels(results, os.path.join(_OUT_DIR.value, "levels.png"))
     for name, seconds in summary["seconds"].items():
         print(f"{name:>40}: {1e3 * seconds:.3f} ms")
@@ -478,7 +477,7 @@ def write_mixtures(solver, comparison, file):
     with open(comparison, encoding="utf-8") as f:
         levels = json.load(f)["levels"]
     rows = [mixtures(solver, row["noise"], row["tuned"]["maximum entropy"]) for row in levels]
-    write_json(file, rows)
+    provenance.write_results(file, {"mixtures": rows})
     for row in rows:
         print(row["noise"], row["tuned"], row["seen"], row["unseen"])
 

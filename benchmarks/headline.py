@@ -37,9 +37,8 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer, pretrained, saved_model
-from meta import datasets, random, tasks
+from meta import datasets, provenance, random, tasks
 from meta.evaluation import figures
-from meta.training import run_directory
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -252,7 +251,7 @@ class Baseline:
         if tuned.get(self.name, {}).get("settings") != settings:
             losses = [self._try(rate) for rate in self._grid]
             tuned[self.name] = {"settings": settings, "best_validation_losses": losses}
-            run_directory.write_json(file, tuned)
+            provenance.write_json(file, tuned)
         means = np.mean(tuned[self.name]["best_validation_losses"], axis=1)
         self.learning_rate = self._grid[np.argmin(means)]
         self._rate.assign(self.learning_rate)
@@ -464,7 +463,7 @@ def main(argv):
         "summary": summary,
         "runs": runs,
     }
-    run_directory.write_json(os.path.join(_OUT_DIR.value, "headline.json"), content)
+    provenance.write_results(os.path.join(_OUT_DIR.value, "headline.json"), content)
     plot(runs, num_learned, os.path.join(_OUT_DIR.value, "headline.png"))
 
 

@@ -20,7 +20,7 @@ import tqdm
 from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer, pretrained, saved_model
-from meta.training import run_directory
+from meta import provenance
 
 _WEIGHTS = flags.DEFINE_string("weights", "default", "Shipped weights, or a SavedModel.")
 _MODELS = flags.DEFINE_list("models", list(model_zoo.WORKLOADS), "Which models, by name.")
@@ -60,7 +60,7 @@ class AdamRuns:
         key = f"{name}, {epochs} epochs, {rate:g}, seed {seed}, keras {keras.__version__}"
         if key not in self._runs:
             self._runs[key] = fitting.train(keras.optimizers.Adam(rate), workload, epochs, seed)
-            run_directory.write_json(self._file, self._runs)
+            provenance.write_json(self._file, self._runs)
         return self._runs[key]
 
 
@@ -135,7 +135,7 @@ def main(argv):
         "summary": summaries,
         "runs": runs,
     }
-    run_directory.write_json(os.path.join(_OUT_DIR.value, "keras_models.json"), content)
+    provenance.write_results(os.path.join(_OUT_DIR.value, "keras_models.json"), content)
     epoch_curves.plot_all(runs, 2, os.path.join(_OUT_DIR.value, "keras_models.png"))
     print(table(summaries, rates))
     show_wins(summaries)

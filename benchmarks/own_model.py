@@ -28,8 +28,7 @@ import tqdm
 from absl import app, flags
 
 from lopt_keras import LearnedOptimizer, pretrained, saved_model
-from meta import datasets, tasks
-from meta.training import run_directory
+from meta import datasets, provenance, tasks
 from meta.training.config import MetaTrainingConfig
 from meta.training.run import train
 
@@ -192,7 +191,7 @@ def main(argv):
         "summary": fitting.summarise(runs),
         "runs": runs,
     }
-    run_directory.write_json(os.path.join(_OUT_DIR.value, "own_model.json"), content)
+    provenance.write_results(os.path.join(_OUT_DIR.value, "own_model.json"), content)
     picture = os.path.join(_OUT_DIR.value, "own_model.png")
     epoch_curves.plot(runs, f"{_MODEL.value}, {_SEEDS.value} fresh seeds", picture)
     print(f"Picture: {picture}")

@@ -7,7 +7,6 @@ bfloat16 with stochastic rounding (what `state_dtype="bfloat16"` does), and in b
 rounded to nearest (which it does not do, and why).
 """
 
-import json
 import os
 from unittest import mock
 
@@ -18,7 +17,7 @@ from absl import app, flags, logging
 from keras import ops
 
 from lopt_keras import LearnedOptimizer, rounding
-from meta import datasets
+from meta import datasets, provenance
 
 _EPOCHS = flags.DEFINE_integer("epochs", 80, "Epochs (of 19 steps) of each training.")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Trainings of each kind.", lower_bound=2)
@@ -81,10 +80,7 @@ def main(argv):
             print(f"  {split} {np.mean(final):.4f} ± {np.std(final, ddof=1):.4f}", end="")
         size = runs[name][0]["state_bytes_per_parameter"]
         print(f"  {size:.2f} bytes of state per parameter", flush=True)
-    os.makedirs(_OUT_DIR.value, exist_ok=True)
-    with open(os.path.join(_OUT_DIR.value, "state_dtype.json"), "w", encoding="utf-8") as f:
-        json.dump(runs, f, indent=1)
-        f.write("\n")
+    provenance.write_results(os.path.join(_OUT_DIR.value, "state_dtype.json"), runs)
     title = "State of the optimizer in float32 and bfloat16, a Keras MLP on 8x8 digits"
     epoch_curves.plot(runs, title, os.path.join(_OUT_DIR.value, "state_dtype.png"))
 

@@ -6,13 +6,12 @@ Against SGD, Adam and AdamW, each tuned for every setting over 9 learning rates 
 validation loss over the last 5 % of the steps), on 8 fresh seeds.
 """
 
-import json
 import os
 
 from absl import app, flags, logging
 
 from lopt_keras import pretrained, saved_model
-from meta import tasks
+from meta import provenance, tasks
 from meta.evaluation import comparison
 
 _WEIGHTS = flags.DEFINE_string("weights", "digits", "Name of shipped weights.")
@@ -46,9 +45,7 @@ def main(argv):
         for optimizer, figures in summaries[name].items():
             values = (f"{k} {v['mean']:.4f} ± {v['std']:.4f}" for k, v in figures.items())
             print(f"{optimizer:>30}: " + ", ".join(values), flush=True)
-    with open(os.path.join(_OUT_DIR.value, "unseen.json"), "w", encoding="utf-8") as f:
-        json.dump(summaries, f, indent=1)
-        f.write("\n")
+    provenance.write_results(os.path.join(_OUT_DIR.value, "unseen.json"), summaries)
 
 
 if __name__ == "__main__":

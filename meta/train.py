@@ -15,7 +15,7 @@ from absl import app, flags
 
 from export import command
 from lopt_keras import rules
-from meta import estimators, json_flag, tasks
+from meta import estimators, json_flag, provenance, tasks
 from meta.evaluation import comparison
 from meta.tasks.mixture import Mixture
 from meta.training import config as training_config
@@ -201,7 +201,7 @@ def _compare(training):
     picture = os.path.join(_OUT_DIR.value, "learning_curve.png")
     comparison.plot(curves, f"{name}, fresh seeds", picture)
     summary = comparison.summarise(curves)
-    run_directory.write_json(os.path.join(_OUT_DIR.value, "learning_curve.json"), summary)
+    provenance.write_json(os.path.join(_OUT_DIR.value, "learning_curve.json"), summary)
     for optimizer, figures in summary.items():
         print(f"{optimizer:>30}: ", end="")
         print(", ".join(f"{k} {v['mean']:.4f} ± {v['std']:.4f}" for k, v in figures.items()))

@@ -7,7 +7,6 @@ and evaluation. All start from the same random MLP rule, with the same outer opt
 theta is evaluated, unperturbed, on problems of its own.
 """
 
-import json
 import os
 import time
 
@@ -18,7 +17,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from lopt_keras import rules
-from meta import estimators, random, tasks
+from meta import estimators, provenance, random, tasks
 from meta.training.inner_training import InnerTraining
 
 matplotlib.use("Agg")
@@ -141,10 +140,7 @@ def main(argv):
             results[label].append(run)
             steps, final = run["outer_steps"], np.mean(run["meta_loss"][-5:])
             print(f"{label:>36}: {steps:6d} outer steps, loss {final:.4f}", flush=True)
-    os.makedirs(_OUT_DIR.value, exist_ok=True)
-    with open(os.path.join(_OUT_DIR.value, "curves.json"), "w", encoding="utf-8") as f:
-        json.dump(results, f, indent=1)
-        f.write("\n")
+    provenance.write_results(os.path.join(_OUT_DIR.value, "curves.json"), results)
     plot(results, os.path.join(_OUT_DIR.value, "curves.png"))
 
 

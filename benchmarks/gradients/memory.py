@@ -9,7 +9,6 @@ is part of it. What compilation needed and gave back is not.
 """
 
 import ctypes
-import json
 import multiprocessing
 import os
 import time
@@ -72,10 +71,12 @@ def main(argv):
             figures = pool.apply(measure, (name, segment_length, _UNROLL_LENGTH.value))
         results.append({"estimator": name, "segment_length": segment_length, **figures})
         print(results[-1], flush=True)
-    os.makedirs(_OUT_DIR.value, exist_ok=True)
-    with open(os.path.join(_OUT_DIR.value, "memory.json"), "w", encoding="utf-8") as f:
-        json.dump({"unroll_length": _UNROLL_LENGTH.value, "settings": results}, f, indent=1)
-        f.write("\n")
+    from meta import provenance  # Not above: what is weighed imports for itself.
+
+    provenance.write_results(
+        os.path.join(_OUT_DIR.value, "memory.json"),
+        {"unroll_length": _UNROLL_LENGTH.value, "settings": results},
+    )
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Theta is fixed. Successive estimates of one worker share perturbations, so what 
 is the variance of means over many of them, between workers with seeds of their own.
 """
 
-import json
 import os
 
 import matplotlib
@@ -16,7 +15,7 @@ import tqdm
 from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer
-from meta import estimators, random
+from meta import estimators, provenance, random
 from meta.tasks import mixture
 from meta.tasks.sampling import distribution
 from meta.training import curriculum
@@ -108,10 +107,7 @@ def main(argv):
                 results[label].append(measure(optimizer, task, name, stddev))
                 bar.write(f"{label}: {results[label][-1]}")
                 bar.update()
-    os.makedirs(_OUT_DIR.value, exist_ok=True)
-    with open(os.path.join(_OUT_DIR.value, "noise_reuse.json"), "w", encoding="utf-8") as f:
-        json.dump(results, f, indent=1)
-        f.write("\n")
+    provenance.write_results(os.path.join(_OUT_DIR.value, "noise_reuse.json"), results)
     plot(results, os.path.join(_OUT_DIR.value, "noise_reuse.png"))
 
 

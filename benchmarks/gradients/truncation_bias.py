@@ -8,7 +8,6 @@ a short segment it hardly moves, and what is seen is the noise in the steep one.
 """
 
 import dataclasses
-import json
 import os
 
 import matplotlib
@@ -17,7 +16,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from lopt_keras import rules
-from meta import estimators, random, tasks
+from meta import estimators, provenance, random, tasks
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -182,10 +181,7 @@ def main(argv):
             print(
                 f"{name:>9} {length:4d} steps: {point['mean']:.4f} ± {point['standard_error']:.4f}"
             )
-    os.makedirs(_OUT_DIR.value, exist_ok=True)
-    with open(os.path.join(_OUT_DIR.value, "truncation_bias.json"), "w", encoding="utf-8") as f:
-        json.dump(results, f, indent=1)
-        f.write("\n")
+    provenance.write_results(os.path.join(_OUT_DIR.value, "truncation_bias.json"), results)
     plot(results, os.path.join(_OUT_DIR.value, "truncation_bias.png"))
 
 

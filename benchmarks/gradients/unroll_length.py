@@ -10,7 +10,6 @@ rare has to count for all.
 """
 
 import functools
-import json
 import os
 
 import matplotlib
@@ -19,7 +18,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from lopt_keras import pretrained, rules, saved_model
-from meta import estimators, random, tasks
+from meta import estimators, provenance, random, tasks
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -230,9 +229,7 @@ def main(argv):
     os.makedirs(_OUT_DIR.value, exist_ok=True)
     os.makedirs(os.path.dirname(_SAMPLES.value) or ".", exist_ok=True)
     np.savez(_SAMPLES.value, lengths=lengths, **samples)
-    with open(os.path.join(_OUT_DIR.value, "unroll_length.json"), "w", encoding="utf-8") as f:
-        json.dump(results, f, indent=1)
-        f.write("\n")
+    provenance.write_results(os.path.join(_OUT_DIR.value, "unroll_length.json"), results)
     setting = f"{setting}, {_PARTICLES} particles"
     plot_norms(lengths, results, setting, os.path.join(_OUT_DIR.value, "gradient_norm.png"))
     file = os.path.join(_OUT_DIR.value, "gradient_variance.png")

@@ -21,11 +21,10 @@ import tqdm
 from absl import app, flags, logging
 
 from lopt_keras import rules
-from meta import random, tasks
+from meta import provenance, random, tasks
 from meta.tasks.mixture import Mixture, scored
 from meta.tasks.sampling import distribution
 from meta.tasks.scoring import references
-from meta.training import run_directory
 from meta.training.config import MetaTrainingConfig
 from meta.training.inner_training import InnerTraining
 from meta.training.run import train
@@ -134,7 +133,7 @@ def evaluate(config, task, thetas):
     scores = np.where(np.isfinite(scores), scores, _LARGEST_SCORE)
     scores = np.clip(scores, -_LARGEST_SCORE, _LARGEST_SCORE).mean(axis=(0, 2)).tolist()
     os.makedirs(os.path.dirname(file), exist_ok=True)
-    run_directory.write_json(file, scores)
+    provenance.write_json(file, scores)
     return scores
 
 
@@ -213,7 +212,7 @@ def main(argv):
         "scores": {of: measure(of, trained, rng) for of in HELD_OUT_SETS},
     }
     os.makedirs(_OUT_DIR.value, exist_ok=True)
-    run_directory.write_json(os.path.join(_OUT_DIR.value, "generalisation.json"), results)
+    provenance.write_results(os.path.join(_OUT_DIR.value, "generalisation.json"), results)
     picture = os.path.join(_OUT_DIR.value, "generalisation.png")
     plot(results, picture)
     print(f"Picture: {picture}")

@@ -16,10 +16,9 @@ import tqdm
 from absl import app, flags, logging
 
 from lopt_keras import rules
-from meta import estimators, random, tasks
+from meta import estimators, provenance, random, tasks
 from meta.tasks.sampling import distribution
 from meta.tasks.wrapper import Wrapper
-from meta.training import run_directory
 
 _FAMILIES = flags.DEFINE_list("families", None, "Families. Default: all of meta-training.")
 _PARTICLES = flags.DEFINE_integer("particles", 16, "Particles.", lower_bound=2)
@@ -101,9 +100,8 @@ def main(argv):
             f"{family:>24}: {found['milliseconds']:8.1f} ms an outer step, "
             f"input {100 * found['input_share']:5.1f} %"
         )
-    os.makedirs(_OUT_DIR.value, exist_ok=True)
     settings = {"particles": _PARTICLES.value, "unroll_length": _UNROLL_LENGTH.value}
-    run_directory.write_json(
+    provenance.write_results(
         os.path.join(_OUT_DIR.value, "input_share.json"), {**settings, "families": results}
     )
 

@@ -11,8 +11,8 @@ import string
 
 import numpy as np
 
+from meta import provenance
 from meta.evaluation import figures, pictures
-from meta.training import run_directory
 
 _TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 _SUMMARY = (
@@ -70,7 +70,7 @@ def write(out_dir, results, rivals, settings, command):
         "summary": summary,
         "tasks": {result.entry.name: _task_json(result) for result in results},
     }
-    run_directory.write_json(os.path.join(out_dir, "results.json"), content)
+    provenance.write_json(os.path.join(out_dir, "results.json"), content)
     _write_csv(os.path.join(out_dir, "results.csv"), results)
     page = _page(results, rivals, settings, command, summary, overview, files)
     _replace(os.path.join(out_dir, "report.html"), page)

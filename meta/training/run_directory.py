@@ -5,11 +5,11 @@ import json
 import os
 import pathlib
 import socket
-import subprocess
 import threading
 import time
 
 from export import checkpoint, locks
+from meta import provenance
 
 RUN_FILE = checkpoint.RUN_FILE
 LOCK_FILE = "lock"
@@ -161,21 +161,12 @@ def claim(out_dir, run):
     os.makedirs(out_dir, exist_ok=True)
     earlier = check(out_dir, run)
     commits = [] if earlier is None else earlier["commits"]
-    current = commit()
+    current = provenance.commit()
     if current and current not in commits:
         commits = [*commits, current]
     content = {**run, "commits": commits}
-    write_json(os.path.join(out_dir, RUN_FILE), content)
+    provenance.write_json(os.path.join(out_dir, RUN_FILE), content)
     return content
-
-
-def write_json(file, content):
-    """Writes JSON to a temporary name, then renames it."""
-    temporary = f"{file}.tmp"
-    with open(temporary, "w", encoding="utf-8") as f:
-        json.dump(content, f, indent=1, sort_keys=True)
-        f.write("\n")
-    os.replace(temporary, file)
 
 
 def _check_flags(out_dir, earlier, flags):
@@ -186,15 +177,3 @@ def _check_flags(out_dir, earlier, flags):
                 f"Received: --{name}={flags.get(name)!r}. "
                 "Give the same flags to resume it, or another --out_dir."
             )
-
-
-def commit():
-    """The revision of this source tree, marked `-dirty` if it has changes; None if unknown."""
-    root = pathlib.Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None

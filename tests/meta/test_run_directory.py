@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from meta import provenance
 from meta.training import run_directory
 
 RUN = {"flags": {"seed": 1}, "rule": {}}
@@ -36,7 +37,7 @@ def test_the_same_flags_resume(tmp_path, monkeypatch):
     leave_checkpoint(tmp_path)
     (tmp_path / run_directory.RUN_FILE).write_text(json.dumps({**RUN, "commits": []}))
     for commit in ("one", "one", None, "two"):
-        monkeypatch.setattr(run_directory, "commit", lambda commit=commit: commit)
+        monkeypatch.setattr(provenance, "commit", lambda commit=commit: commit)
         run_directory.claim(tmp_path, RUN)
     assert read(tmp_path)["commits"] == ["one", "two"]
 
@@ -114,7 +115,7 @@ def test_without_git_the_commit_is_unknown(tmp_path, monkeypatch):
 def hold(directory):
     """A process that has locked a directory."""
     code = (
-        "import sys, time\nfrom meta import run_directory\n"
+        "import sys, time\nfrom meta.training import run_directory\n"
         f"with run_directory.lock({str(directory)!r}):\n"
         "    print('locked', flush=True)\n    time.sleep(600)\n"
     )

@@ -8,9 +8,9 @@ import warnings
 
 import tqdm
 
+from meta import provenance
 from meta.datasets import preparing
 from meta.tasks.sampling import distribution
-from meta.training import run_directory
 
 
 class Measured:
@@ -72,7 +72,7 @@ class Measured:
             figures = self._measure(group, data_dir)
             found |= {identify(c): x for c, x in zip(group, figures, strict=True)}
             kept = found if ships else {k: x for k, x in found.items() if k not in self.shipped()}
-            run_directory.write_json(file, kept)
+            provenance.write_json(file, kept)
         self.shipped.cache_clear()
         print(f"Kept in {file}")
 
