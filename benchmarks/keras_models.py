@@ -15,7 +15,6 @@ import epoch_curves
 import fitting
 import keras
 import model_zoo
-import numpy as np
 import tqdm
 from absl import app, flags, logging
 
@@ -31,7 +30,6 @@ _EPOCHS = flags.DEFINE_integer(
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/keras_models", "For the picture and the figures.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
 
-_TUNING_SEED = 1000
 _DEFAULT_RATE = 0.001
 _LEARNED, _DEFAULT, _TUNED = "LearnedOptimizer()", "Adam, default 0.001", "Adam, tuned"
 
@@ -78,8 +76,7 @@ def compete(name, adam, bar):
             bar.update()
         return runs
 
-    tuning = [adams(rate, [_TUNING_SEED])[0]["validation"][-1] for rate in fitting.ADAM_GRID]
-    best = fitting.ADAM_GRID[int(np.nanargmin(tuning))]
+    best = fitting.best_rate(lambda rate: adams(rate, [fitting.TUNING_SEED])[0])
     runs = {_LEARNED: [], _DEFAULT: adams(_DEFAULT_RATE, seeds), _TUNED: adams(best, seeds)}
     for seed in seeds:
         bar.set_description(f"{name}, learned")

@@ -7,9 +7,9 @@ and tuned. Then meta-training goes on from those weights, for this model alone: 
 training and the validation data. Then `fit` trains with the new weights too, on the same
 fresh seeds. A picture shows all, against epochs and seconds, whoever wins.
 
-The models are small convnets on scikit-learn's 8x8 digits (`digits`, `convnet`), and an MLP on a
-table of 108 examples with 35 for validation, too few to meta-train on (`wine`). Killed and run
-again with the same flags, meta-training resumes.
+The models are those of `model_zoo.SMALLER`: convnets and an MLP on scikit-learn's 8x8 digits, and
+an MLP on a table of 108 examples with 35 for validation, too few to meta-train on (`wine`). Killed
+and run again with the same flags, meta-training resumes.
 """
 
 from export import command  # First: TensorFlow's messages to its developers stay away.
@@ -21,18 +21,15 @@ import sys
 
 import epoch_curves
 import fitting
-import keras
 import model_zoo
-import numpy as np
-import tqdm
 from absl import app, flags
 
 from lopt_keras import LearnedOptimizer, pretrained, saved_model
-from meta import datasets, provenance, tasks
+from meta import provenance, tasks
 from meta.training.config import MetaTrainingConfig
 from meta.training.run import train
 
-_MODEL = flags.DEFINE_enum("model", "digits", ("digits", "convnet", "wine"), "Which model.")
+_MODEL = flags.DEFINE_enum("model", "digits", list(model_zoo.SMALLER), "Which model.")
 _WEIGHTS = flags.DEFINE_string("weights", "default", "Shipped weights to begin with.")
 _TRAINED = flags.DEFINE_string(
     "trained", ".*", "Regular expression of the entries of theta to train; others stay."
@@ -45,65 +42,6 @@ _OUT_DIR = flags.DEFINE_string("out_dir", "out/own_model", "For the run and its 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
 
 _UNROLL_LENGTH = 30
-_TUNING_SEED = 1000
-
-
-def digits():
-    """A convnet of 810 parameters on 8x8 digits."""
-
-    def make():
-        return keras.Sequential(
-            [
-                keras.Input((8, 8, 1)),
-                keras.layers.Conv2D(8, 3, 2, activation="relu"),
-                keras.layers.Flatten(),
-                keras.layers.Dense(10),
-            ]
-        )
-
-    data = datasets.load("digits", _DATA_DIR.value)
-    return _workload(make, data, batch_size=64, epochs=10)
-
-
-def convnet():
-    """Two convolutions and two dense layers, 38,000 parameters, on 8x8 digits."""
-
-    def make():
-        return keras.Sequential(
-            [
-                keras.Input((8, 8, 1)),
-                keras.layers.Conv2D(16, 3, activation="relu"),
-                keras.layers.Conv2D(32, 3, activation="relu"),
-                keras.layers.Flatten(),
-                keras.layers.Dense(64, activation="relu"),
-                keras.layers.Dense(10),
-            ]
-        )
-
-    data = datasets.load("digits", _DATA_DIR.value)
-    return _workload(make, data, batch_size=64, epochs=10)
-
-
-def wine():
-    """An MLP on 13 measures of wines."""
-
-    def make():
-        return keras.Sequential(
-            [
-                keras.Input((13,)),
-                keras.layers.Dense(16, activation="relu"),
-                keras.layers.Dense(3),
-            ]
-        )
-
-    data = datasets.load_table("wine", _DATA_DIR.value)
-    return _workload(make, data, batch_size=16, epochs=30)
-
-
-def _workload(make, data, **fit):
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    splits = {name: tuple(data.split(name)) for name in datasets.SPLITS}
-    return model_zoo.Workload(make, loss, **splits, **fit)
 
 
 def meta_train(own):
@@ -133,48 +71,21 @@ def meta_train(own):
     return train(config)
 
 
-def fits(make, own, seeds):
-    """Trainings by optimizers that a function makes: list."""
-    return [fitting.train(make(), own, own.epochs, seed) for seed in tqdm.tqdm(seeds, leave=False)]
-
-
 def compare(own):
     """The shipped weights and Adam on fresh seeds: dict from the name to a list of trainings."""
-    print(f"Adam is tuned over {len(fitting.ADAM_GRID)} learning rates...")
-
-    def adam(rate):
-        return lambda: keras.optimizers.Adam(rate)
-
-    tuning = [fits(adam(r), own, [_TUNING_SEED])[0]["validation"][-1] for r in fitting.ADAM_GRID]
-    best = fitting.ADAM_GRID[int(np.nanargmin(tuning))]
-    optimizers = {
-        _shipped(): lambda: LearnedOptimizer(weights=_WEIGHTS.value),
-        "Adam, default 0.001": adam(0.001),
-        f"Adam, tuned {best:g}": adam(best),
-    }
-    runs = {}
-    for name, make in optimizers.items():
-        runs[name] = fits(make, own, range(_SEEDS.value))
-        show({name: runs[name]})
-    return runs
-
-
-def _shipped():
     is_default = _WEIGHTS.value == "default"
-    return "LearnedOptimizer()" if is_default else f"shipped weights, {_WEIGHTS.value}"
-
-
-def show(runs):
-    """Prints losses at the end and seconds of each optimizer."""
-    for name, figures in fitting.summarise(runs).items():
-        cells = [f"{k} {v['mean']:.4f} ± {v['std']:.4f}" for k, v in figures.items()]
-        print(f"{name:>22}: {', '.join(cells)}")
+    name = "LearnedOptimizer()" if is_default else f"shipped weights, {_WEIGHTS.value}"
+    optimizers = {
+        name: lambda: LearnedOptimizer(weights=_WEIGHTS.value),
+        **fitting.adams(own, own.epochs),
+    }
+    return fitting.compare(optimizers, own, own.epochs, _SEEDS.value)
 
 
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    own = {"digits": digits, "convnet": convnet, "wine": wine}[_MODEL.value]()
+    own = model_zoo.SMALLER[_MODEL.value](_DATA_DIR.value)
     runs = compare(own)
     print(f"Meta-training for this model, from the weights {_WEIGHTS.value!r}...")
     try:
@@ -182,9 +93,8 @@ def main(argv):
     except ValueError as error:
         raise app.UsageError(str(error)) from error
     weights, loop = training.export_dir, training.loop
-    tuned = {"meta-trained for it": fits(lambda: _of(weights), own, range(_SEEDS.value))}
-    show(tuned)
-    runs |= tuned
+    tuned = {"meta-trained for it": lambda: LearnedOptimizer(weights=weights)}
+    runs |= fitting.compare(tuned, own, own.epochs, _SEEDS.value)
     content = {
         "meta_training_seconds": loop.seconds,
         "compile_seconds": loop.compile_seconds,
@@ -195,10 +105,6 @@ def main(argv):
     picture = os.path.join(_OUT_DIR.value, "own_model.png")
     epoch_curves.plot(runs, f"{_MODEL.value}, {_SEEDS.value} fresh seeds", picture)
     print(f"Picture: {picture}")
-
-
-def _of(weights):
-    return LearnedOptimizer(weights=weights)
 
 
 if __name__ == "__main__":
