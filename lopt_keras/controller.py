@@ -26,7 +26,7 @@ class Controller:
     Its features, all of the order of 1 and most of them free of the scale of the
     loss:
 
-    - `tanh(t / c - 1)`, as `features.time_embedding`, and the share of the horizon
+    - `tanh(t / c - 1)`, as `features.time_embedding`, and the fraction of the horizon
       that has passed (0 if it is not known) and whether it is known;
     - the training loss relative to its running mean at three decays, the faster
       means relative to the slowest, the validation loss relative to the training
@@ -153,12 +153,12 @@ def measure(grad, param, step):
 
 
 def horizon(signals):
-    """The share of the planned steps that has passed, and whether it is known: `[P, 2]`."""
+    """The fraction of the planned steps that has passed, and whether it is known: `[P, 2]`."""
     known = signals.total_steps.known
     total = ops.where(known, signals.total_steps.value, 1.0)
-    share = ops.clip(ops.cast(signals.step, "float32") / total, 0.0, 1.0)
+    fraction = ops.clip(ops.cast(signals.step, "float32") / total, 0.0, 1.0)
     known = ops.cast(known, "float32")
-    return ops.stack([share * known, known], axis=1)
+    return ops.stack([fraction * known, known], axis=1)
 
 
 def _loss_features(train, valid, loss):

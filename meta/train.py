@@ -104,18 +104,18 @@ flags.DEFINE_enum(
 flags.DEFINE_float(
     "outer_tail",
     1.0,
-    "The outer loss is the mean over this share of a problem's steps, its last; less than 1 "
+    "The outer loss is the mean over this fraction of a problem's steps, its last; less than 1 "
     "only where every estimate takes whole problems.",
 )
 flags.DEFINE_float(
-    "horizon_told",
+    "horizon_known",
     1.0,
-    "Share of problems of which the rule is told how many steps they have.",
+    "Fraction of problems of which the rule is told how many steps they have.",
 )
 flags.DEFINE_float(
-    "validation_told",
+    "validation_known",
     1.0,
-    "Share of problems in which the rule hears validation losses, if it makes use of them.",
+    "Fraction of problems in which the rule hears validation losses, if it makes use of them.",
 )
 flags.DEFINE_string(
     "trained", ".*", "Regular expression of the entries of theta to train; others stay."
@@ -133,6 +133,9 @@ flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
 _COMPILATION_CACHE = flags.DEFINE_string(
     "compilation_cache", None, "Directory of compiled programs: the next run need not compile them."
 )
+
+for _old, _new in run_directory.RENAMED.items():
+    flags.DEFINE_alias(_old, _new)
 
 _WITHOUT_EFFECT_ON_THETA = (
     "out_dir",
@@ -190,7 +193,9 @@ def _config():
 
 
 def _own_flags():
-    return flags.FLAGS.get_flags_for_module(__name__)
+    """The flags of this file, without the names that they had before."""
+    own = flags.FLAGS.get_flags_for_module(__name__)
+    return [flag for flag in own if flag.name not in run_directory.RENAMED]
 
 
 def _compare(training):

@@ -127,7 +127,7 @@ def evaluate(config, task, thetas):
         with open(file, encoding="utf-8") as f:
             return json.load(f)
     steps, seed = references.NUM_STEPS, random.seed(1)
-    training = InnerTraining(task, RULE, len(thetas), _PROBLEMS, steps, told=True)
+    training = InnerTraining(task, RULE, len(thetas), _PROBLEMS, steps, signals_known=True)
     curves = training(thetas, seed)
     scores = np.stack([own.held_out[-steps // 10 :] for own in curves], axis=1)
     scores = np.where(np.isfinite(scores), scores, _LARGEST_SCORE)

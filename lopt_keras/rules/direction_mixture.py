@@ -32,13 +32,13 @@ class DirectionMixture(base.UpdateRule):
        root mean square of at most 1. The bias of m stays: it makes the first steps smaller.
     2. A matrix is cut into tiles (`lopt_keras.tiling`). In each, Muon's direction is the
        orthogonalised `(1 - c) m + c g`, as large as d is in that tile.
-    3. The direction is Muon's plus a learned share of what Adam's differs from it. Vectors,
+    3. The direction is Muon's plus a learned fraction of what Adam's differs from it. Vectors,
        scalars and embeddings have Adam's.
     4. The step is the direction times the tensor's size, its root mean square between
        `min_parameter_scale` and `max_parameter_scale`; times `step_size`; times a schedule,
        `rsqrt(1 + t / decay_steps)`, and where the planned steps T are known
        `1 - anneal t / T`; times a learned factor between 1/10 and 10.
-    5. A learned share of the parameter, at most a tenth of the step's, is taken away.
+    5. A learned fraction of the parameter, at most a tenth of the step's, is taken away.
 
     What is worth keeping is not the parameters themselves, which jitter, but their running
     average with weight `w / (t + w)`: `averages` is true, w is `average_window` times a
@@ -74,7 +74,7 @@ class DirectionMixture(base.UpdateRule):
         hand-designed directions: arXiv 2408.09310.
     """
 
-    hears: ClassVar[tuple[str, ...]] = controller.SIGNALS
+    signals: ClassVar[tuple[str, ...]] = controller.SIGNALS
     averages: ClassVar[bool] = True
     fuses_tensors: ClassVar[bool] = True
     permutes_with_axes: ClassVar[bool] = False
@@ -223,9 +223,9 @@ class DirectionMixture(base.UpdateRule):
 
     def _schedule(self, signals):
         """The factor of time alone, `[P]`."""
-        share = controller.horizon(signals)[:, 0]
+        fraction = controller.horizon(signals)[:, 0]
         count = ops.cast(signals.step, "float32")
-        return ops.rsqrt(1.0 + count / self.decay_steps) * (1.0 - self.anneal * share)
+        return ops.rsqrt(1.0 + count / self.decay_steps) * (1.0 - self.anneal * fraction)
 
 
 class _Moments(NamedTuple):

@@ -61,7 +61,7 @@ class Hierarchical(base.UpdateRule):
         effective learned optimizers", arXiv 2009.11243, section 3 and appendix.
     """
 
-    hears: ClassVar[tuple[str, ...]] = ("train_loss", "validation_loss")
+    signals: ClassVar[tuple[str, ...]] = ("train_loss", "validation_loss")
     mixes_tensors: ClassVar[bool] = True
 
     hidden_size: int = 32

@@ -41,7 +41,7 @@ class LearnedHyperparameters(base.UpdateRule):
         2203.11860.
     """
 
-    hears: ClassVar[tuple[str, ...]] = controller.SIGNALS
+    signals: ClassVar[tuple[str, ...]] = controller.SIGNALS
 
     hidden_size: int = 16
     hidden_layers: int = 2

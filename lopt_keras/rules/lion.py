@@ -6,18 +6,18 @@ import numpy as np
 from keras import ops
 
 from lopt_keras import features, validation
-from lopt_keras.rules import handcrafted
+from lopt_keras.rules import hand_designed
 
 
 @dataclasses.dataclass(frozen=True)
-class Lion(handcrafted.Handcrafted):
+class Lion(hand_designed.HandDesigned):
     """The sign of a momentum, as `keras.optimizers.Lion`.
 
     Theta: `log_learning_rate`, `log_one_minus_beta_1`, `log_one_minus_beta_2`, scalars.
 
     Args:
         learning_rate: positive; what every parameter moves in a step.
-        beta_1: share of the momentum in the mean whose sign is taken, in (0, 1).
+        beta_1: fraction of the momentum in the mean whose sign is taken, in (0, 1).
         beta_2: decay of the momentum, in [0, 1).
 
     Raises:
@@ -47,8 +47,8 @@ class Lion(handcrafted.Handcrafted):
         return {"m": ops.zeros_like(param)}
 
     def update_tensor(self, theta, state, message, grad, param, signals):
-        learning_rate = handcrafted.scalar(theta, "log_learning_rate", param)
-        beta_1 = 1.0 - handcrafted.scalar(theta, "log_one_minus_beta_1", param)
-        beta_2 = 1.0 - handcrafted.scalar(theta, "log_one_minus_beta_2", param)
+        learning_rate = hand_designed.scalar(theta, "log_learning_rate", param)
+        beta_1 = 1.0 - hand_designed.scalar(theta, "log_one_minus_beta_1", param)
+        beta_2 = 1.0 - hand_designed.scalar(theta, "log_one_minus_beta_2", param)
         update = -learning_rate * ops.sign(features.accumulate(state["m"], grad, beta_1))
         return update, {"m": features.accumulate(state["m"], grad, beta_2)}

@@ -7,14 +7,14 @@ from keras import ops
 
 from lopt_keras import validation
 from lopt_keras.orthogonalization import orthogonalized
-from lopt_keras.rules import handcrafted
+from lopt_keras.rules import hand_designed
 
 _ROOT_MEAN_SQUARE = 0.2
-_ADAMW = handcrafted.AdamW()
+_ADAMW = hand_designed.AdamW()
 
 
 @dataclasses.dataclass(frozen=True)
-class Muon(handcrafted.Handcrafted):
+class Muon(hand_designed.HandDesigned):
     """Orthogonalised momentum for matrices and AdamW for the rest, as `keras.optimizers.Muon`.
 
     The step of a matrix is Nesterov's momentum after five Newton-Schulz iterations, times
@@ -69,9 +69,9 @@ class Muon(handcrafted.Handcrafted):
         if "v" in state:
             theta = _of_adamw(theta)
             return _ADAMW.update_tensor(theta, state, message, grad, param, signals)
-        learning_rate = handcrafted.scalar(theta, "log_learning_rate", param)
-        weight_decay = handcrafted.scalar(theta, "log_weight_decay", param)
-        momentum = 1.0 - handcrafted.scalar(theta, "log_one_minus_momentum", param)
+        learning_rate = hand_designed.scalar(theta, "log_learning_rate", param)
+        weight_decay = hand_designed.scalar(theta, "log_weight_decay", param)
+        momentum = 1.0 - hand_designed.scalar(theta, "log_one_minus_momentum", param)
         m = momentum * state["m"] + grad
         largest = ops.cast(ops.maximum(*ops.shape(param)[1:]), "float32")
         step = orthogonalized(grad + momentum * m) * (_ROOT_MEAN_SQUARE * ops.sqrt(largest))

@@ -8,13 +8,13 @@ import numpy as np
 from keras import ops
 
 from lopt_keras import features, gating, validation
-from lopt_keras.rules import handcrafted
+from lopt_keras.rules import hand_designed
 
 _SIDES = ("left", "right")
 
 
 @dataclasses.dataclass(frozen=True)
-class SOAP(handcrafted.Adam):
+class SOAP(hand_designed.Adam):
     """Adam in the eigenbasis of Shampoo's preconditioner.
 
     A tensor of rank 2 and more counts as the matrix of all its axes but the last by the last.
@@ -90,7 +90,7 @@ class SOAP(handcrafted.Adam):
         update = gating.select(first, ops.zeros_like(update), update)
         new = {name: gating.select(first, moments[name], x) for name, x in new.items()}
         new = {name: ops.reshape(x, shape) for name, x in new.items()}
-        decay = 1.0 - handcrafted.scalar(theta, "log_one_minus_shampoo_beta", grad)
+        decay = 1.0 - hand_designed.scalar(theta, "log_one_minus_shampoo_beta", grad)
         for side in bases:
             moment = features.accumulate(state[f"{side}_moment"], _outer(grad, side), decay)
             new[f"{side}_moment"] = moment
@@ -99,10 +99,10 @@ class SOAP(handcrafted.Adam):
 
     def _adam(self, theta, moments, grad, bases, signals):
         """Adam's update in the eigenbases, turned back, and the new moments."""
-        learning_rate = handcrafted.scalar(theta, "log_learning_rate", grad)
-        epsilon = handcrafted.scalar(theta, "log_epsilon", grad)
+        learning_rate = hand_designed.scalar(theta, "log_learning_rate", grad)
+        epsilon = hand_designed.scalar(theta, "log_epsilon", grad)
         beta_1, beta_2 = (
-            1.0 - handcrafted.scalar(theta, f"log_one_minus_{name}", grad)
+            1.0 - hand_designed.scalar(theta, f"log_one_minus_{name}", grad)
             for name in ("beta_1", "beta_2")
         )
         m = features.accumulate(moments["m"], grad, beta_1)

@@ -60,7 +60,7 @@ class Merged(pathwise.Pathwise):
 
     An entry for which a pair has no finite pathwise gradient is that of `ES`, and
     counts as a variance of 1e30. Metrics: `es_weight`, the mean weight of ES over
-    all entries, and `excluded`, the share of pairs without a finite gradient.
+    all entries, and `excluded`, the fraction of pairs without a finite gradient.
 
     Args:
         rule, task, **kwargs: as `Pathwise`; `num_particles` is at least 4.

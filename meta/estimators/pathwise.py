@@ -21,7 +21,7 @@ class Pathwise(base.Estimator):
     `unroll_length` is a good choice (measured in docs/gradients.md).
 
     A particle whose gradient is not finite is left out of the mean, and counted in
-    the metric `excluded`, a share of all particles.
+    the metric `excluded`, a fraction of all particles.
 
     Args:
         rule, task: as `base.Estimator`.

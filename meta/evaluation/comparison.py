@@ -5,8 +5,8 @@ import numpy as np
 import tqdm
 
 from meta import progress, random
-from meta.evaluation import figures
-from meta.evaluation.contestants import BASELINES, grid
+from meta.evaluation import metrics
+from meta.evaluation.candidates import BASELINES, grid
 from meta.training.inner_training import InnerTraining
 
 matplotlib.use("Agg")
@@ -48,7 +48,7 @@ def compare(task, rule, theta, num_steps, seed):
         candidates = [baseline.rule(learning_rate=rate) for rate in rates]
         thetas = [candidate.init_theta() for candidate in candidates]
         training = InnerTraining(task, candidates[0], len(rates), _TUNING_SEEDS, num_steps, True)
-        losses = [figures.final(curves.held_out).mean() for curves in training(thetas, tuning_seed)]
+        losses = [metrics.final(curves.held_out).mean() for curves in training(thetas, tuning_seed)]
         best = int(np.argmin(losses))
         label = f"{baseline.name}, learning rate {rates[best]:.2g}"
         return label, fresh(candidates[best], thetas[best])
@@ -76,8 +76,8 @@ def summarise(curves):
     for optimizer, own in curves.items():
         losses = {
             "mean_train_loss": own.train.mean(axis=0),
-            "final_train_loss": figures.final(own.train),
-            "final_test_loss": figures.final(own.held_out),
+            "final_train_loss": metrics.final(own.train),
+            "final_test_loss": metrics.final(own.held_out),
         }
         summary[optimizer] = {
             name: {"mean": float(values.mean()), "std": float(values.std(ddof=1))}
@@ -92,7 +92,7 @@ def plot(curves, title, file):
     for axis, split in zip(axes, ("train", "test"), strict=True):
         for i, (name, own) in enumerate(curves.items()):
             losses = own.train if split == "train" else own.held_out
-            losses = figures.smooth(losses, max(1, int(_SMOOTHED * len(losses))))
+            losses = metrics.smooth(losses, max(1, int(_SMOOTHED * len(losses))))
             low, middle, high = np.nanquantile(losses, [0.25, 0.5, 0.75], axis=1)
             steps = np.arange(len(losses))
             axis.plot(steps, middle, label=name, color=f"C{i}", lw=2.5 if i == 0 else 1.2)

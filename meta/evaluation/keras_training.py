@@ -19,16 +19,16 @@ class KerasTraining:
         task: `Task`.
         make: function without arguments that returns the optimizer.
         num_problems, num_steps: Python ints.
-        told: whether the optimizer hears the number of steps.
+        signals_known: whether the optimizer hears the number of steps.
         test_batches: over how many batches `Curves.test` is a mean.
     """
 
-    def __init__(self, task, make, num_problems, num_steps, told, test_batches):
+    def __init__(self, task, make, num_problems, num_steps, signals_known, test_batches):
         self._task, self._num_problems, self._num_steps = task, num_problems, num_steps
         self._test_batches = test_batches
         self._variables = [keras.Variable(np.zeros(s, "float32")) for s in task.parameter_shapes()]
         self._optimizer = make()
-        if told and hasattr(self._optimizer, "total_steps"):
+        if signals_known and hasattr(self._optimizer, "total_steps"):
             self._optimizer.total_steps = num_steps
         self._optimizer.build(self._variables)
         self._initial = [variable.numpy() for variable in self._optimizer.variables]

@@ -84,7 +84,7 @@ def _show_task(seed):
     config = distribution.sample_config(seed, _SET.value)
     task = config.build(_DATA_DIR.value)
     adams = [rules.Adam(learning_rate=rate) for rate in _LEARNING_RATES]
-    training = InnerTraining(task, adams[0], len(adams), 2, _NUM_STEPS, told=True)
+    training = InnerTraining(task, adams[0], len(adams), 2, _NUM_STEPS, signals_known=True)
     curves = training([adam.init_theta() for adam in adams], random.seed(0))
     losses = np.stack([own.held_out.mean(axis=-1) for own in curves], axis=1)
     best = int(np.nanargmin(losses[-10:].mean(axis=0)))

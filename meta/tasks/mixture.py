@@ -22,7 +22,7 @@ class Mixture:
     """Which tasks of the set `train`, and how often.
 
     Args:
-        families: dict from name of family to its weight: the share of the tasks that are
+        families: dict from name of family to its weight: the fraction of the tasks that are
             of it. By default all families of meta-training, equally.
         num_tasks: how many tasks. The families take turns, each with its tasks 0, 1, ...,
             so that a smaller mixture of the same families is part of a larger one.
@@ -129,7 +129,7 @@ class Mixture:
         weights = self.families or dict.fromkeys(distribution.families("train"), 1.0)
         counts = dict.fromkeys(weights, 0)
         for _ in range(self.num_tasks):
-            # The one that lags most behind its share.
+            # The one that lags most behind its fraction.
             family = min(weights, key=lambda name: (counts[name] + 1) / weights[name])
             yield distribution.config(family, counts[family])
             counts[family] += 1

@@ -42,7 +42,7 @@ class MetaTrainingConfig:
             in `out_dir` comes first.
         estimator: name of the estimator of the meta-gradient.
         num_outer_steps: outer steps.
-        unroll_length, horizon, num_particles, outer_tail, horizon_told, validation_told: as for
+        unroll_length, horizon, num_particles, outer_tail, horizon_known, validation_known: as for
             `Estimator`.
         segment_length: as for `Pathwise`, for it and `Merged` only.
         curriculum, shortest_problem, curriculum_steps: `schedule`, `shortest` and `num_steps` of
@@ -98,8 +98,8 @@ class MetaTrainingConfig:
     outer_gradient_norm_clip: float | None = None
     outer_objective: str = "validation"
     outer_tail: float = 1.0
-    horizon_told: float = 1.0
-    validation_told: float = 1.0
+    horizon_known: float = 1.0
+    validation_known: float = 1.0
     trained: str = ".*"
     seed: int = 0
     checkpoint_every: int = 100
@@ -114,7 +114,7 @@ class MetaTrainingConfig:
             _check_positive(name, getattr(self, name))
         if self.outer_gradient_norm_clip is not None:
             _check_positive("outer_gradient_norm_clip", self.outer_gradient_norm_clip)
-        for name in ("horizon_told", "validation_told"):
+        for name in ("horizon_known", "validation_known"):
             check_number(name, getattr(self, name), high=np.nextafter(1.0, 2.0))
         for name, known in (
             ("estimator", estimators.NAMES),
@@ -203,8 +203,8 @@ class MetaTrainingConfig:
             unroll_length=self.unroll_length,
             outer_split=self.outer_objective,
             outer_tail=self.outer_tail,
-            horizon_told=self.horizon_told,
-            validation_told=self.validation_told,
+            horizon_known=self.horizon_known,
+            validation_known=self.validation_known,
             trained=self._trained(rule),
             **recomputation,
         )

@@ -33,7 +33,7 @@ class InnerTraining:
     Args:
         task, rule: `Task`, `UpdateRule`.
         num_thetas, num_problems, num_steps: Python ints.
-        told: whether the rule hears the number of steps, and validation losses if it makes
+        signals_known: whether the rule hears the number of steps, and validation losses if it makes
             use of them.
         split: "train", "validation" or "test": of `Curves.held_out`.
         test_batches: over how many batches `Curves.test` is a mean; 0 for none.
@@ -46,14 +46,14 @@ class InnerTraining:
         num_thetas,
         num_problems,
         num_steps,
-        told,
+        signals_known,
         split="validation",
         test_batches=0,
     ):
         self._task, self._rule = task, rule
         self._shape = (num_thetas, num_problems)
         self._num_steps = num_steps
-        self._told = (num_steps if told else 0, told)
+        self._known = (num_steps if signals_known else 0, signals_known)
         self._split, self._test_batches = split, test_batches
         self._program = tf.function(self._train, jit_compile=True, autograph=False)
         self._compiled = None
@@ -91,7 +91,7 @@ class InnerTraining:
         problems = self._shape[1]
         task = self._task if variant is None else Chosen(self._task, variant)
         inner = unroll.begin(
-            self._rule, task, particles, random.fold_in(seed, 0), problems, *self._told
+            self._rule, task, particles, random.fold_in(seed, 0), problems, *self._known
         )
         with fusion.scope():
             trajectory, inner = unroll.run(

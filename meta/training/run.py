@@ -210,8 +210,10 @@ def _check_directories(config, description):
             f"The run is to be exported to {export_dir!r}, where there is something that is not an "
             "export. Choose another --export_dir."
         )
-    given = config.export_dir is not None
-    if given and saved_model.read_metadata(export_dir).get("flags") != description["flags"]:
+    if config.export_dir is None:
+        return
+    exported = saved_model.read_metadata(export_dir).get("flags") or {}
+    if run_directory.with_new_names(exported) != description["flags"]:
         raise ValueError(
             f"`--export_dir={config.export_dir}` holds the export of another run. Choose another."
         )

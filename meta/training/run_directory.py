@@ -13,6 +13,8 @@ from meta import provenance
 
 RUN_FILE = checkpoint.RUN_FILE
 LOCK_FILE = "lock"
+RENAMED = {"horizon_told": "horizon_known", "validation_told": "validation_known"}
+"""What flags were called before 0.1.0, as runs that began then have them."""
 _EXPORT = "export"
 _SIGN_OF_LIFE, _SILENCE = 30.0, 180.0
 """Seconds between signs of life of who holds a lock, and after which it counts as gone."""
@@ -128,7 +130,7 @@ def check(out_dir, run):
             f"`--out_dir={out_dir}` holds checkpoints but no {RUN_FILE}, which says what run they "
             "are of. Choose another --out_dir."
         )
-    _check_flags(out_dir, earlier["flags"], run["flags"])
+    _check_flags(out_dir, with_new_names(earlier["flags"]), run["flags"])
     known, own = (content.get("references_sha256") for content in (earlier, run))
     if None not in (known, own) and known != own:
         raise ValueError(
@@ -167,6 +169,11 @@ def claim(out_dir, run):
     content = {**run, "commits": commits}
     provenance.write_json(os.path.join(out_dir, RUN_FILE), content)
     return content
+
+
+def with_new_names(flags):
+    """Flags, a dict, under the names that they have now."""
+    return {RENAMED.get(name, name): value for name, value in flags.items()}
 
 
 def _check_flags(out_dir, earlier, flags):

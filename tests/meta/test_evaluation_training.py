@@ -31,7 +31,7 @@ def assert_same(first, second):
 
 
 def alone(task, rule, theta=None):
-    training = InnerTraining(task, rule, 1, 2, STEPS, told=True, test_batches=20)
+    training = InnerTraining(task, rule, 1, 2, STEPS, signals_known=True, test_batches=20)
     return training([theta or rule.init_theta()], SEED, 1)[0]
 
 
@@ -42,7 +42,7 @@ def adam(task):
 
 def test_rules_side_by_side_do_what_each_does_alone(task, adam):
     rule = SideBySide(RULES)
-    training = InnerTraining(task, rule, len(RULES), 2, STEPS, told=True, test_batches=20)
+    training = InnerTraining(task, rule, len(RULES), 2, STEPS, signals_known=True, test_batches=20)
     together = training([rule.init_theta()] * len(RULES), SEED, 1)
     assert_same(together[1], adam)
     for i in (0, 2, 3):  # Fewer entries of state, shared state, the horizon.
@@ -59,7 +59,7 @@ def test_a_keras_optimizer_has_the_same_curves_as_its_rule(task, adam):
     def make():
         return keras.optimizers.Adam(0.5)
 
-    training = KerasTraining(task, make, 2, STEPS, told=True, test_batches=20)
+    training = KerasTraining(task, make, 2, STEPS, signals_known=True, test_batches=20)
     assert_same(training(0.01, SEED, 1), adam)
     assert not np.allclose(training(0.1, SEED, 1).train[-1], adam.train[-1])
     # The state of the optimizer begins anew.
@@ -72,7 +72,7 @@ def test_a_keras_optimizer_hears_of_the_horizon(task):
     def make():
         return LearnedOptimizer(rule.init_theta(), rule)
 
-    training = KerasTraining(task, make, 2, STEPS, told=True, test_batches=20)
+    training = KerasTraining(task, make, 2, STEPS, signals_known=True, test_batches=20)
     assert_same(training(None, SEED, 1), alone(task, rule))
 
 

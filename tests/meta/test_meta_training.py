@@ -70,7 +70,7 @@ def test_another_config_is_refused_in_its_directory(trained):
     [
         ({"num_particles": 3}, "`num_particles` must be even"),
         ({"es_stddev": 1e-30}, "`es_stddev` must be positive, and so must be its square"),
-        ({"horizon_told": 1.5}, "`horizon_told` must be in"),
+        ({"horizon_known": 1.5}, "`horizon_known` must be in"),
         ({"estimator": "nope"}, "`estimator` must be one of"),
         ({"outer_warmup_steps": 4}, "`outer_warmup_steps` must be less than num_outer_steps=4"),
         ({"trained": "("}, "`trained` must be a regular expression"),

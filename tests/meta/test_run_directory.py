@@ -42,6 +42,16 @@ def test_the_same_flags_resume(tmp_path, monkeypatch):
     assert read(tmp_path)["commits"] == ["one", "two"]
 
 
+def test_a_run_from_before_flags_were_renamed_resumes(tmp_path):
+    leave_checkpoint(tmp_path)
+    old = {**run_of(horizon_told=0.5, seed=1), "commits": []}
+    (tmp_path / run_directory.RUN_FILE).write_text(json.dumps(old))
+    with pytest.raises(ValueError, match=r"--horizon_known=0.5. Received: --horizon_known=1.0"):
+        run_directory.claim(tmp_path, run_of(horizon_known=1.0, seed=1))
+    run_directory.claim(tmp_path, run_of(horizon_known=0.5, seed=1))
+    assert read(tmp_path)["flags"] == {"horizon_known": 0.5, "seed": 1}
+
+
 @pytest.mark.parametrize(
     ("flags", "text"),
     [

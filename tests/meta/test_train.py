@@ -158,6 +158,15 @@ def test_flags_have_the_defaults_of_the_config():
     assert named - fields == {"learning_curve", "compilation_cache"}
 
 
+def test_flags_work_under_their_old_names():
+    flags.FLAGS(["meta.train", "--out_dir=x", "--horizon_told=0.5", "--validation_told=0.25"])
+    config = binary._config()
+    flags.FLAGS.unparse_flags()
+    assert (config.horizon_known, config.validation_known) == (0.5, 0.25)
+    assert config.deciding["horizon_known"] == 0.5
+    assert not set(run_directory.RENAMED) & set(config.deciding)
+
+
 def test_a_run_can_start_from_the_weights_of_another(whole, tmp_path, data_dir):
     out_dir, _ = whole
     start = out_dir / "export"
@@ -257,8 +266,8 @@ def test_the_export_binary_writes_the_same(whole, tmp_path):
         ("--es_stddev=nan", "es_stddev"),
         ("--outer_learning_rate=inf", "outer_learning_rate"),
         ("--outer_gradient_clip=inf", "outer_gradient_clip"),
-        ("--horizon_told=nan", "horizon_told"),
-        ("--validation_told=nan", "validation_told"),
+        ("--horizon_known=nan", "horizon_known"),
+        ("--validation_known=nan", "validation_known"),
         ("--outer_tail=nan", "outer_tail"),
         ("--seed=4294967296", "seed"),
         ("--num_particles=1000000000000", "num_particles"),

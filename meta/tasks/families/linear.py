@@ -146,7 +146,7 @@ class LogisticRegression(LinearModel):
 
     Args:
         num_classes: of synthetic data.
-        noise: share of training labels that are drawn at random.
+        noise: fraction of training labels that are drawn at random.
         dataset, condition, l2, batch_size, init_scale, data_dir: as for `LinearModel`.
 
     Raises:

@@ -20,7 +20,7 @@ class TableMLP(TableTask):
         regression_loss: one of `layers.REGRESSION_LOSSES`; without effect on classes.
         input_noise: standard deviation of noise on the training inputs, which are
             standardised.
-        target_noise: share of training labels that are drawn at random, or standard
+        target_noise: fraction of training labels that are drawn at random, or standard
             deviation of noise on training targets, in each batch anew.
         dataset, batch_size, init_scale, data_dir: as for `TableTask`.
 

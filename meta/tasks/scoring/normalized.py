@@ -9,7 +9,7 @@ import tensorflow as tf
 from meta.tasks.scoring import curves
 from meta.tasks.wrapper import Wrapper
 
-_SMALLEST_SPREAD, _SMALLEST_SHARE = 0.1, 1e-3
+_SMALLEST_SPREAD, _SMALLEST_FRACTION = 0.1, 1e-3
 # A problem that diverges costs three times what one costs on which nothing was learned.
 _LARGEST_SCORE = 3.0
 
@@ -74,8 +74,8 @@ class Normalized(Wrapper):
         if floor is None:
             return (losses - reference) / (initial - reference)
         spread = tf.math.log((initial - floor) / (reference - floor))
-        share = tf.maximum((losses - floor) / (reference - floor), _SMALLEST_SHARE)
-        return tf.math.log(share) / tf.maximum(spread, _SMALLEST_SPREAD)
+        fraction = tf.maximum((losses - floor) / (reference - floor), _SMALLEST_FRACTION)
+        return tf.math.log(fraction) / tf.maximum(spread, _SMALLEST_SPREAD)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,10 +120,10 @@ class AdamSteps(Wrapper):
         drop = before - after
         passed = tf.clip_by_value((before - losses) / tf.maximum(drop, 1e-30), 0.0, 1.0)
         passed = tf.where(drop > 0, passed, tf.cast(losses < after, tf.float32))
-        share = tf.reduce_sum(passed * tf.constant(curves.SHARES, tf.float32), axis=-1)
+        fraction = tf.reduce_sum(passed * tf.constant(curves.FRACTIONS, tf.float32), axis=-1)
         first, last, losses = knots[..., 0], knots[..., -1], losses[..., 0]
         beyond = tf.maximum(losses - first, 0.0) - tf.maximum(last - losses, 0.0)
-        return 1.0 - share + beyond / (first - last)
+        return 1.0 - fraction + beyond / (first - last)
 
 
 def _check_count(task, **given):

@@ -74,7 +74,9 @@ def adams(configs, num_steps, num_problems, data_dir=None):
     task, rule = distribution.build(configs, data_dir), rules.Adam()
     variants, rates = len(configs), len(LEARNING_RATES)
     thetas = [rules.Adam(learning_rate=rate).init_theta() for rate in LEARNING_RATES]
-    training = InnerTraining(task, rule, rates, variants * num_problems, num_steps, told=False)
+    training = InnerTraining(
+        task, rule, rates, variants * num_problems, num_steps, signals_known=False
+    )
     variant = np.tile(np.arange(variants), num_problems)
 
     def train(seed):

@@ -16,7 +16,7 @@ from lopt_keras import features, validation
 from lopt_keras.rules import base
 
 
-class Handcrafted(base.UpdateRule):
+class HandDesigned(base.UpdateRule):
     """What they share: a theta of scalars that the constructor gives."""
 
     @abc.abstractmethod
@@ -37,7 +37,7 @@ def scalar(theta, name, param):
 
 
 @dataclasses.dataclass(frozen=True)
-class SGD(Handcrafted):
+class SGD(HandDesigned):
     """Gradient descent with momentum, as `keras.optimizers.SGD`.
 
     Theta: `log_learning_rate`, `log_one_minus_momentum`, scalars.
@@ -78,7 +78,7 @@ class SGD(Handcrafted):
 
 
 @dataclasses.dataclass(frozen=True)
-class Adam(Handcrafted):
+class Adam(HandDesigned):
     """Adam (Kingma and Ba, arXiv 1412.6980), as `keras.optimizers.Adam`.
 
     Theta: `log_learning_rate`, `log_one_minus_beta_1`, `log_one_minus_beta_2`,
@@ -136,7 +136,7 @@ class AdamW(Adam):
 
     Args:
         learning_rate, beta_1, beta_2, epsilon: as `Adam`.
-        weight_decay: positive; the share of a parameter that a step takes away
+        weight_decay: positive; the fraction of a parameter that a step takes away
             is `learning_rate * weight_decay`.
 
     Reference:
