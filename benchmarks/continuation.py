@@ -284,7 +284,7 @@ def improvement(solver, test, options, fraction):
     helped = entropy(test, every, defaults, choice="discrepancy")
     before, after = (evaluation.relative_errors(x, test.truth) for x in (plain, helped))
     return {
-        "share": fraction,
+        "fraction": fraction,
         "improves_fraction": float(np.mean(after < before)),
         "error": float(np.median(after)),
         "error_before": float(np.median(before)),

@@ -140,7 +140,7 @@ def keras_optimizer(rule, total_steps):
 @pytest.mark.parametrize(
     "rule", [r for r in HANDCRAFTED if not isinstance(r, rules.ScheduleFreeAdamW)], ids=repr
 )
-def test_handcrafted_rules_reproduce_keras(rule):
+def test_hand_designed_rules_reproduce_keras(rule):
     rng = np.random.RandomState(0)
     shapes = [(), (5,), (4, 6), (3, 3, 2, 4)]
     start = [rng.standard_normal(shape).astype("float32") for shape in shapes]
@@ -371,7 +371,7 @@ def test_a_schedule_anneals_over_the_planned_steps():
             np.testing.assert_allclose(a, fraction * b.numpy(), rtol=1e-6)
 
 
-@pytest.mark.parametrize(("total", "share"), [(np.nan, 0.4), (8.0, 1.0)])
+@pytest.mark.parametrize(("total", "fraction"), [(np.nan, 0.4), (8.0, 1.0)])
 def test_a_schedule_decays_where_the_planned_steps_are_not_known(total, fraction):
     plain, decaying = (
         one_update(
@@ -503,7 +503,7 @@ def test_an_untrained_rule_that_starts_as_adam_has_its_direction(shape, how):
 
 
 @pytest.mark.parametrize("shape", [(4000,), (50, 80), (2, 50, 80)], ids=str)
-def test_cautious_steps_shrink_where_gradients_are_noise(shape):
+def test_noise_scaled_steps_shrink_where_gradients_are_noise(shape):
     rule = rules.NormalizedMLP(
         step_mult=0.1, orthogonalize=False, adam_fallback=False, start="adam", noise_scaled=True
     )

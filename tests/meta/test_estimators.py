@@ -209,7 +209,7 @@ def test_an_unknown_estimator_is_named():
         estimators.get("nope", RULE, Quadratic())
 
 
-def test_a_share_of_problems_is_told_its_horizon_and_validation_losses():
+def test_a_fraction_of_problems_is_told_its_horizon_and_validation_losses():
     fractions = {"horizon_known": 0.3, "validation_known": 0.6}
     estimator = make("pes", horizon=20, num_particles=2000, **fractions)
     inner = estimator.init_state(init_theta(RULE), random.seed(0)).problems.inner
@@ -223,7 +223,7 @@ def test_a_share_of_problems_is_told_its_horizon_and_validation_losses():
 
 
 @pytest.mark.parametrize("name", ["horizon_known", "validation_known"])
-@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
-def test_a_share_that_is_none_is_refused(name, fraction):
+@pytest.mark.parametrize("fraction", [-0.1, 1.5, float("nan")])
+def test_a_fraction_that_is_none_is_refused(name, fraction):
     with pytest.raises(ValueError, match=f"`{name}`"):
         make("pes", **{name: fraction})
