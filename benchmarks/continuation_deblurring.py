@@ -18,11 +18,10 @@ import numpy as np
 from absl import app, flags, logging
 from skimage import restoration
 
-from meta import random
+from meta import provenance, random
 from meta.continuation import classical, evaluation, saving, solving, spectra, training
 from meta.continuation.evaluation import TestSet
 from meta.continuation.solver import UnrolledSolver
-from meta.run_directory import write_json
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -181,7 +180,7 @@ def main(argv):
         drawn.append((level, test, answers))
         for name, row in rows.items():
             print(f"noise {level:g} {name:>34}: {row['relative_error'][0]:.3f}")
-    write_json(os.path.join(_OUT_DIR.value, "deblurring.json"), results)
+    provenance.write_results(os.path.join(_OUT_DIR.value, "deblurring.json"), results)
     draw(drawn, os.path.join(_OUT_DIR.value, "deblurring.png"))
 
 

@@ -20,10 +20,10 @@ import numpy as np
 from absl import app, flags, logging
 from keras import ops
 
+from meta import provenance
 from meta.continuation import evaluation, solving, training
 from meta.continuation.problem import Problem
 from meta.continuation.solver import QUANTILES, UnrolledSolver, compress, neighbours
-from meta.run_directory import write_json
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -209,6 +209,7 @@ def main(argv):
     if os.path.exists(file):
         with open(file, encoding="utf-8") as f:
             results = json.load(f)
+        results.pop("made_by", None)
     for name in _ONLY.value or NETWORKS:
         network, steps, seconds = trained(NETWORKS[name], operators)
         levels, alone = evaluate(network)
@@ -226,7 +227,7 @@ def main(argv):
         )
         if name not in results or mean_error(result) < mean_error(results[name]):
             results[name] = result
-        write_json(file, results)
+        provenance.write_results(file, results)
         keras.backend.clear_session()
     draw(results, os.path.join(_OUT_DIR.value, "networks.png"))
 

@@ -4,9 +4,14 @@ import time
 
 import keras
 import numpy as np
+import tqdm
 
 ADAM_GRID = [float(f"{rate:.3g}") for rate in 10.0 ** np.arange(-4.5, 0.0, 0.5)]
 """The learning rates that Adam is tuned over."""
+
+
+TUNING_SEED = 1000
+"""Of the trainings that Adam is tuned on; fresh seeds count from 0."""
 
 
 class _Clock(keras.callbacks.Callback):
@@ -57,6 +62,50 @@ def train(optimizer, workload, epochs, seed):
         "epoch_seconds": clock.seconds,
         "seconds": seconds,
     }
+
+
+def best_rate(train_at):
+    """That of `ADAM_GRID` with the lowest validation loss at the end.
+
+    Args:
+        train_at: function from a learning rate to a training, as `train` returns it.
+    """
+    losses = [train_at(rate)["validation"][-1] for rate in ADAM_GRID]
+    return ADAM_GRID[int(np.nanargmin(losses))]
+
+
+def adams(workload, epochs):
+    """Adam as it comes and tuned: dict from name to a function that makes the optimizer."""
+    print(f"Adam is tuned over {len(ADAM_GRID)} learning rates...")
+    best = best_rate(lambda rate: train(keras.optimizers.Adam(rate), workload, epochs, TUNING_SEED))
+    return {
+        "Adam, default 0.001": keras.optimizers.Adam,
+        f"Adam, tuned {best:g}": lambda: keras.optimizers.Adam(best),
+    }
+
+
+def compare(optimizers, workload, epochs, num_seeds):
+    """Trains with each optimizer on the same fresh seeds, and prints what comes of it.
+
+    Args:
+        optimizers: dict from name to a function that makes the optimizer.
+
+    Returns:
+        Dict from name to a list of trainings.
+    """
+    runs = {}
+    for name, make in optimizers.items():
+        seeds = tqdm.trange(num_seeds, leave=False)
+        runs[name] = [train(make(), workload, epochs, seed) for seed in seeds]
+        show({name: runs[name]})
+    return runs
+
+
+def show(runs):
+    """Prints losses at the end and seconds of each optimizer."""
+    for name, own in summarise(runs).items():
+        cells = [f"{k} {v['mean']:.4f} ± {v['std']:.4f}" for k, v in own.items()]
+        print(f"{name:>22}: {', '.join(cells)}", flush=True)
 
 
 def summarise(runs):

@@ -37,7 +37,8 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer, pretrained, saved_model
-from meta import comparison, datasets, random, run_directory, tasks
+from meta import datasets, provenance, random, tasks
+from meta.evaluation import figures
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -158,7 +159,7 @@ class Training:
     def __init__(self, problem, optimizer):
         self._problem, self._optimizer = problem, optimizer
         self._learned = isinstance(optimizer, LearnedOptimizer)
-        self._hears = self._learned and "validation_loss" in optimizer.rule.hears
+        self._hears = self._learned and "validation_loss" in optimizer.rule.signals
         optimizer.build(problem.variables)
         self._initial = [variable.numpy() for variable in optimizer.variables]
         self._step = tf.function(self._take_step, jit_compile=True, autograph=False)
@@ -250,7 +251,7 @@ class Baseline:
         if tuned.get(self.name, {}).get("settings") != settings:
             losses = [self._try(rate) for rate in self._grid]
             tuned[self.name] = {"settings": settings, "best_validation_losses": losses}
-            run_directory.write_json(file, tuned)
+            provenance.write_json(file, tuned)
         means = np.mean(tuned[self.name]["best_validation_losses"], axis=1)
         self.learning_rate = self._grid[np.argmin(means)]
         self._rate.assign(self.learning_rate)
@@ -274,7 +275,7 @@ def _half_decades():
 
 def smooth(losses):
     """Mean over the last 5 evaluations up to each: `[evaluations]`."""
-    return comparison.smooth(np.array(losses)[:, None], _SMOOTHED)[:, 0]
+    return figures.smooth(np.array(losses)[:, None], _SMOOTHED)[:, 0]
 
 
 def steps_of(horizons):
@@ -292,23 +293,23 @@ def labelled(weights):
         label = label or os.path.basename(os.path.normpath(path))
         if label in paths:
             raise app.UsageError(f"`--weights` has {label!r} twice. Received: {weights}")
-        paths[label] = pretrained.path(path) if path in pretrained.list_pretrained() else path
+        paths[label] = pretrained.find(path)
     return paths
 
 
-def compete(problem, contestants):
+def compete(problem, candidates):
     """Runs all on fresh seeds.
 
     Args:
-        contestants: dict from name to `(Training, steps)`.
+        candidates: dict from name to `(Training, steps)`.
 
     Returns:
         Dict from name to the list of runs, each as from `Training.run`, with the loss
         of the whole training split at the end as `final_train`.
     """
-    runs = {name: [] for name in contestants}
+    runs = {name: [] for name in candidates}
     for seed in range(_SEEDS.value):
-        for name, (training, steps) in contestants.items():
+        for name, (training, steps) in candidates.items():
             run = training.run(seed, steps, ("validation", "test"))
             run = {measure: np.round(values, 5).tolist() for measure, values in run.items()}
             runs[name].append({**run, "final_train": problem.evaluate("train")})
@@ -341,7 +342,7 @@ def figures_of(run, target_run):
     return {
         "steps_to_target": steps,
         "seconds_to_target": seconds,
-        "share_of_adams_seconds": seconds / adam_seconds,
+        "fraction_of_adams_seconds": seconds / adam_seconds,
         "milliseconds_per_step": 1e3 * run["seconds"][-1] / run["steps"][-1],
         "best_validation_loss": validation[best],
         "test_at_best_validation_loss": smooth(run["test"])[best],
@@ -394,21 +395,21 @@ def plot(runs, num_learned, file):
 
 
 def show(summary):
-    for name, figures in summary.items():
-        steps, seconds, share = (
+    for name, own in summary.items():
+        steps, seconds, fraction = (
             "{median} ({min} to {max})".format(
-                **{k: "never" if v is None else f"{v:.3g}" for k, v in figures[key].items()}
+                **{k: "never" if v is None else f"{v:.3g}" for k, v in own[key].items()}
             )
-            for key in ("steps_to_target", "seconds_to_target", "share_of_adams_seconds")
+            for key in ("steps_to_target", "seconds_to_target", "fraction_of_adams_seconds")
         )
         print(
-            f"{name}, {figures['milliseconds_per_step']['median']:.1f} ms a step, "
-            f"first {figures['first_step_seconds']:.1f} s\n"
-            f"  target on {figures['seeds_to_target']} of {_SEEDS.value} seeds: "
-            f"steps {steps}, seconds {seconds}, share of Adam's {share}\n  "
+            f"{name}, {own['milliseconds_per_step']['median']:.1f} ms a step, "
+            f"first {own['first_step_seconds']:.1f} s\n"
+            f"  target on {own['seeds_to_target']} of {_SEEDS.value} seeds: "
+            f"steps {steps}, seconds {seconds}, fraction of Adam's {fraction}\n  "
             + ", ".join(
                 f"{key} {value['mean']:.4f} ± {value['std']:.4f}"
-                for key, value in figures.items()
+                for key, value in own.items()
                 if key.endswith("_loss")
             )
         )
@@ -439,19 +440,19 @@ def main(argv):
     baselines = start_baselines(problem, horizons)
     if not _SEEDS.value:
         return
-    contestants = {}
+    candidates = {}
     for label, optimizer in learned.items():
         training = Training(problem, optimizer)
-        contestants |= {f"{label}, {steps} steps": (training, steps) for steps in horizons}
-    num_learned = len(contestants)
-    contestants |= {baseline.name: (baseline.training, baseline.steps) for baseline in baselines}
-    runs = compete(problem, contestants)
+        candidates |= {f"{label}, {steps} steps": (training, steps) for steps in horizons}
+    num_learned = len(candidates)
+    candidates |= {baseline.name: (baseline.training, baseline.steps) for baseline in baselines}
+    runs = compete(problem, candidates)
     summary = {
         name: {
             **summarise(runs[name], runs[_TARGET]),
             "first_step_seconds": training.first_step_seconds,
         }
-        for name, (training, _) in contestants.items()
+        for name, (training, _) in candidates.items()
     }
     show(summary)
     content = {
@@ -462,7 +463,7 @@ def main(argv):
         "summary": summary,
         "runs": runs,
     }
-    run_directory.write_json(os.path.join(_OUT_DIR.value, "headline.json"), content)
+    provenance.write_results(os.path.join(_OUT_DIR.value, "headline.json"), content)
     plot(runs, num_learned, os.path.join(_OUT_DIR.value, "headline.png"))
 
 

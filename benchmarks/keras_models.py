@@ -15,12 +15,11 @@ import epoch_curves
 import fitting
 import keras
 import model_zoo
-import numpy as np
 import tqdm
 from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer, pretrained, saved_model
-from meta import run_directory
+from meta import provenance
 
 _WEIGHTS = flags.DEFINE_string("weights", "default", "Shipped weights, or a SavedModel.")
 _MODELS = flags.DEFINE_list("models", list(model_zoo.WORKLOADS), "Which models, by name.")
@@ -31,7 +30,6 @@ _EPOCHS = flags.DEFINE_integer(
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/keras_models", "For the picture and the figures.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
 
-_TUNING_SEED = 1000
 _DEFAULT_RATE = 0.001
 _LEARNED, _DEFAULT, _TUNED = "LearnedOptimizer()", "Adam, default 0.001", "Adam, tuned"
 
@@ -60,7 +58,7 @@ class AdamRuns:
         key = f"{name}, {epochs} epochs, {rate:g}, seed {seed}, keras {keras.__version__}"
         if key not in self._runs:
             self._runs[key] = fitting.train(keras.optimizers.Adam(rate), workload, epochs, seed)
-            run_directory.write_json(self._file, self._runs)
+            provenance.write_json(self._file, self._runs)
         return self._runs[key]
 
 
@@ -78,8 +76,7 @@ def compete(name, adam, bar):
             bar.update()
         return runs
 
-    tuning = [adams(rate, [_TUNING_SEED])[0]["validation"][-1] for rate in fitting.ADAM_GRID]
-    best = fitting.ADAM_GRID[int(np.nanargmin(tuning))]
+    best = fitting.best_rate(lambda rate: adams(rate, [fitting.TUNING_SEED])[0])
     runs = {_LEARNED: [], _DEFAULT: adams(_DEFAULT_RATE, seeds), _TUNED: adams(best, seeds)}
     for seed in seeds:
         bar.set_description(f"{name}, learned")
@@ -117,10 +114,8 @@ def show_wins(summaries):
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    path = _WEIGHTS.value
-    path = pretrained.path(path) if path in pretrained.list_pretrained() else path
     try:
-        sha256 = saved_model.read_metadata(path)["sha256"]
+        sha256 = saved_model.read_metadata(pretrained.find(_WEIGHTS.value))["sha256"]
     except ValueError as error:
         raise app.UsageError(f"--weights={_WEIGHTS.value}: {error}") from error
     os.makedirs(_OUT_DIR.value, exist_ok=True)
@@ -137,7 +132,7 @@ def main(argv):
         "summary": summaries,
         "runs": runs,
     }
-    run_directory.write_json(os.path.join(_OUT_DIR.value, "keras_models.json"), content)
+    provenance.write_results(os.path.join(_OUT_DIR.value, "keras_models.json"), content)
     epoch_curves.plot_all(runs, 2, os.path.join(_OUT_DIR.value, "keras_models.png"))
     print(table(summaries, rates))
     show_wins(summaries)

@@ -12,7 +12,7 @@ from absl import app, flags, logging
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
-from meta import run_directory
+from meta import provenance
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -74,7 +74,7 @@ def main(argv):
     figures = binned(curves)
     os.makedirs(_OUT_DIR.value, exist_ok=True)
     stem = os.path.join(_OUT_DIR.value, _NAME.value)
-    run_directory.write_json(f"{stem}.json", figures)
+    provenance.write_results(f"{stem}.json", figures)
     plot(figures, f"{stem}.png")
     print(f"Picture: {stem}.png")
 

@@ -10,7 +10,6 @@ default learning rate; once with the rates known, and once with r1 only, r0 from
 classes' share (`label_noise.flip_rates`). Source: Gish et al., arXiv 1909.09136.
 """
 
-import json
 import os
 
 import keras
@@ -19,7 +18,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer
-from meta import datasets, label_noise
+from meta import datasets, label_noise, provenance
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -132,9 +131,7 @@ def main(argv):
                 for name, x in accuracy.items()
             )
             print(f"  r0 {r0:g}, r1 {r1:g}:", *columns, flush=True)
-    os.makedirs(_OUT_DIR.value, exist_ok=True)
-    with open(os.path.join(_OUT_DIR.value, "mislabeled.json"), "w", encoding="utf-8") as f:
-        json.dump(results, f, indent=1)
+    provenance.write_results(os.path.join(_OUT_DIR.value, "mislabeled.json"), results)
     picture = os.path.join(_OUT_DIR.value, "mislabeled.png")
     plot(results, picture)
     print(f"Picture: {picture}")

@@ -1,4 +1,4 @@
-"""Small Keras models with bundled data, none of which is a task of meta-training."""
+"""Small Keras models with bundled data."""
 
 from typing import Any, NamedTuple
 
@@ -296,7 +296,86 @@ WORKLOADS = {
     "batch_normalization": batch_normalization,
     "fine_tuning": fine_tuning,
 }
-"""Functions from the directory of the datasets to a `Workload`, by name."""
+"""Functions from the directory of the datasets to a `Workload`, by name.
+
+None of them is a task of meta-training.
+"""
+
+
+def digits_convnet(data_dir):
+    """One convolution and a dense layer, 810 parameters, on 8x8 digits."""
+
+    def make():
+        return keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                layers.Conv2D(8, 3, 2, activation="relu"),
+                layers.Flatten(),
+                layers.Dense(10),
+            ]
+        )
+
+    return _classifier(make, datasets.load("digits", data_dir), epochs=10)
+
+
+def larger_digits_convnet(data_dir):
+    """Two convolutions and two dense layers, 38,000 parameters, on 8x8 digits."""
+
+    def make():
+        return keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                layers.Conv2D(16, 3, activation="relu"),
+                layers.Conv2D(32, 3, activation="relu"),
+                layers.Flatten(),
+                layers.Dense(64, activation="relu"),
+                layers.Dense(10),
+            ]
+        )
+
+    return _classifier(make, datasets.load("digits", data_dir), epochs=10)
+
+
+def digits_mlp(data_dir):
+    """A hidden layer of 128 units, on 8x8 digits."""
+
+    def make():
+        return keras.Sequential(
+            [
+                keras.Input((8, 8, 1)),
+                layers.Flatten(),
+                layers.Dense(128, activation="relu"),
+                layers.Dense(10),
+            ]
+        )
+
+    return _classifier(make, datasets.load("digits", data_dir), epochs=10)
+
+
+def wine(data_dir):
+    """An MLP on 13 measures of wines: 108 examples."""
+    data = datasets.load_table("wine", data_dir)
+
+    def make():
+        return keras.Sequential(
+            [
+                keras.Input((13,)),
+                layers.Dense(16, activation="relu"),
+                layers.Dense(3),
+            ]
+        )
+
+    splits = {name: tuple(data.split(name)) for name in datasets.SPLITS}
+    return Workload(make, _cross_entropy(), **splits, **_fit(16, 30))
+
+
+SMALLER = {
+    "digits": digits_convnet,
+    "convnet": larger_digits_convnet,
+    "mlp": digits_mlp,
+    "wine": wine,
+}
+"""As `WORKLOADS`, for benchmarks of one model; meta-training may have seen the like of them."""
 
 
 @keras.saving.register_keras_serializable("lopt_keras_benchmarks")

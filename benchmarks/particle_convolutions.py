@@ -7,7 +7,6 @@ and backward, as one XLA program. Their steps are measured in turns, so that ano
 load on the machine meets all of them; the ratios of the medians are what counts.
 """
 
-import json
 import os
 import time
 from typing import Any, NamedTuple
@@ -16,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
 
-from meta import datasets, random, tasks
-from meta.tasks.convolution import Windows, convolve
+from meta import datasets, provenance, random, tasks
+from meta.tasks.networks.convolution import Windows, convolve
 
 _PARTICLES = flags.DEFINE_multi_integer("particles", [1, 8, 32], "Particle counts.", lower_bound=1)
 _BATCH_SIZES = flags.DEFINE_multi_integer("batch_sizes", [8, 32], "Batch sizes.", lower_bound=1)
@@ -246,9 +245,7 @@ def main(argv):
                 )
     os.makedirs(_OUT_DIR.value, exist_ok=True)
     file = os.path.join(_OUT_DIR.value, "particle_convolutions.json")
-    with open(file, "w", encoding="utf-8") as f:
-        json.dump(rows, f, indent=1)
-        f.write("\n")
+    provenance.write_results(file, {"rows": rows})
 
 
 if __name__ == "__main__":

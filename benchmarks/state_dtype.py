@@ -7,18 +7,18 @@ bfloat16 with stochastic rounding (what `state_dtype="bfloat16"` does), and in b
 rounded to nearest (which it does not do, and why).
 """
 
-import json
 import os
 from unittest import mock
 
 import epoch_curves
-import keras
+import fitting
+import model_zoo
 import numpy as np
 from absl import app, flags, logging
 from keras import ops
 
 from lopt_keras import LearnedOptimizer, rounding
-from meta import datasets
+from meta import provenance
 
 _EPOCHS = flags.DEFINE_integer("epochs", 80, "Epochs (of 19 steps) of each training.")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Trainings of each kind.", lower_bound=2)
@@ -33,34 +33,13 @@ KINDS = {
 """`state_dtype`, and how values are rounded to it."""
 
 
-def train(state_dtype, round_, dataset, seed):
-    """Losses of each epoch, the test loss at the end, and bytes of state per parameter."""
-    keras.utils.set_random_seed(seed)
-    model = keras.Sequential(
-        [
-            keras.Input((8, 8, 1)),
-            keras.layers.Flatten(),
-            keras.layers.Dense(128, activation="relu"),
-            keras.layers.Dense(10),
-        ]
-    )
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(LearnedOptimizer("digits", state_dtype=state_dtype), loss=loss)
+def train(state_dtype, round_, workload, seed):
+    """A training, as from `fitting.train`, with the bytes of state per parameter."""
+    optimizer = LearnedOptimizer("digits", state_dtype=state_dtype)
     with mock.patch.object(rounding, "to_bfloat16", round_):
-        history = model.fit(
-            *dataset.train,
-            validation_data=tuple(dataset.validation),
-            batch_size=64,
-            epochs=_EPOCHS.value,
-            verbose=0,
-        ).history
-    test_loss = model.evaluate(*dataset.test, batch_size=300, verbose=0)
-    return {
-        "train": history["loss"],
-        "validation": history["val_loss"],
-        "test": test_loss,
-        "state_bytes_per_parameter": state_bytes(model.optimizer) / model.count_params(),
-    }
+        training = fitting.train(optimizer, workload, _EPOCHS.value, seed)
+    size = state_bytes(optimizer) / workload.make().count_params()
+    return {**training, "state_bytes_per_parameter": size}
 
 
 def state_bytes(optimizer):
@@ -71,20 +50,17 @@ def state_bytes(optimizer):
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    dataset = datasets.load("digits", _DATA_DIR.value)
+    workload = model_zoo.SMALLER["mlp"](_DATA_DIR.value)
     runs = {}
     for name, (state_dtype, round_) in KINDS.items():
-        runs[name] = [train(state_dtype, round_, dataset, seed) for seed in range(_SEEDS.value)]
+        runs[name] = [train(state_dtype, round_, workload, seed) for seed in range(_SEEDS.value)]
         print(f"{name:>30}, mean ± standard deviation over seeds:", end="")
         for split in ("train", "validation", "test"):
             final = [np.ravel(run[split])[-1] for run in runs[name]]
             print(f"  {split} {np.mean(final):.4f} ± {np.std(final, ddof=1):.4f}", end="")
         size = runs[name][0]["state_bytes_per_parameter"]
         print(f"  {size:.2f} bytes of state per parameter", flush=True)
-    os.makedirs(_OUT_DIR.value, exist_ok=True)
-    with open(os.path.join(_OUT_DIR.value, "state_dtype.json"), "w", encoding="utf-8") as f:
-        json.dump(runs, f, indent=1)
-        f.write("\n")
+    provenance.write_results(os.path.join(_OUT_DIR.value, "state_dtype.json"), runs)
     title = "State of the optimizer in float32 and bfloat16, a Keras MLP on 8x8 digits"
     epoch_curves.plot(runs, title, os.path.join(_OUT_DIR.value, "state_dtype.png"))
 

@@ -1,14 +1,12 @@
 """Meta-training for a Keras model of one's own, from the weights that ship."""
 
-import os
-
 import keras
 from sklearn import datasets, model_selection
 
-import export
-from lopt_keras import LearnedOptimizer, pretrained, rules, saved_model
-from meta import estimators, run_directory, tasks
-from meta.outer_loop import OuterLoop
+from lopt_keras import LearnedOptimizer
+from meta import tasks
+from meta.training.config import MetaTrainingConfig
+from meta.training.run import train
 
 EPOCHS, BATCH, UNROLL = 10, 32, 20
 
@@ -28,33 +26,26 @@ def make_model():
 
 def main(out_dir="out/own", outer_steps=200):
     """Meta-trains, trains with the result, and returns the validation loss at the end."""
-    train, validation = data()
+    training, validation = data()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    rule, theta, _ = saved_model.read(pretrained.path("digits"))
-    rule = rules.get(rule)
-    task = tasks.from_keras(make_model, loss, train, validation, batch_size=BATCH)
-    steps = EPOCHS * -(-len(train[1]) // BATCH)
-    estimator = estimators.get(
-        "pes",
-        rule,
-        task,
+    steps = EPOCHS * -(-len(training[1]) // BATCH)
+    config = MetaTrainingConfig(
+        out_dir,
+        task=tasks.from_keras(make_model, loss, training, validation, batch_size=BATCH),
+        rule="factored_mlp",
+        initial_weights="digits",
         num_particles=8,
         unroll_length=UNROLL,
         horizon=UNROLL * -(-steps // UNROLL),
-        outer_split="validation",
+        num_outer_steps=outer_steps,
     )
-    run_directory.claim(out_dir, {"flags": {}, "rule": rules.serialize(rule), "seed": 0})
-    loop = OuterLoop(estimator, keras.optimizers.Adam(1e-3), 0, out_dir, initial_theta=theta)
-    loop.restore()  # Killed and started again, it goes on where it was.
-    loop.run(outer_steps)
-    weights = os.path.join(out_dir, "export")
-    export.export_checkpoint(out_dir, weights, overwrite=True)
+    weights = train(config).export_dir  # Killed and started again, it goes on where it was.
 
     keras.utils.set_random_seed(0)
     model = make_model()
     model.compile(LearnedOptimizer(weights=weights), loss=loss)
     history = model.fit(
-        *train, batch_size=BATCH, epochs=EPOCHS, validation_data=validation, verbose=2
+        *training, batch_size=BATCH, epochs=EPOCHS, validation_data=validation, verbose=2
     )
     return history.history["val_loss"][-1]
 

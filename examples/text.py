@@ -1,8 +1,9 @@
 """A language model that reads and writes characters, on the texts of Python's own help."""
 
+from pydoc_data import topics
+
 import keras
 import numpy as np
-from pydoc_data import topics
 
 from lopt_keras import LearnedOptimizer
 

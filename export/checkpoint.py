@@ -1,4 +1,4 @@
-"""From a meta-training run's checkpoint to an export."""
+"""The directory of a meta-training run, as far as an export is made from it."""
 
 import json
 import os
@@ -41,13 +41,25 @@ def export_checkpoint(checkpoint_dir, out, overwrite=False):
     newest = newest_whole(directory)
     if newest is None:
         raise ValueError(f"There is no checkpoint yet in {directory!r}.")
-    metadata = {name: value for name, value in run.items() if name != "rule"}
-    metadata |= {
-        "outer_steps": int(_read_scalar(newest, "step")),
-        "meta_loss": float(_read_scalar(newest, "smoothed_loss")),
-        "seconds": float(_read_scalar(newest, "seconds")),
-    }
+    numbers = (_read_scalar(newest, name) for name in ("step", "smoothed_loss", "seconds"))
+    metadata = provenance(run, *numbers)
     saved_model.save(out, rules.get(run["rule"]), _read_theta(newest), metadata, overwrite)
+
+
+def provenance(run, outer_steps, meta_loss, seconds):
+    """What the metadata of an export says of the run that it is from: dict.
+
+    Args:
+        run: what `run.json` holds.
+        outer_steps, meta_loss, seconds: numbers, where the run stands.
+    """
+    described = {name: value for name, value in run.items() if name != "rule"}
+    numbers = {
+        "outer_steps": int(outer_steps),
+        "meta_loss": float(meta_loss),
+        "seconds": float(seconds),
+    }
+    return described | numbers
 
 
 def read_run(directory):

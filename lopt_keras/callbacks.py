@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from lopt_keras.learned_optimizer import LearnedOptimizer
-from lopt_keras.rules.base import check_integer
+from lopt_keras.validation import check_integer
 from lopt_keras.validation_batches import ValidationBatches
 
 if keras.backend.backend() == "tensorflow":
@@ -132,7 +132,7 @@ def _num_steps(optimizer):
 
 def _num_batches(optimizer):
     """The training batches that an optimizer has seen, those that it left out among them."""
-    return int(ops.convert_to_numpy(optimizer._iterations)) + optimizer.skipped_steps
+    return int(ops.convert_to_numpy(optimizer._calls)) + optimizer.skipped_steps
 
 
 def _learned_optimizers(optimizer):

@@ -5,16 +5,15 @@ side; the Keras optimizer has P = 1), `F` features and a tensor's own `*shape`.
 Features come before the tensor's dimensions, so that each is a contiguous plane.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
+from lopt_keras import reductions
+
 TIMESCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
 """The `c` of `time_embedding` (Metz et al., arXiv 1810.10180, appendix)."""
-
-_LONG, _MOST_PARTS, _ROW = 256, 8, (8, 2**16)
 
 
 def constant(values):
@@ -44,82 +43,7 @@ def second_moment_scale(x, epsilon, axis):
     Without axes, entry by entry.
     """
     squares = ops.square(x)
-    return ops.rsqrt(epsilon + (mean(squares, axis) if axis else squares))
-
-
-def mean(x, axis):
-    """The mean over an axis, or over several neighbouring axes, kept with size 1."""
-    if None in x.shape:
-        return ops.mean(x, axis=axis, keepdims=True)
-    return total(x, axis) / math.prod(x.shape[i] for i in _tuple(axis))
-
-
-def means(arrays, axis):
-    """The mean of each array over its last axes, side by side: `[P, F_i, ...]` -> `[P, F, ...]`.
-
-    As `mean` of each and a concatenation, in half as many kernels.
-
-    Args:
-        arrays: list of arrays that differ in the size of their axis 1 only.
-        axis: the last axes, none of them before axis 2, kept with size 1.
-    """
-    first = _tuple(axis)[0]
-    sizes = arrays[0].shape[first:]
-    if None in arrays[0].shape or math.prod(sizes) < _LONG:
-        return ops.concatenate([mean(x, axis) for x in arrays], axis=1)
-    count, length = math.prod(sizes), _row_length(sizes)
-    ones = _ones(length)
-    rows = [ops.reshape(_row_sums(x, ones), (*x.shape[:first], -1)) for x in arrays]
-    rows = ops.concatenate(rows, axis=1)
-    sums = _row_sums(rows, _ones(count // length)) / count
-    return ops.reshape(sums, (*rows.shape[:-1], *(1,) * len(sizes)))
-
-
-def total(x, axis):
-    """The sum over an axis, or over several neighbouring axes, kept with size 1.
-
-    XLA adds up one number after the other on CPUs, where it does not fuse either. A
-    matrix product with ones, and sums of whole slices, use the vector units.
-    """
-    axis = _tuple(axis)
-    if not axis:
-        return x
-    if None in x.shape:
-        return ops.sum(x, axis=axis, keepdims=True)
-    sizes = x.shape[axis[0] : axis[-1] + 1]
-    if math.prod(sizes) < _LONG:
-        return ops.sum(x, axis=axis, keepdims=True)
-    if math.prod(x.shape[axis[-1] + 1 :]) > 1:
-        parts = max(k for k in range(1, _MOST_PARTS + 1) if sizes[0] % k == 0)
-        return ops.sum(sum(ops.split(x, parts, axis=axis[0])), axis=axis, keepdims=True)
-    length = _row_length(sizes)
-    sums = _row_sums(_row_sums(x, _ones(length)), _ones(math.prod(sizes) // length))
-    return ops.reshape(sums, [1 if i in axis else size for i, size in enumerate(x.shape)])
-
-
-def _row_sums(x, ones):
-    """The sums of as many consecutive entries as there are `ones`, all in one column."""
-    return ops.matmul(ops.reshape(x, (-1, ones.shape[0])), ones)
-
-
-def _ones(length):
-    return ops.ones((length, 1), "float32")
-
-
-def _row_length(sizes):
-    """How many entries to add up at a time: whole rows, if they are of a good length."""
-    length = 1
-    for size in reversed(sizes):
-        length *= size
-        if length >= _ROW[0]:
-            break
-    if length <= _ROW[1]:
-        return length
-    return max(k for k in range(1, 1025) if length % k == 0)
-
-
-def _tuple(axis):
-    return (axis,) if isinstance(axis, int) else tuple(axis)
+    return ops.rsqrt(epsilon + (reductions.mean(squares, axis) if axis else squares))
 
 
 def clipped_log(x):
@@ -135,13 +59,13 @@ def flat(x):
 def norm(x):
     """The Euclidean norm of each particle's tensor: `[P, *shape]` -> `[P]`."""
     # Not exactly zero, where the square root has no derivative.
-    return ops.sqrt(total(ops.square(flat(x)), 1)[:, 0] + 1e-30)
+    return ops.sqrt(reductions.total(ops.square(flat(x)), 1)[:, 0] + 1e-30)
 
 
 def moments(x):
     """Mean and population variance of each particle's tensor, `[P]` each."""
-    average = mean(flat(x), 1)
-    return average[:, 0], mean(ops.square(flat(x) - average), 1)[:, 0]
+    average = reductions.mean(flat(x), 1)
+    return average[:, 0], reductions.mean(ops.square(flat(x) - average), 1)[:, 0]
 
 
 def sine_embedding(step):
@@ -271,39 +195,8 @@ def factored_moments(state, grad, decay):
         factors = (safe_rsqrt(v + 1e-9), one), (ops.rsqrt(v + 1e-6), one)
         return FactoredMoments({"v": v}, *factors, v, v)
     d1, d0 = (axis + 2 for axis in axes)
-    row = accumulate(state["row"], mean(squared, d0), decay)
-    col = accumulate(state["col"], mean(squared, d1), decay)
-    row_mean = mean(row, d1)
+    row = accumulate(state["row"], reductions.mean(squared, d0), decay)
+    col = accumulate(state["col"], reductions.mean(squared, d1), decay)
+    row_mean = reductions.mean(row, d1)
     factors = safe_rsqrt(row / (row_mean + 1e-9)), safe_rsqrt(col)
     return FactoredMoments({"row": row, "col": col}, factors, factors, row, col)
-
-
-def gradients_are_usable(gradients):
-    """Whether all gradients are finite, with squares that float32 can sum.
-
-    The rules accumulate squared gradients: one that overflows would poison the
-    state for good, just as a NaN would.
-
-    Args:
-        gradients: list of `[P, *shape]`.
-
-    Returns:
-        `[P]` booleans.
-    """
-    usable = None
-    for gradient in gradients:
-        axes = tuple(range(1, len(gradient.shape)))
-        finite = ops.isfinite(ops.reshape(total(ops.square(gradient), axes), (-1,)))
-        usable = finite if usable is None else ops.logical_and(usable, finite)
-    return usable
-
-
-def select(condition, new, old):
-    """`new` for the particles in which `condition` holds, `old` for the others.
-
-    Args:
-        condition: `[P]` booleans.
-        new, old: `[P, ...]`.
-    """
-    rank = len(new.shape)
-    return ops.where(ops.reshape(condition, (-1, *(1,) * (rank - 1))), new, old)

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from lopt_keras import (
+    keras_private,
     observations,
     options,
     pretrained,
@@ -18,7 +19,7 @@ from lopt_keras import (
     rules,
     saved_model,
 )
-from lopt_keras.rules import base
+from lopt_keras.rules import base, step
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -35,7 +36,7 @@ _SMALL = 0.1
 
 
 @keras.saving.register_keras_serializable("lopt_keras")
-class LearnedOptimizer(keras.optimizers.Optimizer):
+class LearnedOptimizer(keras_private.Optimizer):
     """Optimizer whose step is computed by a small, meta-trained network.
 
     It needs no hyperparameter:
@@ -46,7 +47,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     float32. A step in which a gradient is not finite, or too large for its square
     to be summed in float32 (about 1e19), changes nothing but `skipped_steps`.
 
-    A rule may make use of more than gradients (`rule.hears`). The training loss
+    A rule may make use of more than gradients (`rule.signals`). The training loss
     arrives by itself in `fit` with TensorFlow and torch, except under a
     `LossScaleOptimizer` or `MultiOptimizer`, and by `observe` in a custom loop;
     the validation loss by `lopt_keras.callbacks.ValidationLoss` or `observe`; the
@@ -77,7 +78,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         total_steps: Planned number of steps, for rules that can use the horizon,
             or `None` if it is not known. An attribute that can be assigned, also
             while training. Defaults to `None`.
-        weight_decay: Share of each parameter taken away per step, times
+        weight_decay: Fraction of each parameter taken away per step, times
             `learning_rate` (mind that it is 1 here, not 0.001). Defaults to `None`.
         use_ema: Whether a running average of the variables is kept beside them, which
             `fit` leaves in the model at its end. Defaults to `rule.averages`: a rule that
@@ -89,8 +90,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         ema_momentum, ema_overwrite_frequency: As for every Keras optimizer.
         loss_scale_factor, gradient_accumulation_steps: As for every Keras optimizer. A
             gradient accumulation that meets a gradient that is not finite leaves that
-            micro-batch out. Options are attributes: one that is assigned is obeyed, or an AttributeError where it
-            would not be, as in a training step that has been compiled.
+            micro-batch out. Options are attributes: one that is assigned is obeyed, or an
+            AttributeError where it would not be, as in a training step that is compiled.
         jit_compile: Whether XLA compiles the optimizer's step, whatever
             `model.compile` says of the model's (Keras leaves XLA off on machines
             without an accelerator). Only with TensorFlow, outside of
@@ -167,10 +168,10 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         self.total_steps = total_steps
         self._observations = {
             name: observations.Observation(self, name)
-            for name in rule.hears
+            for name in rule.signals
             if name != "total_steps"
         }
-        _warn_of_small_learning_rate(learning_rate, self._iterations.dtype)
+        _warn_of_small_learning_rate(learning_rate, self._calls.dtype)
 
     def __setattr__(self, name, value):
         if name in options.CHANGEABLE:
@@ -214,7 +215,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         """
         if not self.built:
             return
-        state = self._initial_state(self._trainable_variables)
+        state = self._initial_state(self._all_variables)
         pairs = zip(self._state.tensors, state.tensors, strict=True)
         for variables, arrays in [*pairs, (self._state.shared, state.shared)]:
             for name, variable in variables.items():
@@ -279,9 +280,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         self._state = base.State(tensors, self._add_state("shared", state.shared, _are_tiles))
 
     def _overwrite_averages(self):
-        for variable, average in zip(
-            self._trainable_variables, self._model_variables_moving_average, strict=True
-        ):
+        for variable, average in zip(self._all_variables, self._averages, strict=True):
             if average is not None:
                 average.assign(ops.cast(variable, average.dtype))
 
@@ -303,10 +302,10 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             )
         return variables
 
-    def _backend_apply_gradients(self, grads, trainable_variables):
-        """Replaces Keras's loop over variables by one step for the whole list."""
+    def _take_step(self, grads, variables):
+        """One step for the whole list, in place of Keras's loop over variables."""
         with _no_gradients():
-            self._apply_all(grads, trainable_variables)
+            self._apply_all(grads, variables)
 
     def _apply_all(self, grads, trainable_variables):
         self._traced |= _is_traced(grads)
@@ -324,14 +323,14 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         usable = _are_usable(grads)
         apply, grads = self._accumulate_gradients(usable, grads, trainable_variables)
         signals = self._signals(losses)
-        self._update(apply, self._clip_gradients(grads), trainable_variables, signals)
+        self._update(apply, self._clipped(grads), trainable_variables, signals)
         self._forget(apply)
         if self.use_ema:
             self._update_averages(usable, apply)
         # The caller advances `iterations` by one, which a step left out must not do.
         skipped = ops.cast(ops.logical_not(usable), self._skipped_steps.dtype)
         self._skipped_steps.assign_add(skipped)
-        self._iterations.assign_sub(ops.cast(skipped, self._iterations.dtype))
+        self._calls.assign_sub(ops.cast(skipped, self._calls.dtype))
 
     def _reduced(self, grads, sums, variables):
         """Gradients and losses, summed over all replicas of `tf.distribute`."""
@@ -341,13 +340,13 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
             return _dense(grads, variables), sums
         pairs = [*zip(grads, variables, strict=True), *((x, None) for pair in sums for x in pair)]
         # At once: collective operations of which the order is not certain would mix.
-        reduced = [value for value, _ in self._all_reduce_sum_gradients(pairs)]
+        reduced = self._summed_over_replicas(pairs)
         flat_sums = reduced[len(grads) :]
         grads = _dense(reduced[: len(grads)], variables)
         return grads, list(zip(flat_sums[::2], flat_sums[1::2], strict=True))
 
     def _warn_of_missing_loss(self):
-        missing = "train_loss" in self.rule.hears and not self._heard_train_loss
+        missing = "train_loss" in self.rule.signals and not self._heard_train_loss
         if missing and not self._warned:
             warnings.warn(
                 f"The update rule {type(self.rule).__name__} makes use of the training loss, "
@@ -403,37 +402,39 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         if self.rule.fuses_tensors:
             self._update_fused(apply, grads, variables, signals)
             return
-        theta = self._theta_particle()
-        shared = _values(self._state.shared)
-        indices = [self._get_variable_index(variable) for variable in variables]
+        theta, shared = self._theta_particle(), _values(self._state.shared)
+        indices = [self._index_of(variable) for variable in variables]
         state = [self._state.tensors[i] for i in indices]
         kinds = [_kind(v, tensor) for v, tensor in zip(variables, state, strict=True)]
         learning_rate = ops.cast(self.learning_rate, "float32")
         shrink = [self._shrink(variable, learning_rate) for variable in variables]
-        new_state, summaries = self._summarise(
-            theta, kinds, state, shared, grads, variables, shrink
-        )
-        new_shared, messages = self._coordinate(theta, shared, summaries, signals)
-        for i, variable in enumerate(variables):
-            param, tensor_state = self._run(
-                kinds[i],
-                _new_values,
-                theta,
-                (apply, learning_rate, shrink[i], self._seed(indices[i])),
-                (new_state[i], messages[i], grads[i], _value(variable), signals),
-                _values(state[i]),
-            )
-            self._assign([variable], [param])
-            self._assign_dict(state[i], tensor_state)
+
+        def summarise(i):
+            inputs = _values(state[i]), shared, grads[i], _value(variables[i]), shrink[i]
+            return self._run(kinds[i], _summary, theta, *inputs)
+
+        def coordinate(summaries):
+            if not shared:  # Nothing to compute.
+                return self.rule.coordinate(theta, shared, summaries, signals)
+            return self._run(len(summaries), _coordinated, theta, shared, summaries, signals)
+
+        def update(i, new_state, message):
+            how = apply, learning_rate, shrink[i], self._seed(indices[i])
+            inputs = new_state or {}, message, grads[i], _value(variables[i]), signals
+            param, tensor = self._run(kinds[i], _new_values, theta, how, inputs, _values(state[i]))
+            self._assign([variables[i]], [param])
+            self._assign_dict(state[i], tensor)
+
+        new, _ = step.take(self.rule, len(variables), summarise, coordinate, update)
         self._assign_dict(
             self._state.shared,
-            {name: ops.where(apply, new_shared[name][0], shared[name]) for name in shared},
+            {name: ops.where(apply, new[name][0], shared[name]) for name in shared},
         )
 
     def _update_fused(self, apply, grads, variables, signals):
         """As `_update`, by a rule that steps with all tensors at once, in one program."""
-        everything = self._trainable_variables
-        given = {self._get_variable_index(v): g for v, g in zip(variables, grads, strict=True)}
+        everything = self._all_variables
+        given = {self._index_of(v): g for v, g in zip(variables, grads, strict=True)}
         grads = [
             given[i] if i in given else ops.zeros(v.shape, "float32")
             for i, v in enumerate(everything)
@@ -452,25 +453,6 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         )
         self._assign([everything[i] for i in given], params)
         self._assign_dict(self._state.shared, shared)
-
-    def _summarise(self, theta, kinds, state, shared, grads, variables, shrink):
-        """The `[1, ...]` states and summaries of all variables: the rule's first part."""
-        if not self.rule.mixes_tensors:
-            return [{}] * len(state), [{}] * len(state)
-        pairs = [
-            self._run(kind, _summary, theta, _values(tensor), shared, grad, _value(variable), keep)
-            for kind, tensor, grad, variable, keep in zip(
-                kinds, state, grads, variables, shrink, strict=True
-            )
-        ]
-        new_state, summaries = zip(*pairs, strict=True)
-        return new_state, summaries
-
-    def _coordinate(self, theta, shared, summaries, signals):
-        """The shared state and the messages to all variables: the rule's second part."""
-        if not shared:
-            return self.rule.coordinate(theta, shared, summaries, signals)
-        return self._run(len(summaries), _coordinated, theta, shared, summaries, signals)
 
     def _run(self, kind, part, *args):
         """A part of the rule's step, as an XLA program if so asked.
@@ -496,7 +478,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
 
     def _shrink(self, variable, learning_rate):
         """What is left of a variable after its weight decay."""
-        if self.weight_decay is None or not self._use_weight_decay(variable):
+        if self.weight_decay is None or not self._has_decay(variable):
             return ops.ones_like(learning_rate)
         return 1.0 - self.weight_decay * learning_rate
 
@@ -510,8 +492,8 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         steps = self.gradient_accumulation_steps
         if not steps:
             return usable, grads
-        complete = ops.equal((self._iterations + 1) % steps, 0)
-        accumulators = [self._accumulated_gradients[self._get_variable_index(v)] for v in variables]
+        complete = ops.equal((self._calls + 1) % steps, 0)
+        accumulators = self._accumulators(variables)
         totals = [
             ops.cast(accumulator, "float32") + grad
             for accumulator, grad in zip(accumulators, grads, strict=True)
@@ -523,9 +505,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     def _update_averages(self, usable, apply):
         averaged = [
             (variable, average)
-            for variable, average in zip(
-                self._trainable_variables, self._model_variables_moving_average, strict=True
-            )
+            for variable, average in zip(self._all_variables, self._averages, strict=True)
             if average is not None
         ]
         weight = self._average_weight(usable, apply)
@@ -565,14 +545,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
                 self.assign(variable, value)
             return
 
-        def assign(strategy, values):
-            for variable, value in zip(variables, values, strict=True):
-                native = variable.value if isinstance(variable, keras.Variable) else variable
-                strategy.extended.update(native, self.assign, args=(value,), group=False)
-
-        tf.__internal__.distribute.interim.maybe_merge_call(
-            assign, self._distribution_strategy, values
-        )
+        self._assign_in_replicas(variables, values)
 
     def get_config(self):
         """The constructor's arguments, with theta itself in place of its origin."""
@@ -690,14 +663,13 @@ def _resolve(weights, rule, seed):
             f"`weights` must be one of the shipped {known} or the path of an exported SavedModel. "
             f"Received: weights={os.fspath(weights)!r}, which is neither"
         )
-    path = pretrained.path(weights) if weights in known else weights
-    carried, theta, _ = saved_model.read(path)
+    carried, theta, _ = saved_model.read(pretrained.find(weights))
     rule = rule or carried
     return rule, rule.check_theta(theta)
 
 
 def _are_usable(grads):
-    """As `features.gradients_are_usable`, but quick also where it is not compiled."""
+    """As `gating.gradients_are_usable`, but quick also where it is not compiled."""
     if keras.backend.backend() == "tensorflow":
         # Uncompiled, a fifth of the time of a product, and half that of a sum of squares.
         squares = [tf.nn.l2_loss(grad) for grad in grads]

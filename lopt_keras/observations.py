@@ -53,7 +53,6 @@ def mean(total, count):
 
 
 def _variable(optimizer, name):
-    # `add_variable` has no argument for synchronization.
     with keras.name_scope(optimizer.name, caller=optimizer):
         variable = keras.Variable(
             initializer="zeros",
@@ -64,7 +63,7 @@ def _variable(optimizer, name):
             synchronization="on_read",
             name=name,
         )
-    optimizer._track_variable(variable)
+    optimizer._track(variable)
     return variable
 
 

@@ -1,17 +1,24 @@
-"""What TensorFlow has no public name for, in one place."""
+"""What an optimizer needs of TensorFlow that has no public name, in one place.
+
+Besides `tf.__internal__.distribute.interim.maybe_merge_call`, in `keras_private`.
+"""
 
 from tensorflow.python.eager import record
 from tensorflow.python.framework import op_callbacks
 
 
 def stop_recording():
-    """A scope in which no gradient tape records, whosever it is."""
+    """A scope in which no gradient tape records, whosever it is.
+
+    `tf.GradientTape.stop_recording` is that of one tape, which an optimizer does not know.
+    In TensorFlow since 2.13.
+    """
     return record.stop_recording()
 
 
 def watches_operations():
     """Whether each operation is watched, as by `tf.debugging.enable_check_numerics`.
 
-    What watches them has no kernel under XLA.
+    What watches them has no kernel under XLA. In TensorFlow since 2.1.
     """
     return bool(op_callbacks.should_invoke_op_callbacks())

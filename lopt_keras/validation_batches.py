@@ -4,7 +4,8 @@ import types
 import warnings
 
 import keras
-from keras.src.trainers import data_adapters
+
+from lopt_keras import keras_private
 
 
 class ValidationBatches:
@@ -23,9 +24,7 @@ class ValidationBatches:
     def __init__(self, data, batch_size):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         try:
-            self._adapter = data_adapters.get_data_adapter(
-                x, y, sample_weight=sample_weight, batch_size=batch_size
-            )
+            self._adapter = keras_private.data_adapter(x, y, sample_weight, batch_size)
         except (TypeError, ValueError) as error:
             raise type(error)(
                 f"`data` must be what `fit` takes as validation_data. {error}"

@@ -16,11 +16,12 @@ import sys
 from absl import app, flags
 
 from export import command
-from meta import json_flag, memory, run_directory
-from meta.evaluation import benchmark, contestants, report, suite
+from meta import json_flag, memory
+from meta.evaluation import benchmark, candidates, report, suite
 from meta.evaluation.store import Store
-from meta.tasks import distribution
-from meta.tasks.augmentation import Augmented
+from meta.tasks.sampling import distribution
+from meta.tasks.sampling.augmentation import Augmented
+from meta.training import run_directory
 
 _WEIGHTS = flags.DEFINE_list(
     "weights", "", "Shipped weights or SavedModels, each also as label=weights."
@@ -66,11 +67,12 @@ _RATES = flags.DEFINE_integer(
 _TUNE_ON = flags.DEFINE_enum(
     "tune_on", "validation", ("validation", "train"), "The final loss that learning rates minimise."
 )
-_TOLD = flags.DEFINE_bool(
-    "told",
+_SIGNALS_KNOWN = flags.DEFINE_bool(
+    "signals_known",
     True,
-    "Whether optimizers hear the number of steps and validation losses, as callbacks tell them.",
+    "Whether optimizers know the number of steps and validation losses, as callbacks tell them.",
 )
+flags.DEFINE_alias("told", "signals_known")  # Its name before 0.1.0.
 _WALL_CLOCK = flags.DEFINE_bool("wall_clock", True, "Whether steps are timed.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of all problems.", lower_bound=0, upper_bound=2**31 - 1)
 _OUT_DIR = flags.DEFINE_string("out_dir", None, "Where results go.", required=True)
@@ -92,7 +94,7 @@ def main(argv):
         settings = _settings(entries)
         for directory in (_OUT_DIR, _CACHE_DIR, _DATA_DIR):
             if directory.value is not None:
-                run_directory.check_writable(directory.value)
+                run_directory.check_writable(directory.value, directory.name)
     except (TypeError, ValueError) as error:
         raise app.UsageError(str(error)) from error
     contenders = [*rivals, *baselines]
@@ -110,9 +112,9 @@ def main(argv):
 
 def _rivals():
     """The optimizers to compare with the baselines: list."""
-    found = [contestants.learned(text) for text in _WEIGHTS.value]
-    found += [contestants.from_import_path(text) for text in _OPTIMIZER.value]
-    names = [*contestants.BASELINES, *(rival.name for rival in found)]
+    found = [candidates.learned(text) for text in _WEIGHTS.value]
+    found += [candidates.from_import_path(text) for text in _OPTIMIZER.value]
+    names = [*candidates.BASELINES, *(rival.name for rival in found)]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise ValueError(
             f"`--weights` and `--optimizer` need different names. Received twice: {repeated}. "
@@ -122,10 +124,10 @@ def _rivals():
 
 
 def _baselines():
-    known = contestants.BASELINES
+    known = candidates.BASELINES
     if unknown := set(_BASELINES.value) - set(known):
         raise ValueError(f"`--baselines` must be some of {list(known)}. Received: {unknown}")
-    chosen = {*(_BASELINES.value or known), contestants.ADAM}
+    chosen = {*(_BASELINES.value or known), candidates.ADAM}
     return [baseline for name, baseline in known.items() if name in chosen]
 
 
@@ -154,7 +156,7 @@ def _settings(entries):
         _SEEDS.value,
         _RATES.value,
         _TUNE_ON.value,
-        _TOLD.value,
+        _SIGNALS_KNOWN.value,
         _WALL_CLOCK.value,
         augmentation,
         _SEED.value,
@@ -167,7 +169,7 @@ def _show(summary):
         print(
             f"{name:>26}: {quartiles[2]:.2f} times fewer steps than Adam in the median, "
             f"{quartiles[0]:.2f} at worst; validation loss no worse on "
-            f"{100 * own['share_validation_no_worse']:.0f} % of tasks; "
+            f"{100 * own['fraction_validation_no_worse']:.0f} % of tasks; "
             f"diverged {own['diverged']} of {own['pairs']}"
         )
     print(f"Report: {os.path.join(_OUT_DIR.value, 'report.html')}")

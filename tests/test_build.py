@@ -1,4 +1,5 @@
 import ast
+import functools
 import glob
 import os
 import pathlib
@@ -10,45 +11,66 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
-FOLDERS = ("lopt_keras", "meta", "export", "benchmarks", "tests")
+FOLDERS = ("lopt_keras", "meta", "export", "benchmarks", "examples", "tests")
 RULES = {"py_library", "py_binary", "py_test"}
+ATTRIBUTES = {"name", "srcs", "deps", "data", "imports", "main", "args", "testonly"}
 
 
+STARLARK = (
+    *(ast.Module, ast.Expr, ast.Assign, ast.Name, ast.Load, ast.Store, ast.Constant),
+    *(ast.Call, ast.keyword, ast.Attribute, ast.List, ast.Tuple, ast.Dict),
+    *(ast.Subscript, ast.Slice, ast.UnaryOp, ast.USub, ast.BinOp, ast.Add, ast.IfExp),
+    *(ast.ListComp, ast.comprehension),
+)
+"""What BUILD is made of: the part of Python that Bazel reads in the same way."""
+
+METHODS = {"get", "items", "keys", "replace", "rpartition", "split", "startswith"}
+"""Of strings and dicts, the same in Python and in Starlark, given the arguments of BUILD."""
+
+
+@functools.cache
 def calls():
-    """The calls of BUILD, which is valid Python: (rule, arguments)."""
-    for statement in ast.parse((ROOT / "BUILD").read_text()).body:
-        assert isinstance(statement, ast.Expr)
-        call = statement.value
-        yield call.func.id, call
+    """The calls of BUILD, which is valid Python, as Bazel makes them: list of (rule, arguments)."""
+    made = []
+
+    def recorded(rule):
+        return lambda *args, **kwargs: made.append((rule, args, kwargs))
+
+    names = {rule: recorded(rule) for rule in ("load", "package", "licenses", "exports_files")}
+    names |= {rule: recorded(rule) for rule in RULES}
+    code = compile((ROOT / "BUILD").read_text(encoding="utf-8"), "BUILD", "exec")
+    exec(code, {"__builtins__": {}, "len": len, "glob": files, **names})
+    return made
 
 
+@functools.cache
 def targets():
+    """Dict from the name of each target to its rule and arguments."""
     found = {}
-    for rule, call in calls():
+    for rule, args, arguments in calls():
         if rule in RULES:
-            arguments = {keyword.arg: keyword.value for keyword in call.keywords}
-            name = ast.literal_eval(arguments["name"])
+            assert not args
+            assert set(arguments) <= ATTRIBUTES, arguments
+            name = arguments["name"]
             assert name not in found, f"{name} is defined twice"
-            lists = {key: ast.literal_eval(arguments[key]) for key in ("srcs", "deps", "imports")}
-            data = files(arguments["data"]) if "data" in arguments else set()
-            found[name] = {"rule": rule, "data": data, **lists}
+            lists = {key: arguments[key] for key in ("srcs", "deps", "imports")}
+            for key, values in lists.items():
+                assert len(values) == len(set(values)), f"{name}: {key} has something twice"
+            data = set(arguments.get("data", ()))
+            found[name] = {"rule": rule, "main": arguments.get("main"), "data": data, **lists}
     return found
 
 
-def files(expression):
-    """What a list of labels, or a call of `glob`, stands for: set of paths from the root."""
-    if isinstance(expression, ast.List):
-        return set(ast.literal_eval(expression))
-    assert expression.func.id == "glob"
-    (patterns,) = map(ast.literal_eval, expression.args)
+def files(patterns, exclude=()):
+    """What Bazel's `glob` gives: the paths from the root that match, sorted."""
     found = {
         path
         for pattern in patterns
         for path in glob.glob(pattern, root_dir=ROOT, recursive=True)
-        if (ROOT / path).is_file()
+        if (ROOT / path).is_file() and "__pycache__" not in path
     }
     assert found, patterns
-    return found
+    return sorted(found - set(exclude))
 
 
 def closure(name, known):
@@ -146,10 +168,22 @@ def source_files():
     return {file.relative_to(ROOT).as_posix() for file in files}
 
 
+def test_bazel_reads_the_file_as_python_does():
+    tree = ast.parse((ROOT / "BUILD").read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        assert isinstance(node, STARLARK), ast.unparse(node)
+        if isinstance(node, ast.Attribute):
+            assert node.attr in METHODS, ast.unparse(node)
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(".split"):
+            assert node.args, "Starlark's split needs a separator"
+    names = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    assigned = [name for name in set(names) if name.isupper()]
+    stores = [n.targets[0].id for n in tree.body if isinstance(n, ast.Assign)]
+    assert sorted(assigned) == sorted(stores), "a name is given once, and used"
+
+
 def test_rules_come_from_rules_python():
-    loads = [call for rule, call in calls() if rule == "load"]
-    assert len(loads) == 1
-    label, *names = (argument.value for argument in loads[0].args)
+    ((label, *names),) = [args for rule, args, _ in calls() if rule == "load"]
     assert label == "@rules_python//python:defs.bzl"
     assert set(names) == RULES
 
@@ -158,6 +192,21 @@ def test_every_file_has_a_target_and_every_target_its_files():
     listed = {source for target in targets().values() for source in target["srcs"]}
     assert source_files() - listed == set(), "files without a target in BUILD"
     assert listed - source_files() == set(), "files named in BUILD that do not exist"
+
+
+def test_no_file_is_in_two_targets():
+    """A module of two libraries is two modules to whoever depends on both."""
+    owners = [s for t in targets().values() for s in t["srcs"] if s != "tests/run_pytest.py"]
+    assert len(owners) == len(set(owners))
+
+
+def test_tables_name_files_that_exist():
+    """A row of a file that was renamed or removed would be without effect."""
+    tree = ast.parse((ROOT / "BUILD").read_text(encoding="utf-8"))
+    tables = [node for node in ast.walk(tree) if isinstance(node, ast.Dict)]
+    assert len(tables) == 5
+    for key in (key for table in tables for key in table.keys):
+        assert key.value in source_files(), key.value
 
 
 def test_every_test_file_has_a_test_target_of_its_own():
@@ -179,11 +228,9 @@ def test_binaries_are_the_files_with_a_main():
 
 def test_every_program_names_its_main():
     """Bazel looks for one that is called as the target is."""
-    for rule, call in calls():
-        if rule in ("py_binary", "py_test"):
-            arguments = {keyword.arg: keyword.value for keyword in call.keywords}
-            main = ast.literal_eval(arguments["main"])
-            assert main in ast.literal_eval(arguments["srcs"]), main
+    for name, target in targets().items():
+        if target["rule"] in ("py_binary", "py_test"):
+            assert target["main"] in target["srcs"], name
 
 
 def test_dependencies_exist():

@@ -7,7 +7,6 @@ and evaluation. All start from the same random MLP rule, with the same outer opt
 theta is evaluated, unperturbed, on problems of its own.
 """
 
-import json
 import os
 import time
 
@@ -18,7 +17,8 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from lopt_keras import rules
-from meta import estimators, random, tasks, unroll
+from meta import estimators, provenance, random, tasks
+from meta.training.inner_training import InnerTraining
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -52,30 +52,29 @@ def make_step(estimator, optimizer, theta):
     """The outer step as one program, as `OuterLoop` takes it."""
 
     @tf.function(jit_compile=True, autograph=False)
-    def step(worker, seed):
+    def step(state, seed):
         values = {name: tf.convert_to_tensor(x) for name, x in theta.items()}
-        estimate = estimator.estimate(values, worker, seed)
+        estimate = estimator.estimate(values, state, seed)
         gradient = [
             tf.clip_by_value(tf.where(tf.math.is_finite(g), g, 0.0), -1.0, 1.0)
             for g in (estimate.gradient[name] for name in theta)
         ]
         optimizer.apply(gradient, list(theta.values()))
-        return estimate.worker
+        return estimate.state
 
     return step
 
 
 def make_evaluation(rule, task):
     """Mean clipped training loss over the horizon, of a theta, on always the same problems."""
+    training = InnerTraining(
+        task, rule, 1, _EVALUATED_PROBLEMS, HORIZON, signals_known=False, split="train"
+    )
 
-    @tf.function(jit_compile=True, autograph=False)
     def evaluate(theta):
-        particles = {name: tf.stack([x] * _EVALUATED_PROBLEMS) for name, x in theta.items()}
-        seed, count = random.seed(999), _EVALUATED_PROBLEMS
-        inner = unroll.begin(rule, task, particles, seed, count)
-        losses = unroll.run(rule, task, particles, inner, seed, HORIZON, count)[0].outer_loss
-        clipped = tf.where(tf.math.is_finite(losses), losses, task.loss_clip)
-        return tf.reduce_mean(tf.minimum(clipped, task.loss_clip))
+        (curves,) = training([theta], random.seed(999))
+        losses = np.where(np.isfinite(curves.train), curves.train, task.loss_clip)
+        return float(np.minimum(losses, task.loss_clip).mean())
 
     return evaluate
 
@@ -94,18 +93,18 @@ def train(rule, task, name, unroll_length, seed, evaluate):
     def values():
         return {key: tf.convert_to_tensor(x) for key, x in theta.items()}
 
-    worker = estimator.init_worker(values(), random.seed(seed))
-    seconds, losses = [0.0], [float(evaluate(values()))]
+    state = estimator.init_state(values(), random.seed(seed))
+    seconds, losses = [0.0], [evaluate(values())]
     spent, steps = 0.0, 0
     while spent < _SECONDS.value:
         begin = time.process_time()
-        worker = step(worker, random.fold_in(random.seed(seed), steps))
+        state = step(state, random.fold_in(random.seed(seed), steps))
         if steps:  # The first step compiles.
             spent += time.process_time() - begin
         steps += 1
         if spent >= _SECONDS.value * len(seconds) / _EVALUATIONS:
             seconds.append(spent)
-            losses.append(float(evaluate(values())))
+            losses.append(evaluate(values()))
     return {"seconds": seconds, "meta_loss": losses, "outer_steps": steps}
 
 
@@ -143,10 +142,7 @@ def main(argv):
             results[label].append(run)
             steps, final = run["outer_steps"], np.mean(run["meta_loss"][-5:])
             print(f"{label:>36}: {steps:6d} outer steps, loss {final:.4f}", flush=True)
-    os.makedirs(_OUT_DIR.value, exist_ok=True)
-    with open(os.path.join(_OUT_DIR.value, "curves.json"), "w", encoding="utf-8") as f:
-        json.dump(results, f, indent=1)
-        f.write("\n")
+    provenance.write_results(os.path.join(_OUT_DIR.value, "curves.json"), results)
     plot(results, os.path.join(_OUT_DIR.value, "curves.png"))
 
 

@@ -7,11 +7,12 @@ measured: each estimate is 8 of them with replacement, so that the true mean is 
 and the bias of a way to choose the weights can be told from its variance.
 """
 
-import json
 import os
 
 import numpy as np
 from absl import app, flags, logging
+
+from meta import provenance
 
 _SAMPLES = flags.DEFINE_string("samples", "out/gradients/pairs.npz", "From unroll_length.py.")
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/gradients", "For the figures.")
@@ -114,10 +115,7 @@ def main(argv):
         print(f"{length} steps")
         for name, figures in results[length].items():
             print(f"{name:>40}: {', '.join(f'{k} {v:.4g}' for k, v in figures.items())}")
-    os.makedirs(_OUT_DIR.value, exist_ok=True)
-    with open(os.path.join(_OUT_DIR.value, "merge_weights.json"), "w", encoding="utf-8") as f:
-        json.dump(results, f, indent=1)
-        f.write("\n")
+    provenance.write_results(os.path.join(_OUT_DIR.value, "merge_weights.json"), results)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ Theta is fixed. Successive estimates of one worker share perturbations, so what 
 is the variance of means over many of them, between workers with seeds of their own.
 """
 
-import json
 import os
 
 import matplotlib
@@ -16,8 +15,10 @@ import tqdm
 from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer
-from meta import curriculum, estimators, mixture, random
-from meta.tasks import distribution
+from meta import estimators, provenance, random
+from meta.tasks import mixture
+from meta.tasks.sampling import distribution
+from meta.training import curriculum
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -53,19 +54,19 @@ def measure(optimizer, task, name, stddev):
     lengths = curriculum.Curriculum("log_uniform", _HORIZON, shortest=_SHORTEST)
 
     @tf.function(jit_compile=True, autograph=False)
-    def step(worker, seed):
+    def step(state, seed):
         length = lengths.length(0, random.fold_in(seed, 0))
-        return estimator.estimate(theta, worker, random.fold_in(seed, 1), length)
+        return estimator.estimate(theta, state, random.fold_in(seed, 1), length)
 
     means, losses = [], []
     for run in range(_WORKERS.value):
         seed = random.fold_in(random.seed(1), run)
-        worker = estimator.init_worker(theta, seed)
+        state = estimator.init_state(theta, seed)
         estimates = []
         # The first round of problems began staggered, with unperturbed starts.
         for i in range(_HORIZON // _SEGMENT + _ESTIMATES.value):
-            estimate = step(worker, random.fold_in(seed, i))
-            worker = estimate.worker
+            estimate = step(state, random.fold_in(seed, i))
+            state = estimate.state
             estimates.append(np.concatenate([np.ravel(x) for x in estimate.gradient.values()]))
             losses.append(float(estimate.metrics["meta_loss"]))
         means.append(np.mean(estimates[-_ESTIMATES.value :], axis=0))
@@ -106,10 +107,7 @@ def main(argv):
                 results[label].append(measure(optimizer, task, name, stddev))
                 bar.write(f"{label}: {results[label][-1]}")
                 bar.update()
-    os.makedirs(_OUT_DIR.value, exist_ok=True)
-    with open(os.path.join(_OUT_DIR.value, "noise_reuse.json"), "w", encoding="utf-8") as f:
-        json.dump(results, f, indent=1)
-        f.write("\n")
+    provenance.write_results(os.path.join(_OUT_DIR.value, "noise_reuse.json"), results)
     plot(results, os.path.join(_OUT_DIR.value, "noise_reuse.png"))
 
 

@@ -8,7 +8,6 @@ a short segment it hardly moves, and what is seen is the noise in the steep one.
 """
 
 import dataclasses
-import json
 import os
 
 import matplotlib
@@ -17,7 +16,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from lopt_keras import rules
-from meta import estimators, random, tasks
+from meta import estimators, provenance, random, tasks
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -124,13 +123,13 @@ def measure(name, length):
     arguments = {"num_particles": _PARTICLES, "stddev": STDDEV, "horizon": HORIZON}
     estimator = estimators.get(name, rule, NoisyQuadratic(), unroll_length=length, **arguments)
     theta = {key: tf.constant(value) for key, value in rule.init_theta().items()}
-    worker = estimator.init_worker(theta, random.seed(0))
+    state = estimator.init_state(theta, random.seed(0))
     step = tf.function(estimator.estimate, jit_compile=True, autograph=False)
     count = HORIZON // length
     gradients = []
     for i in range(count * (1 + _ESTIMATES.value)):
-        estimate = step(theta, worker, random.fold_in(random.seed(1), i))
-        worker = estimate.worker
+        estimate = step(theta, state, random.fold_in(random.seed(1), i))
+        state = estimate.state
         gradients.append(float(estimate.gradient["log_learning_rate"]))
     means = np.reshape(gradients[count:], (-1, count)).mean(axis=1)
     return {"mean": means.mean(), "standard_error": means.std(ddof=1) / len(means) ** 0.5}
@@ -182,10 +181,7 @@ def main(argv):
             print(
                 f"{name:>9} {length:4d} steps: {point['mean']:.4f} ± {point['standard_error']:.4f}"
             )
-    os.makedirs(_OUT_DIR.value, exist_ok=True)
-    with open(os.path.join(_OUT_DIR.value, "truncation_bias.json"), "w", encoding="utf-8") as f:
-        json.dump(results, f, indent=1)
-        f.write("\n")
+    provenance.write_results(os.path.join(_OUT_DIR.value, "truncation_bias.json"), results)
     plot(results, os.path.join(_OUT_DIR.value, "truncation_bias.png"))
 
 

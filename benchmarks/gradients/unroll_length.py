@@ -10,7 +10,6 @@ rare has to count for all.
 """
 
 import functools
-import json
 import os
 
 import matplotlib
@@ -19,7 +18,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from lopt_keras import pretrained, rules, saved_model
-from meta import estimators, random, tasks
+from meta import estimators, provenance, random, tasks
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -70,14 +69,14 @@ def collect(estimator, theta, length, num, skip=0):
     """`num` estimates after `skip` others: list of `Estimate`s, as NumPy arrays."""
     length, step = tf.constant(length), compiled(estimator)
     seed = random.fold_in(random.seed(1), length)
-    worker = estimator.init_worker(theta, random.seed(0), length)
+    state = estimator.init_state(theta, random.seed(0), length)
     collected = []
     for i in range(num + skip):
-        estimate = step(theta, worker, random.fold_in(seed, i), length)
-        worker = estimate.worker
+        estimate = step(theta, state, random.fold_in(seed, i), length)
+        state = estimate.state
         if i >= skip:
             collected.append(
-                tf.nest.map_structure(lambda x: x.numpy(), estimate._replace(worker=()))
+                tf.nest.map_structure(lambda x: x.numpy(), estimate._replace(state=()))
             )
     return collected
 
@@ -169,9 +168,9 @@ def plot_variances(lengths, results, title, file):
         axis.plot(lengths, variance, color=f"C{i}", label=name, **style)
         axis.fill_between(lengths, low, high, color=f"C{i}", alpha=0.2, lw=0)
         if name == "pes":
-            share = PES_SEGMENT / np.array(lengths)
+            fraction = PES_SEGMENT / np.array(lengths)
             label = "pes, at equal inner steps"
-            axis.plot(lengths, share * variance, ":", color=f"C{i}", label=label)
+            axis.plot(lengths, fraction * variance, ":", color=f"C{i}", label=label)
     smooth = max(results[length]["pes"]["variance"] for length in lengths)
     axis.set(yscale="log", ylabel="variance of an estimate, summed over theta (95 %)")
     axis.set_ylim(top=1e4 * smooth)  # Pathwise goes on far beyond.
@@ -202,7 +201,7 @@ def _finish(figure, axis, lengths, title, file):
 def choose():
     """Rule, theta, task, and what to call them."""
     if _WEIGHTS.value:
-        rule, theta, _ = saved_model.read(pretrained.path(_WEIGHTS.value))
+        rule, theta, _ = saved_model.read(pretrained.find(_WEIGHTS.value))
         task = tasks.get("digits_mlp", data_dir=_DATA_DIR.value)
         return rule, theta, task, f"meta-trained weights {_WEIGHTS.value!r}"
     rule = rules.MLP(hidden_size=4, step_mult=_STEP_MULT.value, exp_mult=0.1)
@@ -230,9 +229,7 @@ def main(argv):
     os.makedirs(_OUT_DIR.value, exist_ok=True)
     os.makedirs(os.path.dirname(_SAMPLES.value) or ".", exist_ok=True)
     np.savez(_SAMPLES.value, lengths=lengths, **samples)
-    with open(os.path.join(_OUT_DIR.value, "unroll_length.json"), "w", encoding="utf-8") as f:
-        json.dump(results, f, indent=1)
-        f.write("\n")
+    provenance.write_results(os.path.join(_OUT_DIR.value, "unroll_length.json"), results)
     setting = f"{setting}, {_PARTICLES} particles"
     plot_norms(lengths, results, setting, os.path.join(_OUT_DIR.value, "gradient_norm.png"))
     file = os.path.join(_OUT_DIR.value, "gradient_variance.png")

@@ -10,13 +10,12 @@ are gathered inside of the compiled step; `benchmarks/tasks/input_share.py` has 
 import os
 import tempfile
 
-import keras
 import stopwatch
 from absl import app, flags, logging
 
 from lopt_keras import rules
-from meta import estimators, tasks
-from meta.outer_loop import OuterLoop
+from meta.training.config import MetaTrainingConfig
+from meta.training.run import started
 
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/performance", "For the figures.")
 _NUM_STEPS = flags.DEFINE_integer("num_steps", 500, "Outer steps.", lower_bound=100)
@@ -25,15 +24,22 @@ _FIRST = 10
 
 def measure(num_steps):
     """Seconds in all and in compiled steps, and the difference in percent: dict."""
-    rule = rules.FactoredMLP(step_mult=0.01, exp_mult=0.1)
-    task = tasks.get("digits_mlp", hidden_units=(32,))
-    estimator = estimators.get("es", rule, task, num_particles=64, unroll_length=20)
     with tempfile.TemporaryDirectory() as directory:
-        loop = OuterLoop(estimator, keras.optimizers.Adam(), seed=0, out_dir=directory)
-        loop.run(_FIRST)
-        before = loop.seconds
-        wall = stopwatch.once(lambda: loop.run(_FIRST + num_steps))["wall"]
-        compiled = loop.seconds - before
+        config = MetaTrainingConfig(
+            directory,
+            task_config={"hidden_units": (32,)},
+            rule=rules.FactoredMLP(step_mult=0.01, exp_mult=0.1),
+            estimator="es",
+            num_particles=64,
+            unroll_length=20,
+            outer_objective="train",
+        )
+        with started(config) as training:
+            loop = training.loop
+            loop.run(_FIRST)
+            before = loop.seconds
+            wall = stopwatch.once(lambda: loop.run(_FIRST + num_steps))["wall"]
+            compiled = loop.seconds - before
     return {
         "outer_steps": num_steps,
         "seconds": wall,

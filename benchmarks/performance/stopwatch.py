@@ -1,14 +1,10 @@
 """Timing of functions side by side, and the JSON of what was found."""
 
-import json
 import os
 import platform
-import sys
 import time
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 
 def interleaved(functions, repetitions, unit=1.0):
@@ -53,21 +49,16 @@ def once(function):
 
 
 def write(path, figures):
-    """JSON of figures, with the command that made them and what they were made on."""
-    command = [os.path.relpath(sys.argv[0]), *sys.argv[1:]]
-    provenance = {
-        "command": " ".join(["python", *command]),
+    """JSON of figures, with the program that made them and what it ran on."""
+    from meta import provenance  # Not above: what is timed and weighed has no meta-training in it.
+
+    machine = {
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
         "processor": _processor(),
         "cores": os.cpu_count(),
         "load_average_of_5_minutes": round(os.getloadavg()[1], 1),
-        "python": platform.python_version(),
-        **{module.__name__: module.__version__ for module in (tf, keras, np)},
     }
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(path, "w", encoding="utf-8") as f:
-        json.dump({**provenance, **figures}, f, indent=1)
-        f.write("\n")
+    provenance.write_results(path, {**machine, **figures})
     print(f"Figures: {path}")
 
 

@@ -15,18 +15,19 @@ import json
 import multiprocessing
 import os
 
-import keras
 import matplotlib
 import numpy as np
 import tqdm
 from absl import app, flags, logging
 
 from lopt_keras import rules
-from meta import comparison, estimators, random, run_directory, tasks
-from meta.curriculum import Curriculum
-from meta.mixture import Mixture, scored
-from meta.outer_loop import OuterLoop
-from meta.tasks import distribution, references
+from meta import provenance, random, tasks
+from meta.tasks.mixture import Mixture, scored
+from meta.tasks.sampling import distribution
+from meta.tasks.scoring import references
+from meta.training.config import MetaTrainingConfig
+from meta.training.inner_training import InnerTraining
+from meta.training.run import train
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -72,38 +73,25 @@ def meta_train_all(counts):
 
 def meta_train(mixture, seed, outer_steps, out_dir, data_dir):
     """Theta after meta-training on a mixture, and what it took: dict."""
-    mixture.complete(data_dir)
-    programs = mixture.build(data_dir)
-    horizon = references.NUM_STEPS
-    training = {
-        name: (
-            estimators.get(
-                "pes",
-                RULE,
-                task,
-                num_particles=_PARTICLES,
-                stddev=_STDDEV,
-                unroll_length=_UNROLL_LENGTH,
-                horizon=horizon,
-                outer_split="validation",
-            ),
-            weight,
-        )
-        for name, (task, weight) in programs.items()
-    }
-    loop = OuterLoop(
-        training,
-        keras.optimizers.Adam(_OUTER_RATE),
-        seed,
+    config = MetaTrainingConfig(
         out_dir,
+        rule=RULE,
+        tasks=mixture,
+        num_outer_steps=outer_steps,
+        num_particles=_PARTICLES,
+        es_stddev=_STDDEV,
+        unroll_length=_UNROLL_LENGTH,
+        horizon=references.NUM_STEPS,
+        outer_learning_rate=_OUTER_RATE,
+        seed=seed,
         checkpoint_every=_CHECKPOINT_EVERY,
-        curriculum=Curriculum("constant", horizon),
+        data_dir=data_dir,
     )
-    loop.restore()
-    loop.run(outer_steps)
+    training = train(config)
+    loop = training.loop
     return loop.theta, {
-        "tasks": int(sum(weight for _, weight in programs.values())),
-        "programs": len(programs),
+        "tasks": int(sum(training.weights.values())),
+        "programs": len(training.weights),
         "outer_steps": loop.step,
         "seconds": loop.seconds,
         "compile_seconds": loop.compile_seconds,
@@ -139,12 +127,13 @@ def evaluate(config, task, thetas):
         with open(file, encoding="utf-8") as f:
             return json.load(f)
     steps, seed = references.NUM_STEPS, random.seed(1)
-    trajectory = comparison.run(RULE, task, thetas, steps, seed, "validation", _PROBLEMS)
-    scores = trajectory.outer_loss[-steps // 10 :]
+    training = InnerTraining(task, RULE, len(thetas), _PROBLEMS, steps, signals_known=True)
+    curves = training(thetas, seed)
+    scores = np.stack([own.held_out[-steps // 10 :] for own in curves], axis=1)
     scores = np.where(np.isfinite(scores), scores, _LARGEST_SCORE)
     scores = np.clip(scores, -_LARGEST_SCORE, _LARGEST_SCORE).mean(axis=(0, 2)).tolist()
     os.makedirs(os.path.dirname(file), exist_ok=True)
-    run_directory.write_json(file, scores)
+    provenance.write_json(file, scores)
     return scores
 
 
@@ -223,7 +212,7 @@ def main(argv):
         "scores": {of: measure(of, trained, rng) for of in HELD_OUT_SETS},
     }
     os.makedirs(_OUT_DIR.value, exist_ok=True)
-    run_directory.write_json(os.path.join(_OUT_DIR.value, "generalisation.json"), results)
+    provenance.write_results(os.path.join(_OUT_DIR.value, "generalisation.json"), results)
     picture = os.path.join(_OUT_DIR.value, "generalisation.png")
     plot(results, picture)
     print(f"Picture: {picture}")

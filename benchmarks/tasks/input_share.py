@@ -16,8 +16,9 @@ import tqdm
 from absl import app, flags, logging
 
 from lopt_keras import rules
-from meta import estimators, random, run_directory, tasks
-from meta.tasks import distribution
+from meta import estimators, provenance, random, tasks
+from meta.tasks.sampling import distribution
+from meta.tasks.wrapper import Wrapper
 
 _FAMILIES = flags.DEFINE_list("families", None, "Families. Default: all of meta-training.")
 _PARTICLES = flags.DEFINE_integer("particles", 16, "Particles.", lower_bound=2)
@@ -27,11 +28,11 @@ _OUT_DIR = flags.DEFINE_string("out_dir", "out/tasks", "For the figures.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
 
 
-class DrawnBefore:
+class DrawnBefore(Wrapper):
     """A task whose batch is always the same one: its `batch` costs nothing in a loop."""
 
     def __init__(self, task, num):
-        self._task = task
+        object.__setattr__(self, "task", task)
         setting = task.draw(random.seed(0), num)
         self._batches = {
             split: tf.nest.map_structure(
@@ -42,9 +43,6 @@ class DrawnBefore:
 
     def batch(self, split, seed, num, setting):
         return self._batches[split]
-
-    def __getattr__(self, name):
-        return getattr(self._task, name)
 
 
 def make_step(task, rule):
@@ -59,12 +57,12 @@ def make_step(task, rule):
         outer_split="validation",
     )
     theta = {name: tf.constant(value) for name, value in rule.init_theta(0).items()}
-    worker = estimator.init_worker(theta, random.seed(0))
+    state = estimator.init_state(theta, random.seed(0))
     estimate = tf.function(estimator.estimate, jit_compile=True, autograph=False)
 
     def step():
         start = time.perf_counter()
-        result = estimate(theta, worker, random.seed(1))
+        result = estimate(theta, state, random.seed(1))
         float(result.metrics["meta_loss"])
         return time.perf_counter() - start
 
@@ -73,7 +71,7 @@ def make_step(task, rule):
 
 
 def measure(family):
-    """Median seconds of both, and the share of the input: dict."""
+    """Median seconds of both, and the fraction of the input: dict."""
     config = next(
         config
         for config in (tasks.sample_config(seed) for seed in range(10_000))
@@ -83,12 +81,12 @@ def measure(family):
     whole = make_step(task, rule)
     without = make_step(DrawnBefore(task, _PARTICLES.value // 2), rule)
     pairs = np.array([(whole(), without()) for _ in range(_REPETITIONS.value)])
-    shares = 1.0 - pairs[:, 1] / pairs[:, 0]
+    fractions = 1.0 - pairs[:, 1] / pairs[:, 0]
     return {
         "architecture": config.architecture,
         "milliseconds": 1e3 * float(np.median(pairs[:, 0])),
         "input_share": float(1.0 - np.median(pairs[:, 1]) / np.median(pairs[:, 0])),
-        "input_share_quartiles": np.quantile(shares, [0.25, 0.75]).tolist(),
+        "input_share_quartiles": np.quantile(fractions, [0.25, 0.75]).tolist(),
     }
 
 
@@ -102,9 +100,8 @@ def main(argv):
             f"{family:>24}: {found['milliseconds']:8.1f} ms an outer step, "
             f"input {100 * found['input_share']:5.1f} %"
         )
-    os.makedirs(_OUT_DIR.value, exist_ok=True)
     settings = {"particles": _PARTICLES.value, "unroll_length": _UNROLL_LENGTH.value}
-    run_directory.write_json(
+    provenance.write_results(
         os.path.join(_OUT_DIR.value, "input_share.json"), {**settings, "families": results}
     )
 

@@ -13,3 +13,8 @@ def list_pretrained():
 def path(name):
     """The export directory of shipped weights."""
     return _DIRECTORY / name
+
+
+def find(weights):
+    """The export directory of weights that ship, by their name; of others, the path that it is."""
+    return path(weights) if weights in list_pretrained() else weights

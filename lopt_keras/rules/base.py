@@ -2,11 +2,12 @@
 
 import abc
 import dataclasses
-import math
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from keras import ops
+
+from lopt_keras.rules import step
 
 
 class Signal(NamedTuple):
@@ -94,7 +95,7 @@ class UpdateRule(abc.ABC):
     `coordinate`; one that mixes information between tensors `summarise` too.
 
     Attributes:
-        hears: names of the `Signals` that the rule makes use of, besides `step`.
+        signals: names of the `Signals` that the rule makes use of, besides `step`.
         mixes_tensors: whether the update of a tensor depends on the others.
         permutes_with_axes: whether a tensor with its axes permuted gets the same
             update with its axes permuted.
@@ -108,7 +109,7 @@ class UpdateRule(abc.ABC):
             parts but an `update` of its own, and all its state is shared.
     """
 
-    hears: ClassVar[tuple[str, ...]] = ()
+    signals: ClassVar[tuple[str, ...]] = ()
     mixes_tensors: ClassVar[bool] = False
     permutes_with_axes: ClassVar[bool] = True
     flattens: ClassVar[bool] = False
@@ -206,18 +207,18 @@ class UpdateRule(abc.ABC):
         Returns:
             `(updates, state)`. The caller adds the updates to the params.
         """
-        tensors, summaries = state.tensors, [{}] * len(params)
-        if self.mixes_tensors:
-            pairs = [
-                self.summarise(theta, tensor, state.shared, grad, param)
-                for tensor, grad, param in zip(tensors, grads, params, strict=True)
-            ]
-            tensors, summaries = zip(*pairs, strict=True)
-        shared, messages = self.coordinate(theta, state.shared, summaries, signals)
-        pairs = [
-            self.update_tensor(theta, tensor, message, grad, param, signals)
-            for tensor, message, grad, param in zip(tensors, messages, grads, params, strict=True)
-        ]
+
+        def summarise(i):
+            return self.summarise(theta, state.tensors[i], state.shared, grads[i], params[i])
+
+        def coordinate(summaries):
+            return self.coordinate(theta, state.shared, summaries, signals)
+
+        def update(i, tensor, message):
+            tensor = state.tensors[i] if tensor is None else tensor
+            return self.update_tensor(theta, tensor, message, grads[i], params[i], signals)
+
+        shared, pairs = step.take(self, len(params), summarise, coordinate, update)
         updates, tensors = zip(*pairs, strict=True)
         return list(updates), State(list(tensors), shared)
 
@@ -274,56 +275,3 @@ def _check_entry(name, value, shape):
     if not np.isfinite(array).all():
         raise ValueError(f"theta[{name!r}] must be finite in float32. Received a NaN or infinity.")
     return array
-
-
-def check_integer(name, value, low, high=math.inf):
-    """Raises unless `value` is an integer in `[low, high]`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}")
-    if not low <= value <= high:
-        raise ValueError(f"`{name}` must be in [{low}, {high}]. Received: {name}={value!r}")
-
-
-def check_number(name, value, low=0.0, high=math.inf, low_open=False):
-    """Raises unless `value` is a finite number in `[low, high)`, or `(low, high)` if `low_open`."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number):
-        raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}")
-    if not (low < value < high or (value == low and not low_open)):
-        interval = f"{'(' if low_open else '['}{low}, {high})"
-        raise ValueError(f"`{name}` must be in {interval}. Received: {name}={value!r}")
-
-
-def check_bool(name, value):
-    """Raises unless `value` is a bool."""
-    if not isinstance(value, bool):
-        raise TypeError(f"`{name}` must be a bool. Received: {name}={value!r}")
-
-
-def check_decay_field(rule, name):
-    """Makes a field of a rule a tuple of floats; raises unless each is in [0, 1)."""
-    value = getattr(rule, name)
-    if isinstance(value, str) or not np.iterable(value):
-        raise TypeError(f"`{name}` must be a sequence of numbers. Received: {name}={value!r}")
-    value = tuple(value)
-    if not value:
-        raise ValueError(f"`{name}` must hold at least one decay. Received: {name}={value!r}")
-    for decay in value:
-        check_number(name, decay, high=1.0)
-    object.__setattr__(rule, name, tuple(float(decay) for decay in value))
-
-
-def check_decay_counts(rule):
-    """Checks `rms_decays` and `factored_decays` of a rule, against its `momentum_decays`."""
-    check_decay_field(rule, "rms_decays")
-    check_decay_field(rule, "factored_decays")
-    momenta = len(rule.momentum_decays)
-    if len(rule.rms_decays) not in (1, momenta):
-        raise ValueError(
-            f"`rms_decays` must hold 1 or {momenta} decays (as many as `momentum_decays`). "
-            f"Received: rms_decays={rule.rms_decays}"
-        )
-    if len(rule.factored_decays) != momenta:
-        raise ValueError(
-            f"`factored_decays` must hold {momenta} decays (as many as `momentum_decays`). "
-            f"Received: factored_decays={rule.factored_decays}"
-        )

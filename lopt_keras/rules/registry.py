@@ -6,6 +6,16 @@ from lopt_keras.rules.base import UpdateRule
 
 _RULES = {}
 
+_RENAMED = {
+    "NormalizedMLP": {"cautious": "noise_scaled"},
+    "Scheduled": {
+        "smallest_scale": "min_parameter_scale",
+        "largest_scale": "max_parameter_scale",
+        "hears_validation_loss": "uses_validation_loss",
+    },
+}
+"""What arguments were called before 0.1.0, as the metadata of older exports has them."""
+
 
 def register(*classes):
     """Makes rules known by their class names; returns the names of all."""
@@ -44,6 +54,8 @@ def get(identifier, **config):
             f"Received: {identifier!r}"
         )
     rule = _class_named(identifier)
+    renamed = _RENAMED.get(rule.__name__, {})
+    config = {renamed.get(name, name): value for name, value in config.items()}
     try:
         return rule(**config)
     except TypeError as error:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lopt_keras.rules.base import check_number
+from lopt_keras.validation import check_number
 from meta.continuation.problem import Problem
 
 CHOICES = ("evidence", "discrepancy")

@@ -5,12 +5,12 @@ import numpy as np
 import tensorflow as tf
 
 from meta import random
-from meta.evaluation.training import TEST_BATCHES, Curves
-from meta.tasks.references import Chosen
+from meta.tasks.wrapper import Chosen
+from meta.training.inner_training import Curves
 
 
 class KerasTraining:
-    """A Keras optimizer on the same problems and batches as `RuleTraining`.
+    """A Keras optimizer on the same problems and batches as `InnerTraining`.
 
     The steps are one XLA program. The optimizer hears what `fit` would tell it, and, if it
     has the attribute `total_steps`, the number of steps.
@@ -19,25 +19,28 @@ class KerasTraining:
         task: `Task`.
         make: function without arguments that returns the optimizer.
         num_problems, num_steps: Python ints.
-        told: whether the optimizer hears the number of steps.
+        signals_known: whether the optimizer hears the number of steps.
+        test_batches: over how many batches `Curves.test` is a mean.
     """
 
-    def __init__(self, task, make, num_problems, num_steps, told):
+    def __init__(self, task, make, num_problems, num_steps, signals_known, test_batches):
         self._task, self._num_problems, self._num_steps = task, num_problems, num_steps
+        self._test_batches = test_batches
         self._variables = [keras.Variable(np.zeros(s, "float32")) for s in task.parameter_shapes()]
         self._optimizer = make()
-        if told and hasattr(self._optimizer, "total_steps"):
+        if signals_known and hasattr(self._optimizer, "total_steps"):
             self._optimizer.total_steps = num_steps
         self._optimizer.build(self._variables)
         self._initial = [variable.numpy() for variable in self._optimizer.variables]
         self._program = tf.function(self._train, jit_compile=True, autograph=False)
 
-    def __call__(self, learning_rate, variant, seed):
+    def __call__(self, learning_rate, seed, variant):
         """Trains from the beginning.
 
         Args:
             learning_rate: a number, or None to leave it as it is.
-            variant, seed: as for `RuleTraining`.
+            seed: as for `InnerTraining`.
+            variant: of the task, an integer.
 
         Returns:
             `Curves`.
@@ -104,7 +107,8 @@ class KerasTraining:
             return i + 1, total + self._task.score(self._loss(data, own), own)[0]
 
         start = tf.constant(0), tf.constant(0.0)
-        return tf.while_loop(lambda i, _: i < TEST_BATCHES, body, start)[1] / TEST_BATCHES
+        total = tf.while_loop(lambda i, _: i < self._test_batches, body, start)[1]
+        return total / self._test_batches
 
     def _batch(self, split, seed, setting, problem):
         return _only(self._task.batch(split, seed, self._num_problems, setting), problem)

@@ -11,10 +11,12 @@ from absl import app, flags
 
 from export import command
 from lopt_keras import rules
-from meta import comparison, random
-from meta.mixture import Mixture
-from meta.tasks import distribution, references
+from meta import random
 from meta.tasks.families import FAMILIES
+from meta.tasks.mixture import Mixture
+from meta.tasks.sampling import distribution
+from meta.tasks.scoring import references
+from meta.training.inner_training import InnerTraining
 
 _LIST = flags.DEFINE_bool("list", False, "Shows the families and the ranges of their parameters.")
 _SAMPLE = flags.DEFINE_integer(
@@ -27,7 +29,7 @@ _SAMPLE = flags.DEFINE_integer(
 _REFERENCES = flags.DEFINE_integer(
     "references",
     None,
-    "Completes meta/tasks/references.json for so many tasks, those of the seeds 0, 1, ...",
+    "Completes meta/tasks/scoring/references.json for so many tasks, those of the seeds 0, 1, ...",
     lower_bound=1,
     upper_bound=100_000,
 )
@@ -82,16 +84,9 @@ def _show_task(seed):
     config = distribution.sample_config(seed, _SET.value)
     task = config.build(_DATA_DIR.value)
     adams = [rules.Adam(learning_rate=rate) for rate in _LEARNING_RATES]
-    trajectory = comparison.run(
-        adams[0],
-        task,
-        [adam.init_theta() for adam in adams],
-        _NUM_STEPS,
-        random.seed(0),
-        "validation",
-        seeds=2,
-    )
-    losses = trajectory.outer_loss.mean(axis=-1)
+    training = InnerTraining(task, adams[0], len(adams), 2, _NUM_STEPS, signals_known=True)
+    curves = training([adam.init_theta() for adam in adams], random.seed(0))
+    losses = np.stack([own.held_out.mean(axis=-1) for own in curves], axis=1)
     best = int(np.nanargmin(losses[-10:].mean(axis=0)))
     sizes = task.parameter_shapes()
     arguments = {**config.architecture, **config.setting}

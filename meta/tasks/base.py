@@ -152,7 +152,7 @@ class Task(abc.ABC):
     def get_config(self):
         """The constructor's arguments, as JSON can hold them."""
         fields = (f for f in dataclasses.fields(self) if f.metadata.get("in_config", True))
-        return {field.name: _plain(getattr(self, field.name)) for field in fields}
+        return {field.name: plain(getattr(self, field.name)) for field in fields}
 
 
 def elsewhere(default=None):
@@ -160,7 +160,7 @@ def elsewhere(default=None):
     return dataclasses.field(default=default, metadata={"in_config": False})
 
 
-def _plain(value):
+def plain(value):
     """As JSON can hold it; a dataset is its name."""
     if isinstance(value, tuple | list | np.ndarray) and not hasattr(value, "name"):
         return np.asarray(value).tolist()

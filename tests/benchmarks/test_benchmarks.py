@@ -6,6 +6,7 @@ What they find is not looked at: that takes the sizes at which they are run.
 import importlib.util
 import pathlib
 import sys
+import types
 
 import keras
 import numpy as np
@@ -13,8 +14,8 @@ import pytest
 from absl import flags
 
 from lopt_keras import rules
-from meta.mixture import Mixture, scored
-from meta.tasks import distribution
+from meta.tasks.mixture import Mixture, scored
+from meta.tasks.sampling import distribution
 
 ROOT = pathlib.Path(__file__).parent.parent.parent / "benchmarks"
 SCRIPTS = sorted(file.relative_to(ROOT).as_posix() for file in ROOT.rglob("*.py"))
@@ -36,15 +37,10 @@ def time_a_step(module, folder):
 
 
 def make_workloads(module, folder):
-    for name, workload in module.WORKLOADS.items():
+    for name, workload in {**module.WORKLOADS, **module.SMALLER}.items():
         own = workload(str(folder))
         first = keras.tree.map_structure(lambda array: array[:1], own.train[0])
         assert own.make()(first).shape[0] == 1, name
-
-
-def make_own_models(module, folder):
-    for own in (module.digits(), module.wine()):
-        assert own.make()(own.train[0][:2]).shape[0] == 2
 
 
 def make_contenders(module, folder):
@@ -69,14 +65,30 @@ def check_gradients(module, folder):
     assert np.isfinite([whole, truncated]).all()
 
 
+def fit_once(module, folder):
+    """On a problem of a few rows, by the smallest of the grids."""
+    x = np.linspace(-1.0, 1.0, 8, dtype="float32")[:, None]
+    split = {"train": (x, 2 * x), "validation": (x, 2 * x), "test": (x, 2 * x)}
+
+    def make():
+        return keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+
+    workload = types.SimpleNamespace(make=make, loss="mse", batch_size=4, **split)
+    runs = module.compare({"SGD": lambda: keras.optimizers.SGD(0.1)}, workload, 2, num_seeds=2)
+    (summary,) = module.summarise(runs).values()
+    assert summary["validation"]["mean"] < 4.0 / 3
+    assert len(runs["SGD"][0]["epoch_seconds"]) == 2
+    found = module.best_rate(lambda rate: {"validation": [np.nan, abs(rate - 0.01)]})
+    assert found == 0.01
+
+
 BUILDS = {
+    "fitting.py": fit_once,
     "gradients/truncation_bias.py": check_gradients,
     "headline.py": lambda module, _: module.build_model(
         {"filters": [2], "strides": [1]}, (8, 8, 1), 3
     ),
-    "keras_convnet.py": lambda module, _: module.build_model(),
     "model_zoo.py": make_workloads,
-    "own_model.py": make_own_models,
     "performance/contenders.py": make_contenders,
     "performance/models.py": make_variables,
     "performance/stopwatch.py": measure_once,

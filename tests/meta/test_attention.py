@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from meta import random
-from meta.tasks import attention
+from meta.tasks.networks import attention
 
 SEED = random.seed(4)
 P, B, T, WIDTH = 2, 3, 5, 8

@@ -6,9 +6,10 @@ import tensorflow as tf
 from problems import Quadratic, small_mlp
 
 from lopt_keras import rules
-from meta import random, tasks, unroll
-from meta.tasks.augmentation import REPARAMETERISATIONS, Augmented
-from meta.tasks.normalized import Normalized
+from meta import random, tasks
+from meta.tasks.sampling.augmentation import REPARAMETERISATIONS, Augmented
+from meta.tasks.scoring.normalized import Normalized
+from meta.training import unroll
 
 SEED = random.seed(11)
 NUM = 3

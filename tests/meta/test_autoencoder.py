@@ -5,8 +5,8 @@ import tensorflow as tf
 from problems import random_images
 
 from meta import random, tasks
-from meta.tasks import autoencoder
-from meta.tasks.convolution import upsample
+from meta.tasks.families import autoencoder
+from meta.tasks.networks.convolution import upsample
 
 SEED = random.seed(6)
 

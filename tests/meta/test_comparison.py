@@ -3,7 +3,7 @@ import pytest
 from problems import Quadratic, small_mlp
 
 from lopt_keras import rules
-from meta import comparison
+from meta.evaluation import candidates, comparison
 
 
 @pytest.fixture(scope="module")
@@ -14,46 +14,44 @@ def curves():
 
 def test_every_baseline_is_tuned_and_runs_on_the_same_problems(curves):
     assert len(curves) == 4
-    assert curves[0].name == "learned"
-    for name, curve in zip(comparison.BASELINES, curves[1:], strict=True):
-        assert curve.name.startswith(f"{name}, learning rate ")
-        assert curve.train.shape == curve.test.shape == (60, 8)
+    learned, *others = curves.values()
+    assert next(iter(curves)) == "learned"
+    for name, label, own in zip(comparison.COMPARED, list(curves)[1:], others, strict=True):
+        assert label.startswith(f"{name}, learning rate ")
+        assert own.train.shape == own.held_out.shape == (60, 8)
         # Same initial parameters, same first batches.
-        np.testing.assert_allclose(curve.train[0], curves[0].train[0], rtol=1e-6)
-        np.testing.assert_allclose(curve.test[0], curves[0].test[0], rtol=1e-6)
+        np.testing.assert_allclose(own.train[0], learned.train[0], rtol=1e-6)
+        np.testing.assert_allclose(own.held_out[0], learned.held_out[0], rtol=1e-6)
         # The stand-in for a learned rule does not move, the tuned baselines do.
-        assert curve.train[-6:].mean() < 0.8 * curves[0].train[-6:].mean()
-    for _, grid in comparison.BASELINES.values():
-        assert len(grid) == 9
-        np.testing.assert_allclose(np.diff(np.log10(grid)), 0.5)
+        assert own.train[-6:].mean() < 0.8 * learned.train[-6:].mean()
 
 
 def test_tuning_finds_the_best_of_the_grid():
     rule = rules.SGD(learning_rate=1e-6)
     curves = comparison.compare(Quadratic(), rule, rule.init_theta(), num_steps=30, seed=0)
+    rates = candidates.grid(candidates.BASELINES["SGD, momentum"], 9)
+    np.testing.assert_allclose(np.diff(np.log10(rates)), 0.5, atol=1e-3)
     losses = {}
-    for rate in comparison.BASELINES["SGD"][1]:
+    for rate in rates:
         x, m = 1.0, 0.0
         history = []
         for _ in range(30):
             history.append(x * x)
-            m = 0.9 * m - float(rate) * 2.0 * x
+            m = 0.9 * m - rate * 2.0 * x
             x += m
-        losses[float(rate)] = np.mean(history[-3:])
+        losses[rate] = np.mean(history[-2:])
     best = min(losses, key=losses.get)
-    assert curves[1].name == f"SGD, learning rate {best:.2g}"
-    np.testing.assert_allclose(curves[1].test[-3:].mean(), losses[best], rtol=1e-3)
+    sgd = curves[f"SGD, momentum, learning rate {best:.2g}"]
+    np.testing.assert_allclose(sgd.held_out[-2:].mean(), losses[best], rtol=1e-3)
 
 
 def test_summary(curves):
     summary = comparison.summarise(curves)
-    figures = summary["learned"]
-    np.testing.assert_allclose(
-        figures["mean_train_loss"]["mean"], curves[0].train.mean(), rtol=1e-5
-    )
-    final = curves[0].test[-6:].mean(axis=0)
-    np.testing.assert_allclose(figures["final_test_loss"]["mean"], final.mean(), rtol=1e-5)
-    np.testing.assert_allclose(figures["final_test_loss"]["std"], final.std(ddof=1), rtol=1e-4)
+    found, learned = summary["learned"], curves["learned"]
+    np.testing.assert_allclose(found["mean_train_loss"]["mean"], learned.train.mean(), rtol=1e-5)
+    final = learned.held_out[-3:].mean(axis=0)
+    np.testing.assert_allclose(found["final_test_loss"]["mean"], final.mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["final_test_loss"]["std"], final.std(ddof=1), rtol=1e-4)
 
 
 def test_picture(curves, tmp_path):
@@ -62,9 +60,3 @@ def test_picture(curves, tmp_path):
     content = file.read_bytes()
     assert content.startswith(b"\x89PNG")
     assert len(content) > 10_000
-
-
-def test_smoothing_looks_back_only():
-    losses = np.arange(200.0)[:, None]
-    smooth = comparison.smooth(losses, 4)
-    np.testing.assert_allclose(smooth[:5, 0], [0, 0.5, 1, 1.5, 2.5])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from meta import tasks
-from meta.tasks import distribution
+from meta.tasks.sampling import distribution
 
 TRAIN = [tasks.sample_config(seed) for seed in range(2500)]
 

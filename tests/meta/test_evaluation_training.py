@@ -7,8 +7,8 @@ from lopt_keras import LearnedOptimizer, rules
 from meta import random
 from meta.evaluation.keras_training import KerasTraining
 from meta.evaluation.side_by_side import SideBySide
-from meta.evaluation.training import RuleTraining
-from meta.tasks.augmentation import Augmented
+from meta.tasks.sampling.augmentation import Augmented
+from meta.training.inner_training import InnerTraining
 
 SEED = random.seed(3)
 STEPS = 12
@@ -31,8 +31,8 @@ def assert_same(first, second):
 
 
 def alone(task, rule, theta=None):
-    training = RuleTraining(task, rule, 1, 2, STEPS, told=True)
-    return training([theta or rule.init_theta()], 1, SEED)[0]
+    training = InnerTraining(task, rule, 1, 2, STEPS, signals_known=True, test_batches=20)
+    return training([theta or rule.init_theta()], SEED, 1)[0]
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +42,15 @@ def adam(task):
 
 def test_rules_side_by_side_do_what_each_does_alone(task, adam):
     rule = SideBySide(RULES)
-    training = RuleTraining(task, rule, len(RULES), 2, STEPS, told=True)
-    together = training([rule.init_theta()] * len(RULES), 1, SEED)
+    training = InnerTraining(task, rule, len(RULES), 2, STEPS, signals_known=True, test_batches=20)
+    together = training([rule.init_theta()] * len(RULES), SEED, 1)
     assert_same(together[1], adam)
     for i in (0, 2, 3):  # Fewer entries of state, shared state, the horizon.
         assert_same(together[i], alone(task, RULES[i]))
     # All saw the same problems.
     for curves in together:
         np.testing.assert_allclose(curves.train[0], adam.train[0], rtol=1e-6)
-        assert curves.train.shape == curves.validation.shape == (STEPS, 2)
+        assert curves.train.shape == curves.held_out.shape == (STEPS, 2)
         assert curves.test.shape == (2,)
     assert len({float(curves.train[-1, 0]) for curves in together}) == len(RULES)
 
@@ -59,11 +59,11 @@ def test_a_keras_optimizer_has_the_same_curves_as_its_rule(task, adam):
     def make():
         return keras.optimizers.Adam(0.5)
 
-    training = KerasTraining(task, make, 2, STEPS, told=True)
-    assert_same(training(0.01, 1, SEED), adam)
-    assert not np.allclose(training(0.1, 1, SEED).train[-1], adam.train[-1])
+    training = KerasTraining(task, make, 2, STEPS, signals_known=True, test_batches=20)
+    assert_same(training(0.01, SEED, 1), adam)
+    assert not np.allclose(training(0.1, SEED, 1).train[-1], adam.train[-1])
     # The state of the optimizer begins anew.
-    assert_same(training(0.01, 1, SEED), adam)
+    assert_same(training(0.01, SEED, 1), adam)
 
 
 def test_a_keras_optimizer_hears_of_the_horizon(task):
@@ -72,12 +72,12 @@ def test_a_keras_optimizer_hears_of_the_horizon(task):
     def make():
         return LearnedOptimizer(rule.init_theta(), rule)
 
-    training = KerasTraining(task, make, 2, STEPS, told=True)
-    assert_same(training(None, 1, SEED), alone(task, rule))
+    training = KerasTraining(task, make, 2, STEPS, signals_known=True, test_batches=20)
+    assert_same(training(None, SEED, 1), alone(task, rule))
 
 
 def test_losses_are_scores(adam):
     """Not those that the augmentation multiplies by up to ten, or divides."""
     assert (adam.train[0] > 0.3).all()
     assert (adam.train[0] < 2.0).all()
-    np.testing.assert_allclose(adam.train[0], adam.validation[0], rtol=0.5)
+    np.testing.assert_allclose(adam.train[0], adam.held_out[0], rtol=0.5)

@@ -3,7 +3,7 @@ import pytest
 import tensorflow as tf
 
 from meta import random, tasks
-from meta.tasks.optimizer_training import RULES
+from meta.tasks.families.optimizer_training import RULES
 
 SEED = random.seed(4)
 

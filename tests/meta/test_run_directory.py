@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from meta import run_directory
+from meta import provenance
+from meta.training import run_directory
 
 RUN = {"flags": {"seed": 1}, "rule": {}}
 
@@ -36,9 +37,19 @@ def test_the_same_flags_resume(tmp_path, monkeypatch):
     leave_checkpoint(tmp_path)
     (tmp_path / run_directory.RUN_FILE).write_text(json.dumps({**RUN, "commits": []}))
     for commit in ("one", "one", None, "two"):
-        monkeypatch.setattr(run_directory, "commit", lambda commit=commit: commit)
+        monkeypatch.setattr(provenance, "commit", lambda commit=commit: commit)
         run_directory.claim(tmp_path, RUN)
     assert read(tmp_path)["commits"] == ["one", "two"]
+
+
+def test_a_run_from_before_flags_were_renamed_resumes(tmp_path):
+    leave_checkpoint(tmp_path)
+    old = {**run_of(horizon_told=0.5, seed=1), "commits": []}
+    (tmp_path / run_directory.RUN_FILE).write_text(json.dumps(old))
+    with pytest.raises(ValueError, match=r"--horizon_known=0.5. Received: --horizon_known=1.0"):
+        run_directory.claim(tmp_path, run_of(horizon_known=1.0, seed=1))
+    run_directory.claim(tmp_path, run_of(horizon_known=0.5, seed=1))
+    assert read(tmp_path)["flags"] == {"horizon_known": 0.5, "seed": 1}
 
 
 @pytest.mark.parametrize(
@@ -114,7 +125,7 @@ def test_without_git_the_commit_is_unknown(tmp_path, monkeypatch):
 def hold(directory):
     """A process that has locked a directory."""
     code = (
-        "import sys, time\nfrom meta import run_directory\n"
+        "import sys, time\nfrom meta.training import run_directory\n"
         f"with run_directory.lock({str(directory)!r}):\n"
         "    print('locked', flush=True)\n    time.sleep(600)\n"
     )

@@ -5,7 +5,7 @@ import tensorflow as tf
 from problems import loss_and_gradient, random_table
 
 from meta import random, tasks
-from meta.tasks import layers
+from meta.tasks.networks import layers
 
 SEED = random.seed(4)
 

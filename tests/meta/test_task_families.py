@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from meta import random, tasks
-from meta.tasks import distribution
+from meta.tasks.sampling import distribution
 
 SEED = random.seed(5)
 NUM = 2

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import re
@@ -13,8 +14,9 @@ from absl import app, flags
 
 from export import locks
 from lopt_keras import LearnedOptimizer, rules, saved_model
-from meta import run_directory
 from meta import train as binary
+from meta.training import run_directory
+from meta.training.config import MetaTrainingConfig
 
 RULE_CONFIG = {"hidden_size": 2, "hidden_layers": 1, "momentum_decays": [0.9], "step_mult": 0.01}
 FLAGS = [
@@ -131,7 +133,7 @@ def test_the_run_leaves_an_export_a_picture_and_summaries(whole):
 def test_the_outer_learning_rate_warms_up_and_decays():
     def rates(*given):
         flags.FLAGS([*command("x", "y")[2:], *given])
-        rate = binary._outer_learning_rate()
+        rate = binary._config().make_learning_rate()
         flags.FLAGS.unparse_flags()
         return rate if isinstance(rate, float) else [float(rate(i)) for i in (0, 15, 30, 215, 400)]
 
@@ -141,6 +143,28 @@ def test_the_outer_learning_rate_warms_up_and_decays():
     assert rates(constant, "--outer_warmup_steps=0") == 0.01
     no_warmup = [0.01 * (1 + np.cos(np.pi * i / 400)) / 2 for i in (0, 15, 30, 215, 400)]
     np.testing.assert_allclose(rates("--outer_warmup_steps=0"), no_warmup, atol=1e-6)
+
+
+def test_flags_have_the_defaults_of_the_config():
+    defaults = MetaTrainingConfig("x")
+    flags.FLAGS(["meta.train", "--out_dir=x"])
+    found = binary._config()
+    flags.FLAGS.unparse_flags()
+    ours = ("command", "flags")
+    assert dataclasses.replace(found, **dict.fromkeys(ours)) == defaults
+    named = {flag.name for flag in binary._own_flags()}
+    fields = {field.name for field in dataclasses.fields(MetaTrainingConfig)}
+    assert fields - named == set(ours)
+    assert named - fields == {"learning_curve", "compilation_cache"}
+
+
+def test_flags_work_under_their_old_names():
+    flags.FLAGS(["meta.train", "--out_dir=x", "--horizon_told=0.5", "--validation_told=0.25"])
+    config = binary._config()
+    flags.FLAGS.unparse_flags()
+    assert (config.horizon_known, config.validation_known) == (0.5, 0.25)
+    assert config.deciding["horizon_known"] == 0.5
+    assert not set(run_directory.RENAMED) & set(config.deciding)
 
 
 def test_a_run_can_start_from_the_weights_of_another(whole, tmp_path, data_dir):
@@ -242,8 +266,8 @@ def test_the_export_binary_writes_the_same(whole, tmp_path):
         ("--es_stddev=nan", "es_stddev"),
         ("--outer_learning_rate=inf", "outer_learning_rate"),
         ("--outer_gradient_clip=inf", "outer_gradient_clip"),
-        ("--horizon_told=nan", "horizon_told"),
-        ("--validation_told=nan", "validation_told"),
+        ("--horizon_known=nan", "horizon_known"),
+        ("--validation_known=nan", "validation_known"),
         ("--outer_tail=nan", "outer_tail"),
         ("--seed=4294967296", "seed"),
         ("--num_particles=1000000000000", "num_particles"),
@@ -255,7 +279,8 @@ def test_the_export_binary_writes_the_same(whole, tmp_path):
         ('--task_config={"hidden_units": 1e400}', "task_config|hidden_units"),
         ('--task_config={"hidden_units": "many"}', "hidden_units"),
         ('--rule_config={"hidden_size": 4096, "hidden_layers": 16}', "theta of a rule"),
-        ("--tasks=nope", "excludes --task"),
+        ("--tasks=quadratic", "`tasks` excludes `task`"),
+        ("--tasks=nope", "tasks=nope"),
         ("--export_dir=/dev/null/x", "--export_dir.*cannot be a directory"),
         ("--data_dir=/dev/null", "--data_dir.*cannot be a directory"),
         ("--compilation_cache=/dev/null", "--compilation_cache.*cannot be a directory"),
@@ -266,9 +291,9 @@ def test_the_export_binary_writes_the_same(whole, tmp_path):
         ("--outer_learning_rate_schedule=nope", "outer_learning_rate_schedule"),
         ("--outer_warmup_steps=400", "outer_warmup_steps"),
         ("--curriculum=nope", "curriculum"),
-        ("--curriculum=linear", "--shortest_problem=None"),
-        ("--shortest_problem=5", "--shortest_problem=5"),
-        ("--curriculum_steps=5", "--curriculum_steps=5"),
+        ("--curriculum=linear", "shortest_problem=None"),
+        ("--shortest_problem=5", "shortest_problem=5"),
+        ("--curriculum_steps=5", "curriculum_steps=5"),
         ("--segment_length=3", "segment_length"),
         ("--outer_objective=test", "outer_objective"),
         ("--dataset=no_such_dataset", "no_such_dataset"),

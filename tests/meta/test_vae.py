@@ -4,7 +4,7 @@ import tensorflow as tf
 from problems import random_images
 
 from meta import random
-from meta.tasks.vae import VAE, divergence
+from meta.tasks.families.vae import VAE, divergence
 
 SEED = random.seed(8)
 LATENT, PIXELS = 2, 9

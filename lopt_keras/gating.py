@@ -1,0 +1,40 @@
+"""Which particles a step counts for.
+
+Particles are copies of one optimizer that run side by side; every array has a leading axis of
+them, and the Keras optimizer has one.
+"""
+
+from keras import ops
+
+from lopt_keras import reductions
+
+
+def gradients_are_usable(gradients):
+    """Whether all gradients are finite, with squares that float32 can sum.
+
+    The rules accumulate squared gradients: one that overflows would poison the
+    state for good, just as a NaN would.
+
+    Args:
+        gradients: list of `[P, *shape]`.
+
+    Returns:
+        `[P]` booleans.
+    """
+    usable = None
+    for gradient in gradients:
+        axes = tuple(range(1, len(gradient.shape)))
+        finite = ops.isfinite(ops.reshape(reductions.total(ops.square(gradient), axes), (-1,)))
+        usable = finite if usable is None else ops.logical_and(usable, finite)
+    return usable
+
+
+def select(condition, new, old):
+    """`new` for the particles in which `condition` holds, `old` for the others.
+
+    Args:
+        condition: `[P]` booleans.
+        new, old: `[P, ...]`.
+    """
+    rank = len(new.shape)
+    return ops.where(ops.reshape(condition, (-1, *(1,) * (rank - 1))), new, old)

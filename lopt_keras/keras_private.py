@@ -1,0 +1,113 @@
+"""What an optimizer needs of Keras that has no public name, in one place.
+
+Everything else of this package stands on public names. A release of Keras that renames one of
+these breaks here only, and `tests/lopt_keras/test_private_names.py` names it.
+"""
+
+import keras
+from keras.src.trainers import data_adapters
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+NAMES = {
+    "_backend_apply_gradients": "3.0",
+    "_trainable_variables": "3.0",
+    "_model_variables_moving_average": "3.0",
+    "_accumulated_gradients": "3.0",
+    "_iterations": "3.5",
+    "_get_variable_index": "3.0",
+    "_use_weight_decay": "3.0",
+    "_clip_gradients": "3.0",
+    "_track_variable": "3.0",
+}
+"""The private names of any backend's optimizer, each with the version that has it at the latest."""
+
+TENSORFLOW_NAMES = {"_distribution_strategy": "3.0", "_all_reduce_sum_gradients": "3.2"}
+"""Those of TensorFlow's besides."""
+
+
+class Optimizer(keras.optimizers.Optimizer):
+    """A Keras optimizer whose private parts have names that a subclass can use."""
+
+    def _take_step(self, grads, variables):
+        """One step for the whole list; what a subclass implements.
+
+        Args:
+            grads: list of tensors, scaled and without those of variables that have none.
+            variables: list of `keras.Variable`.
+        """
+        raise NotImplementedError
+
+    def _backend_apply_gradients(self, grads, trainable_variables):
+        # Keras's own loops over the variables, in each backend in its own way, and does the
+        # accumulation of gradients, the clipping and the averages there.
+        self._take_step(grads, trainable_variables)
+
+    @property
+    def _all_variables(self):
+        """The variables that the optimizer was built for, in their order: list."""
+        # `variables` are the optimizer's own.
+        return self._trainable_variables
+
+    @property
+    def _averages(self):
+        """The moving average of each of `_all_variables`, None of one that has none: list."""
+        return self._model_variables_moving_average
+
+    @property
+    def _calls(self):
+        """The variable that Keras advances after each call of `apply`."""
+        # `iterations` counts the steps of accumulated gradients.
+        return self._iterations
+
+    def _accumulators(self, variables):
+        """The sums of the gradients of variables, while they are accumulated: list."""
+        return [self._accumulated_gradients[self._index_of(variable)] for variable in variables]
+
+    def _index_of(self, variable):
+        """Where a variable stands in `_all_variables`."""
+        return self._get_variable_index(variable)
+
+    def _has_decay(self, variable):
+        """Whether a variable is not excluded from weight decay."""
+        return self._use_weight_decay(variable)
+
+    def _clipped(self, grads):
+        """Gradients after `clipnorm`, `clipvalue` or `global_clipnorm`: list."""
+        return self._clip_gradients(grads)
+
+    def _track(self, variable):
+        """Makes a variable the optimizer's own, which is saved with it."""
+        # `add_variable` has no argument for synchronization.
+        self._track_variable(variable)
+
+    def _summed_over_replicas(self, pairs):
+        """Pairs of a tensor and its variable, or None, summed over the replicas: list of tensors.
+
+        With TensorFlow only.
+        """
+        return [value for value, _ in self._all_reduce_sum_gradients(pairs)]
+
+    def _assign_in_replicas(self, variables, values):
+        """Assigns values to variables, from within or outside of replicas of `tf.distribute`.
+
+        With TensorFlow only.
+        """
+
+        def assign(strategy, values):
+            for variable, value in zip(variables, values, strict=True):
+                native = variable.value if isinstance(variable, keras.Variable) else variable
+                strategy.extended.update(native, self.assign, args=(value,), group=False)
+
+        # As Keras does: what is public, `merge_call`, fails in strategies that need none.
+        merge_call = tf.__internal__.distribute.interim.maybe_merge_call
+        merge_call(assign, self._distribution_strategy, values)
+
+
+def data_adapter(x, y, sample_weight, batch_size):
+    """What makes batches of whatever `fit` takes as data, as Keras itself makes them.
+
+    Public are only the loops that use it.
+    """
+    return data_adapters.get_data_adapter(x, y, sample_weight=sample_weight, batch_size=batch_size)

@@ -1,0 +1,57 @@
+"""Files of results: each is whole or not there, and says what made it."""
+
+import json
+import os
+import pathlib
+import platform
+import shlex
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def write_results(file, content):
+    """Writes the results of the running program, with what made them as the entry `made_by`.
+
+    Args:
+        file: path; its directory is made if there is none.
+        content: dict that JSON can hold.
+    """
+    os.makedirs(os.path.dirname(os.path.abspath(file)), exist_ok=True)
+    write_json(file, {**content, "made_by": made_by()}, sort_keys=False)
+
+
+def write_json(file, content, sort_keys=True):
+    """Writes JSON to a temporary name, then renames it."""
+    temporary = f"{file}.tmp"
+    with open(temporary, "w", encoding="utf-8") as f:
+        json.dump(content, f, indent=1, sort_keys=sort_keys)
+        f.write("\n")
+    os.replace(temporary, file)
+
+
+def made_by():
+    """The running program: a dict of its `command`, `commit` and `versions`."""
+    return {
+        "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
+        "commit": commit(),
+        "versions": {
+            "python": platform.python_version(),
+            **{module.__name__: module.__version__ for module in (keras, np, tf)},
+        },
+    }
+
+
+def commit():
+    """The revision of this source tree, marked `-dirty` if it has changes; None if unknown."""
+    root = pathlib.Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--abbrev=40", "--dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,174 @@
+"""A mixture of tasks to meta-train on, as few programs as their shapes allow."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+
+from lopt_keras.validation import check_integer, check_number
+from meta.tasks.sampling import distribution
+from meta.tasks.scoring import curves, references
+from meta.tasks.scoring.measured import identify
+from meta.tasks.scoring.normalized import AdamSteps, Normalized
+
+SCORES = ("loss", "adam_steps")
+"""How losses are made comparable: by `Normalized` or by `AdamSteps`."""
+
+_MOST_TASKS = 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """Which tasks of the set `train`, and how often.
+
+    Args:
+        families: dict from name of family to its weight: the fraction of the tasks that are
+            of it. By default all families of meta-training, equally.
+        num_tasks: how many tasks. The families take turns, each with its tasks 0, 1, ...,
+            so that a smaller mixture of the same families is part of a larger one.
+        milliseconds: time budget: tasks of which a step of a particle takes longer, by
+            `meta/tasks/scoring/references.json`, are left out. By default none are.
+        score: one of `SCORES`. "adam_steps" needs learning curves too,
+            `meta/tasks/scoring/curves.json`.
+
+    Raises:
+        TypeError, ValueError: naming the argument, its value and what is expected.
+    """
+
+    families: Mapping[str, float] | None = None
+    num_tasks: int = 1000
+    milliseconds: float | None = None
+    score: str = "loss"
+
+    def __post_init__(self):
+        check_integer("num_tasks", self.num_tasks, low=1, high=_MOST_TASKS)
+        if self.milliseconds is not None:
+            check_number("milliseconds", self.milliseconds, low_open=True)
+        if self.score not in SCORES:
+            raise ValueError(f"`score` must be one of {SCORES}. Received: score={self.score!r}")
+        if self.families is not None:
+            if not isinstance(self.families, Mapping) or not self.families:
+                raise TypeError(
+                    "`families` must be a dict from names of families to weights. "
+                    f"Received: families={self.families!r}"
+                )
+            for name, weight in self.families.items():
+                check_number(f"families[{name!r}]", weight, low_open=True)
+            known = distribution.families("train")
+            if unknown := set(self.families) - set(known):
+                raise ValueError(
+                    f"`families` must be some of {known}. Received: {', '.join(sorted(unknown))}"
+                )
+
+    @classmethod
+    def parse(cls, text):
+        """From JSON: an object of the arguments, or the name of one family.
+
+        Raises:
+            ValueError: if it is neither, or the arguments do not fit.
+        """
+        if text in distribution.families("train"):
+            return cls({text: 1.0})
+        try:
+            return cls(**json.loads(text))
+        except (RecursionError, TypeError, ValueError) as error:
+            raise ValueError(
+                "`tasks` must be a family of tasks, or a JSON object with some of "
+                "'families', 'num_tasks', 'milliseconds' and 'score'. "
+                f"Received: tasks={text}. {error}"
+            ) from error
+
+    def configs(self, data_dir=None):
+        """Those of its tasks that Adam can train and that are in the budget: list of `Config`.
+
+        Args:
+            data_dir: where references are that do not ship.
+
+        Raises:
+            ValueError: if a task has no reference, or none is left.
+        """
+        found, steps = references.MEASURED.known(data_dir), curves.MEASURED.known(data_dir)
+        missing, chosen = 0, []
+        for config in self.candidates():
+            key = identify(config)
+            reference = found.get(key)
+            admitted = reference is not None and self._admits(reference)
+            if admitted:
+                chosen.append(config)
+            missing += reference is None
+            missing += admitted and self.score == "adam_steps" and key not in steps
+        if missing:
+            raise ValueError(
+                f"{missing} of {self.num_tasks} tasks have no reference loss or curve. "
+                "`complete` computes them."
+            )
+        if not chosen:
+            raise ValueError(
+                f"No task of the {self.num_tasks} can be trained by Adam within "
+                f"milliseconds={self.milliseconds}."
+            )
+        return chosen
+
+    def build(self, data_dir=None):
+        """The tasks by program.
+
+        Returns:
+            Dict from `family/number` to `(Task, weight)`, the weight being the number of
+            tasks that are variants of this one program.
+        """
+        programs, counts = {}, {}
+        for configs in distribution.by_program(self.configs(data_dir)).values():
+            family = configs[0].family
+            counts[family] = counts.get(family, -1) + 1
+            task = scored(configs, self.score, data_dir)
+            programs[f"{family}/{counts[family]}"] = task, len(configs)
+        return programs
+
+    def candidates(self):
+        """All tasks of the mixture, whether they are trained on or not."""
+        weights = self.families or dict.fromkeys(distribution.families("train"), 1.0)
+        counts = dict.fromkeys(weights, 0)
+        for _ in range(self.num_tasks):
+            # The one that lags most behind its fraction.
+            family = min(weights, key=lambda name: (counts[name] + 1) / weights[name])
+            yield distribution.config(family, counts[family])
+            counts[family] += 1
+
+    def complete(self, data_dir=None, ships=False):
+        """Computes the references and curves that its tasks lack, with a progress bar.
+
+        Args:
+            data_dir: where datasets are prepared, and what is computed is kept.
+            ships: whether it is kept in the files that ship instead.
+
+        Returns:
+            The `Reference` of each of its candidates: list.
+        """
+        candidates = list(self.candidates())
+        found = references.MEASURED.complete(candidates, data_dir, ships)
+        if self.score == "adam_steps":
+            admitted = zip(candidates, found, strict=True)
+            curves.MEASURED.complete([c for c, r in admitted if self._admits(r)], data_dir, ships)
+        return found
+
+    def references_digest(self, data_dir=None):
+        """sha256 of what its tasks are scored by, hexadecimal."""
+        known = (curves if self.score == "adam_steps" else references).MEASURED.known(data_dir)
+        keys = (identify(config) for config in self.configs(data_dir))
+        # But for the milliseconds, which say where they were measured, too.
+        used = {key: known[key] if self.score == "adam_steps" else known[key][:2] for key in keys}
+        return hashlib.sha256(json.dumps(used).encode()).hexdigest()
+
+    def _admits(self, reference):
+        in_budget = self.milliseconds is None or reference.milliseconds <= self.milliseconds
+        return reference.is_trainable and in_budget
+
+
+def scored(configs, score, data_dir=None):
+    """One task with comparable losses of which configs that share their program are variants."""
+    keys = [identify(config) for config in configs]
+    task = distribution.build(configs, data_dir)
+    if score == "adam_steps":
+        return AdamSteps(task, [curves.MEASURED.known(data_dir)[key] for key in keys])
+    found = [references.MEASURED.known(data_dir)[key] for key in keys]
+    return Normalized(task, [r.initial for r in found], [r.final for r in found])

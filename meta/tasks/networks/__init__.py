@@ -1,0 +1,1 @@
+"""The parts of the networks that tasks train, with an explicit particle axis."""

@@ -1,0 +1,1 @@
+"""What makes the losses of different tasks comparable: a tuned Adam on each."""

@@ -1,0 +1,136 @@
+"""Losses that can be compared between tasks."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow as tf
+
+from meta.tasks.scoring import curves
+from meta.tasks.wrapper import Wrapper
+
+_SMALLEST_SPREAD, _SMALLEST_FRACTION = 0.1, 1e-3
+# A problem that diverges costs three times what one costs on which nothing was learned.
+_LARGEST_SCORE = 3.0
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Normalized(Wrapper):
+    """A task whose score is 0 for the loss of a tuned Adam, and 1 or less at the start.
+
+    The optimizer sees the loss as it is; only what meta-training makes of it is
+    normalised, so that no family dominates by the scale of its losses. The score is
+
+        log(loss / reference) / max(log(initial / reference), 0.1)
+
+    of losses above the task's `loss_floor`: a factor counts the same near the end of a
+    training as at its start, and where Adam hardly lowers the loss, the noise of a batch
+    is not blown up. A loss counts as at least a thousandth of the reference. Tasks
+    without a floor have `(loss - reference) / (initial - reference)`. Scores are clipped
+    at 3: a problem that diverges costs three times what one costs on which nothing was
+    learned.
+
+    Args:
+        task: `Task`.
+        initial, reference: sequences of the loss at the start and at the end of a tuned
+            Adam, one for each variant of the task (`meta.tasks.scoring.references`).
+
+    Raises:
+        ValueError: if there are not as many as the task has variants, some initial loss
+            is not above its reference, or some reference not above the floor.
+
+    Source: the idea is that of Metz et al., arXiv 2009.11243, section 4, which normalises
+    by the losses of baselines; this form is ours.
+    """
+
+    initial: Any
+    reference: Any
+    loss_clip: ClassVar[float] = _LARGEST_SCORE
+
+    def __post_init__(self):
+        task, initial, reference = self.task, self.initial, self.reference
+        _check_count(task, initial=initial, reference=reference)
+        if not (np.asarray(initial) > np.asarray(reference)).all():
+            raise ValueError(
+                "Each of `initial` must be above its `reference`. "
+                f"Received: initial={initial}, reference={reference}"
+            )
+        floor = task.loss_floor
+        if floor is not None and not (np.asarray(reference) > floor).all():
+            raise ValueError(
+                f"Each of `reference` must be above the task's loss_floor={floor}. "
+                f"Received: reference={reference}"
+            )
+        known = {"initial": initial, "reference": reference}
+        known = {name: tf.constant(values, tf.float32) for name, values in known.items()}
+        object.__setattr__(self, "_known", known)
+
+    def score(self, losses, setting):
+        losses = self.task.score(losses, setting)
+        initial, reference = (
+            tf.gather(values, setting["variant"]) for values in self._known.values()
+        )
+        floor = self.task.loss_floor
+        if floor is None:
+            return (losses - reference) / (initial - reference)
+        spread = tf.math.log((initial - floor) / (reference - floor))
+        fraction = tf.maximum((losses - floor) / (reference - floor), _SMALLEST_FRACTION)
+        return tf.math.log(fraction) / tf.maximum(spread, _SMALLEST_SPREAD)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AdamSteps(Wrapper):
+    """A task whose score tells after how many steps a tuned Adam has such a loss.
+
+    With t(loss) from `curves`, interpolated linearly in the loss between its knots, and
+    with T the last of them, the score is
+
+        1 - log(t(loss)) / log(T):
+
+    1 at the start, 0 for what Adam reaches in T steps. Being in units of time, it weighs
+    all tasks alike: those whose loss falls by orders of magnitude, those that go from bad
+    to chance in a few steps, and those on which Adam stands still for a hundred. Beyond
+    both ends it goes on with the slope between them, and it is clipped at 3.
+
+    Args:
+        task: `Task`.
+        losses: for each variant of the task, what `curves` says of it.
+
+    Raises:
+        ValueError: if there are not as many as the task has variants, or one does not fall.
+    """
+
+    losses: Any
+    loss_clip: ClassVar[float] = _LARGEST_SCORE
+
+    def __post_init__(self):
+        _check_count(self.task, losses=self.losses)
+        losses = np.asarray(self.losses, np.float64)
+        if losses.shape[1:] != (len(curves.KNOTS),) or not (losses[:, 0] > losses[:, -1]).all():
+            raise ValueError(
+                f"`losses` must hold {len(curves.KNOTS)} for each variant, the last below the "
+                f"first. Received: losses={losses.tolist()}"
+            )
+        object.__setattr__(self, "_losses", tf.constant(losses, tf.float32))
+
+    def score(self, losses, setting):
+        losses = self.task.score(losses, setting)[..., None]
+        knots = tf.gather(self._losses, setting["variant"])
+        before, after = knots[..., :-1], knots[..., 1:]
+        drop = before - after
+        passed = tf.clip_by_value((before - losses) / tf.maximum(drop, 1e-30), 0.0, 1.0)
+        passed = tf.where(drop > 0, passed, tf.cast(losses < after, tf.float32))
+        fraction = tf.reduce_sum(passed * tf.constant(curves.FRACTIONS, tf.float32), axis=-1)
+        first, last, losses = knots[..., 0], knots[..., -1], losses[..., 0]
+        beyond = tf.maximum(losses - first, 0.0) - tf.maximum(last - losses, 0.0)
+        return 1.0 - fraction + beyond / (first - last)
+
+
+def _check_count(task, **given):
+    """Raises unless there is a value for each variant of the task."""
+    for name, values in given.items():
+        if len(values) != task.num_variants:
+            raise ValueError(
+                f"`{name}` must have a value for each of the {task.num_variants} variants. "
+                f"Received: {len(values)} values"
+            )

@@ -1,0 +1,112 @@
+"""Inner training: an update rule on the problems of a task, from the beginning."""
+
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from lopt_keras import fusion
+from meta import random
+from meta.tasks.wrapper import Chosen
+from meta.training import unroll
+
+
+class Curves(NamedTuple):
+    """Losses of one optimizer on the problems of a task, as the task scores them.
+
+    Attributes:
+        train: on the batch of a step, before it, `[steps, problems]`.
+        held_out: on a fresh batch of the split that is measured, before each step,
+            `[steps, problems]`.
+        test: of the last parameters, mean over batches of the test split, `[problems]`; None
+            if it was not asked for.
+    """
+
+    train: np.ndarray
+    held_out: np.ndarray
+    test: np.ndarray | None
+
+
+class InnerTraining:
+    """Several thetas of a rule on the same problems: one program, compiled once.
+
+    Args:
+        task, rule: `Task`, `UpdateRule`.
+        num_thetas, num_problems, num_steps: Python ints.
+        signals_known: whether the rule hears the number of steps, and validation losses if it makes
+            use of them.
+        split: "train", "validation" or "test": of `Curves.held_out`.
+        test_batches: over how many batches `Curves.test` is a mean; 0 for none.
+    """
+
+    def __init__(
+        self,
+        task,
+        rule,
+        num_thetas,
+        num_problems,
+        num_steps,
+        signals_known,
+        split="validation",
+        test_batches=0,
+    ):
+        self._task, self._rule = task, rule
+        self._shape = (num_thetas, num_problems)
+        self._num_steps = num_steps
+        self._known = (num_steps if signals_known else 0, signals_known)
+        self._split, self._test_batches = split, test_batches
+        self._program = tf.function(self._train, jit_compile=True, autograph=False)
+        self._compiled = None
+
+    def __call__(self, thetas, seed, variant=None):
+        """Trains from the beginning.
+
+        Args:
+            thetas: `num_thetas` dicts of arrays.
+            seed: `[2]` int32, of the problems.
+            variant: of the task, an integer, or one for each problem; by default the variants
+                are drawn. Given once, it is given always.
+
+        Returns:
+            List of `Curves`, one for each theta.
+        """
+        particles = {
+            name: tf.constant(np.repeat([t[name] for t in thetas], self._shape[1], axis=0))
+            for name in thetas[0]
+        }
+        arguments = [particles, seed]
+        if variant is not None:
+            arguments.append(tf.constant(np.broadcast_to(variant, self._shape[1:]), tf.int32))
+        if self._compiled is None:
+            # As a concrete function: each training is a program of its own, made once.
+            self._compiled = self._program.get_concrete_function(*arguments)
+        losses = self._compiled(*arguments)
+        losses = [x.numpy().reshape(*x.shape[:-1], *self._shape) for x in losses]
+        return [
+            Curves(*(x[..., i, :] for x in losses), *[None] * (3 - len(losses)))
+            for i in range(self._shape[0])
+        ]
+
+    def _train(self, particles, seed, variant=None):
+        problems = self._shape[1]
+        task = self._task if variant is None else Chosen(self._task, variant)
+        inner = unroll.begin(
+            self._rule, task, particles, random.fold_in(seed, 0), problems, *self._known
+        )
+        with fusion.scope():
+            trajectory, inner = unroll.run(
+                self._rule,
+                task,
+                particles,
+                inner,
+                random.fold_in(seed, 1),
+                self._num_steps,
+                problems,
+                self._split,
+            )
+        curves = [task.score(trajectory.kept_train_loss, inner.setting), trajectory.outer_loss]
+        if self._test_batches:
+            seed = random.fold_in(seed, 2)
+            test = unroll.evaluate(task, inner, seed, "test", self._test_batches, problems)
+            curves.append(test)
+        return curves

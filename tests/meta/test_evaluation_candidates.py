@@ -1,0 +1,58 @@
+import numpy as np
+import pytest
+
+from lopt_keras import rules
+from meta.evaluation import candidates
+
+
+def test_every_grid_has_half_decades_around_the_middle():
+    for baseline in candidates.BASELINES.values():
+        rates = candidates.grid(baseline, 9)
+        np.testing.assert_allclose(np.diff(np.log10(rates)), 0.5, atol=2e-3)
+        assert rates[4] == baseline.middle
+        assert isinstance(baseline.rule(learning_rate=rates[0]), rules.UpdateRule)
+
+
+def test_learned_weights_by_name_and_label():
+    shipped = candidates.learned("default")
+    assert shipped.name == "default"
+    assert set(shipped.theta) == set(shipped.rule.theta_shapes())
+    labelled = candidates.learned("mine=default")
+    assert labelled.name == "mine"
+    assert labelled.identity == shipped.identity
+    with pytest.raises(ValueError, match="nowhere"):
+        candidates.learned("mine=nowhere")
+
+
+def test_a_keras_optimizer_by_import_path():
+    plain = candidates.from_import_path("keras.optimizers:Adamax")
+    assert (plain.name, plain.is_tuned) == ("Adamax", True)
+    np.testing.assert_allclose(plain.middle, 0.001)
+    text = '{"optimizer": "keras.optimizers:SGD", "config": {"learning_rate": 0.5}, "name": "x"}'
+    sgd = candidates.from_import_path(text)
+    assert sgd.name == "x"
+    np.testing.assert_allclose(candidates.grid(sgd, 3), [0.158, 0.5, 1.58])
+    assert sgd.identity != plain.identity
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "keras.optimizers",
+        "keras.optimizers:Nonsense",
+        "no.such.module:Adam",
+        "keras.layers:ReLU",
+        '{"optimizer": "keras.optimizers:Adam", "config": {"nonsense": 1}}',
+        '{"optimizer": "keras.optimizers:Adam", "tune": false}',
+        '{"config": {}}',
+        '{"optimizer": "keras.optimizers:Adam", "name": 3}',
+        '{"optimizer": "keras.optimizers:Adam", "name": ""}',
+        '{"optimizer": "keras.optimizers:Adam", "tuned": "no"}',
+        '{"optimizer": "keras.optimizers:Adam", "config": [1]}',
+        '{"optimizer": ["keras.optimizers:Adam"]}',
+        "{",
+    ],
+)
+def test_what_is_no_keras_optimizer_is_refused(text):
+    with pytest.raises(ValueError, match="`optimizer` must be"):
+        candidates.from_import_path(text)
