@@ -83,13 +83,13 @@ class DirectionMixture(base.UpdateRule):
     permutes_with_axes: ClassVar[bool] = False
     flattens: ClassVar[bool] = True
 
-    step_size: float = 0.08
+    step_size: float = 0.1
     min_parameter_scale: float = 0.01
     max_parameter_scale: float = 0.3
-    vector_step_size: float = 0.24
+    vector_step_size: float = 0.4
     vector_max_scale: float = 3.0
-    decay_steps: float = 300.0
-    anneal: float = 0.0
+    decay_steps: float = 50.0
+    anneal: float = 0.9
     average_window: float = 9.0
     tile_rows: int = 32
     tile_columns: int = 128

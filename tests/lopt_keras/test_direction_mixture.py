@@ -58,7 +58,7 @@ def problem():
     return params, grads
 
 
-def plain_training(step_size=0.08, decay_steps=300.0):
+def plain_training(step_size=0.1, decay_steps=50.0):
     """Parameters and averages after the steps."""
     params, grads = problem()
     moments = [(np.zeros(shape), np.zeros(shape)) for shape in SHAPES]
@@ -116,10 +116,10 @@ def test_without_a_matrix_steps_are_larger():
     theta = rule().init_theta(0)
     (update,), _ = step_of(rule(), theta, [grad], [start])
     # Adam's first direction is 0.1 of the sign: the bias of the first moment stays.
-    np.testing.assert_allclose(update, -0.24 * 2.0 * 0.1 * np.sign(grad), rtol=1e-5)
+    np.testing.assert_allclose(update, -0.4 * 2.0 * 0.1 * np.sign(grad), rtol=1e-5)
     matrix = np.ones((2, 3))
     (update, _), _ = step_of(rule(), theta, [grad, matrix], [start, matrix])
-    np.testing.assert_allclose(update, -0.08 * 0.3 * 0.1 * np.sign(grad), rtol=1e-5)
+    np.testing.assert_allclose(update, -0.1 * 0.3 * 0.1 * np.sign(grad), rtol=1e-5)
 
 
 def step_of(rule, theta, grads, params, step=0, names=None):
