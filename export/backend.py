@@ -15,7 +15,7 @@ _FOR_DEVELOPERS = re.compile(
 )
 
 
-def _import_quietly():
+def _import_quietly() -> None:
     kept = os.dup(2)
     with tempfile.TemporaryFile() as told:
         os.dup2(told.fileno(), 2)
@@ -29,7 +29,7 @@ def _import_quietly():
             os.write(2, others)
 
 
-def reason(error):
+def reason(error: BaseException) -> str:
     """What an error says, in one line, without the names of TensorFlow's nodes and operations."""
     line = (str(error) or repr(error)).strip().splitlines()[0]
     return re.sub(r"^\{\{.*?\}\} |\s*\[Op:\w+\].*$", "", line)

@@ -4,18 +4,22 @@ import json
 import os
 import re
 import warnings
+from typing import Any
 
 import tensorflow as tf
 
 from export import backend, saved_model
 from lopt_keras import rules
+from lopt_keras.types import Arrays
 
 RUN_FILE = "run.json"
 CHECKPOINTS = "checkpoints"
 _THETA, _VALUE = "theta/", "/.ATTRIBUTES/VARIABLE_VALUE"
 
 
-def export_checkpoint(checkpoint_dir, out, overwrite=False):
+def export_checkpoint(
+    checkpoint_dir: str | os.PathLike[str], out: str | os.PathLike[str], overwrite: bool = False
+) -> None:
     """Exports the newest whole checkpoint of a run.
 
     The export's metadata has the run's flags, task, seed and commits, and
@@ -46,7 +50,9 @@ def export_checkpoint(checkpoint_dir, out, overwrite=False):
     saved_model.save(out, rules.get(run["rule"]), _read_theta(newest), metadata, overwrite)
 
 
-def provenance(run, outer_steps, meta_loss, seconds):
+def provenance(
+    run: dict[str, Any], outer_steps: float, meta_loss: float, seconds: float
+) -> dict[str, Any]:
     """What the metadata of an export says of the run that it is from: dict.
 
     Args:
@@ -62,7 +68,7 @@ def provenance(run, outer_steps, meta_loss, seconds):
     return described | numbers
 
 
-def read_run(directory):
+def read_run(directory: str | os.PathLike[str]) -> dict[str, Any] | None:
     """What a run's `run.json` holds: a dict with `flags`, `rule` and `commits`; None if absent.
 
     Raises:
@@ -87,12 +93,12 @@ def read_run(directory):
     return run
 
 
-def has_checkpoints(directory):
+def has_checkpoints(directory: str | os.PathLike[str]) -> bool:
     """Whether a run has left any checkpoint, whole or not."""
     return bool(_candidates(os.path.join(directory, CHECKPOINTS)))
 
 
-def newest_whole(directory):
+def newest_whole(directory: str | os.PathLike[str]) -> str | None:
     """The newest checkpoint of a run of which every byte can be read.
 
     It warns of newer ones that cannot.
@@ -126,16 +132,16 @@ def newest_whole(directory):
     return None
 
 
-def step_of(path):
+def step_of(path: str) -> int:
     """The outer step of a checkpoint, from its name."""
     return int(path.rpartition("-")[2])
 
 
-def _listing(damaged):
+def _listing(damaged: dict[str, str]) -> str:
     return " ".join(f"{name} cannot be read: {reason}." for name, reason in damaged.items())
 
 
-def _candidates(directory):
+def _candidates(directory: str) -> list[str]:
     """The paths of all checkpoints: first the one that TensorFlow's own list says is the newest.
 
     The others follow, the newest first. Data without an index is no checkpoint unless it is
@@ -150,7 +156,7 @@ def _candidates(directory):
     return [os.path.join(directory, name) for name in (*listed, *others)]
 
 
-def _listed(file):
+def _listed(file: str) -> list[str]:
     """The name of the newest checkpoint in TensorFlow's own list, if it can be read: list."""
     try:
         with open(file, encoding="utf-8") as f:
@@ -160,14 +166,14 @@ def _listed(file):
     return re.findall(r'^model_checkpoint_path: "(?:.*/)?(ckpt-\d+)"$', text, re.MULTILINE)[:1]
 
 
-def _read_all(path):
+def _read_all(path: str) -> None:
     """Reads every tensor, by which TensorFlow compares every checksum."""
     reader = tf.train.load_checkpoint(path)
     for name in reader.get_variable_to_shape_map():
         reader.get_tensor(name)
 
 
-def _read_theta(checkpoint):
+def _read_theta(checkpoint: str) -> Arrays:
     reader = tf.train.load_checkpoint(checkpoint)
     names = [name for name in reader.get_variable_to_shape_map() if name.startswith(_THETA)]
     return {
@@ -175,5 +181,5 @@ def _read_theta(checkpoint):
     }
 
 
-def _read_scalar(checkpoint, name):
+def _read_scalar(checkpoint: str, name: str) -> Any:
     return tf.train.load_variable(checkpoint, name + _VALUE)

@@ -5,12 +5,14 @@ import importlib
 import runpy
 import sys
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 from absl import app, logging
 
 
-def run(main, **kwargs):
+def run(main: Callable[[list[str]], Any], **kwargs: Any) -> None:
     """Runs a command and exits.
 
     What a user can mend ends with one line: wrong flags (`app.UsageError`), files that cannot
@@ -26,7 +28,7 @@ def run(main, **kwargs):
     app.run(functools.partial(_main, main), **kwargs)
 
 
-def _main(main, argv):
+def _main(main: Callable[[list[str]], Any], argv: list[str]) -> Any:
     try:
         return main(argv)
     except app.UsageError as error:
@@ -38,27 +40,27 @@ def _main(main, argv):
         return 130
 
 
-def meta_train():
+def meta_train() -> None:
     """The console command `lopt-meta-train`."""
     _run_module("meta.train")
 
 
-def evaluate():
+def evaluate() -> None:
     """The console command `lopt-evaluate`."""
     _run_module("meta.evaluate")
 
 
-def continuation():
+def continuation() -> None:
     """The console command `lopt-continuation`."""
     _run_module("meta.continuation")
 
 
-def export():
+def export() -> None:
     """The console command `lopt-export`."""
     _run_module("export.export")
 
 
-def _run_module(name):
+def _run_module(name: str) -> None:
     """Runs a module as `python -m` does, so that --help shows its flags."""
     try:
         importlib.import_module(name.partition(".")[0])  # Says what is missing.

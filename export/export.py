@@ -15,7 +15,7 @@ _OUT = flags.DEFINE_string("out", None, "SavedModel directory to write.", requir
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Whether to replace an existing export.")
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     try:

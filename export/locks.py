@@ -5,10 +5,10 @@ import os
 try:
     import fcntl
 except ImportError:  # Windows: nobody is kept out there.
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 
-def acquire(path, flags=os.O_RDONLY):
+def acquire(path: str | os.PathLike[str], flags: int = os.O_RDONLY) -> int | None:
     """Locks a file or a directory for this process, if no other has it.
 
     Args:

@@ -6,6 +6,8 @@ import os
 import platform
 import shutil
 import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,7 +16,8 @@ import tensorflow as tf
 import lopt_keras
 from export import backend, locks
 from lopt_keras import rules, saved_model
-from lopt_keras.rules.base import Signals, State
+from lopt_keras.rules.base import Signals, State, UpdateRule
+from lopt_keras.types import Arrays, Tensor, Tensors, Theta
 
 RANKS = range(6)
 """The ranks of tensors for which an export has signatures."""
@@ -23,7 +26,13 @@ _STATE, _SHARED = "state_", "shared_"
 _TEMPORARY, _REPLACED = ".tmp-", ".replaced"
 
 
-def save(path, rule, theta, metadata=None, overwrite=False):
+def save(
+    path: str | os.PathLike[str],
+    rule: UpdateRule,
+    theta: Mapping[str, Any],
+    metadata: dict[str, Any] | None = None,
+    overwrite: bool = False,
+) -> None:
     """Writes a SavedModel directory that `LearnedOptimizer(weights=path)` reads.
 
     Its variables are theta. Its signatures run the rule without any Python of
@@ -75,7 +84,7 @@ def save(path, rule, theta, metadata=None, overwrite=False):
         raise OSError(f"The export {path!r} cannot be written: {backend.reason(error)}") from error
 
 
-def _write_whole(path, rule, theta, metadata):
+def _write_whole(path: str, rule: UpdateRule, theta: Arrays, metadata: dict[str, Any]) -> None:
     """Writes under a temporary name, which this process holds, and renames."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
@@ -89,11 +98,12 @@ def _write_whole(path, rule, theta, metadata):
         os.chmod(temporary, 0o777 & ~umask)
         _put_in_place(temporary, path)
     finally:
-        os.close(lock)
+        if lock is not None:
+            os.close(lock)
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _clear_remains(path):
+def _clear_remains(path: str) -> None:
     """Removes what killed processes have left of exports to this path.
 
     If one was killed between its two renames, the export that was there is put back.
@@ -114,7 +124,7 @@ def _clear_remains(path):
             os.close(lock)
 
 
-def _put_in_place(temporary, path):
+def _put_in_place(temporary: str, path: str) -> None:
     if not os.path.isdir(path):
         os.rename(temporary, path)
         return
@@ -128,7 +138,7 @@ def _put_in_place(temporary, path):
     shutil.rmtree(replaced)
 
 
-def _check_metadata(metadata):
+def _check_metadata(metadata: dict[str, Any]) -> None:
     """Raises unless metadata can be written, and read again."""
     text = json.dumps(metadata, allow_nan=False)
     try:
@@ -138,7 +148,7 @@ def _check_metadata(metadata):
         raise ValueError(f"`metadata` cannot be written: {error}") from error
 
 
-def _check_destination(path, overwrite):
+def _check_destination(path: str, overwrite: bool) -> None:
     if not os.path.lexists(path):
         return
     if not overwrite:
@@ -149,7 +159,7 @@ def _check_destination(path, overwrite):
         raise FileExistsError(f"{path!r} is not an export, and is left alone.")
 
 
-def _versions():
+def _versions() -> dict[str, str]:
     # Of the modules: TensorFlow goes by several names on the package index.
     return {
         "python": platform.python_version(),
@@ -160,10 +170,10 @@ def _versions():
     }
 
 
-def _write(directory, rule, theta, metadata):
+def _write(directory: str, rule: UpdateRule, theta: Arrays, metadata: dict[str, Any]) -> None:
     module = tf.Module()
     module.theta = {name: tf.Variable(value, name=name) for name, value in theta.items()}
-    signatures = {}
+    signatures: dict[str, Any] = {}
     for rank in _exported_ranks(rule):
         signatures |= _signatures(rule, module.theta, rank)
     with tempfile.TemporaryDirectory() as scratch:
@@ -173,7 +183,7 @@ def _write(directory, rule, theta, metadata):
             for name in (saved_model.METADATA_FILE, saved_model.THETA_FILE)
         )
         _write_json(file, metadata)
-        np.savez(arrays, **theta)
+        np.savez(arrays, **theta)  # type: ignore[arg-type]
         module.assets = [tf.saved_model.Asset(name) for name in (file, arrays)]
         tf.saved_model.save(module, directory, signatures=signatures)
     metadata["files"] = saved_model.file_digests(directory)
@@ -181,13 +191,13 @@ def _write(directory, rule, theta, metadata):
     _write_json(os.path.join(directory, saved_model.METADATA_FILE), metadata)
 
 
-def _write_json(file, content):
+def _write_json(file: str, content: dict[str, Any]) -> None:
     with open(file, "w", encoding="utf-8") as f:
         json.dump(content, f, indent=1, sort_keys=True)
         f.write("\n")
 
 
-def _exported_ranks(rule):
+def _exported_ranks(rule: UpdateRule) -> Sequence[int]:
     if rule.mixes_tensors or rule.fuses_tensors:
         return ()
     if not rule.state_follows_axes:
@@ -195,7 +205,7 @@ def _exported_ranks(rule):
     return RANKS if rule.permutes_with_axes or rule.flattens else range(3)
 
 
-def _signatures(rule, theta, exported_rank):
+def _signatures(rule: UpdateRule, theta: Theta, exported_rank: int) -> dict[str, Any]:
     """The two concrete functions for tensors of one rank."""
     tensor = tf.TensorSpec([None] * exported_rank, tf.float32)
     rank = min(exported_rank, 2) if rule.flattens else exported_rank
@@ -208,7 +218,7 @@ def _signatures(rule, theta, exported_rank):
     specs |= {_SHARED + k: tf.TensorSpec(shape, tf.float32) for k, shape in shared_shapes.items()}
     specs |= {name: tf.TensorSpec([], tf.float32) for name in rule.signals}
 
-    def named(state, inverse):
+    def named(state: State, inverse: Tensor) -> Tensors:
         (tensor_state,), shared = state
         return {
             **{_STATE + name: _permute(x[0], inverse) for name, x in tensor_state.items()},
@@ -216,13 +226,13 @@ def _signatures(rule, theta, exported_rank):
         }
 
     @tf.function(autograph=False)
-    def init_state(parameter):
+    def init_state(parameter: Tensor) -> Tensors:
         parameter = _as_rank(parameter, rank)
         order, inverse = _orders(parameter)
         return named(rule.init_state(_single(theta), [_permute(parameter, order)[None]]), inverse)
 
     @tf.function(autograph=False)
-    def update(parameter, gradient, step, **others):
+    def update(parameter: Tensor, gradient: Tensor, step: Tensor, **others: Any) -> Tensors:
         shape = tf.shape(parameter)
         parameter, gradient = _as_rank(parameter, rank), _as_rank(gradient, rank)
         order, inverse = _orders(parameter)
@@ -249,19 +259,21 @@ def _signatures(rule, theta, exported_rank):
     }
 
 
-def _as_rank(x, rank):
+def _as_rank(x: Tensor, rank: int) -> Tensor:
     """A tensor of that rank: where it is less, a matrix of all axes but the last by the last."""
     if x.shape.rank == rank:
         return x
     return tf.reshape(x, [-1, tf.shape(x)[-1]])
 
 
-def _single(theta):
+def _single(theta: Theta) -> Tensors:
     """Theta as one particle."""
     return {name: value[None] for name, value in theta.items()}
 
 
-def _state_shapes(rule, theta, rank):
+def _state_shapes(
+    rule: UpdateRule, theta: Theta, rank: int
+) -> tuple[dict[str, list[int | None]], dict[str, Any]]:
     """The static shapes of the states of a tensor with sorted dimensions of open size.
 
     Returns:
@@ -279,7 +291,7 @@ def _state_shapes(rule, theta, rank):
     return tensor, {name: value.shape[1:] for name, value in shared.items()}
 
 
-def _orders(parameter):
+def _orders(parameter: Tensor) -> tuple[Tensor, Tensor]:
     """The permutation that sorts the dimensions by size, and its inverse.
 
     A rule chooses axes by size when it is traced, and the sizes of a signature are
@@ -289,7 +301,7 @@ def _orders(parameter):
     return order, tf.argsort(order)
 
 
-def _permute(x, order):
+def _permute(x: Tensor, order: Tensor) -> Tensor:
     """`x [*features, *shape]` with the dimensions of `shape` permuted."""
     leading = x.shape.rank - order.shape[0]
     return tf.transpose(x, tf.concat([tf.range(leading), order + leading], axis=0))

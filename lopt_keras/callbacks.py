@@ -2,11 +2,14 @@
 
 import contextlib
 import math
+from collections.abc import Callable
+from typing import Any
 
 import keras
 from keras import ops
 
 from lopt_keras.learned_optimizer import LearnedOptimizer
+from lopt_keras.types import Tensor
 from lopt_keras.validation import check_integer
 from lopt_keras.validation_batches import ValidationBatches
 
@@ -19,7 +22,7 @@ elif keras.backend.backend() == "torch":
 class _OptimizerCallback(keras.callbacks.Callback):
     """A callback that talks to the model's `LearnedOptimizer`s."""
 
-    def set_model(self, model):
+    def set_model(self, model: Any) -> None:
         super().set_model(model)
         self._optimizers = _learned_optimizers(model.optimizer)
         if not self._optimizers:
@@ -38,11 +41,11 @@ class Horizon(_OptimizerCallback):
     know the steps of an epoch (a generator), the horizon is known from the second epoch on.
     """
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._batches = self.params.get("steps")
         self._told_before = [optimizer.total_steps for optimizer in self._optimizers]
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         _synchronise(self.model)
         self._begin = _num_batches(self._optimizers[0])
         if self._batches is None:
@@ -52,12 +55,12 @@ class Horizon(_OptimizerCallback):
             steps = math.ceil(batches / (optimizer.gradient_accumulation_steps or 1))
             optimizer.total_steps = _num_steps(optimizer) + steps
 
-    def on_epoch_end(self, epoch, logs=None):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._batches is None:
             _synchronise(self.model)
             self._batches = _num_batches(self._optimizers[0]) - self._begin or None
 
-    def on_train_end(self, logs=None):
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
         _synchronise(self.model)
         for optimizer, told in zip(self._optimizers, self._told_before, strict=True):
             ahead = told is not None and told > _num_steps(optimizer)
@@ -84,18 +87,18 @@ class ValidationLoss(_OptimizerCallback):
         TypeError, ValueError: naming the argument, its value and what is expected.
     """
 
-    def __init__(self, data=None, every=100, batch_size=128):
+    def __init__(self, data: Any = None, every: int = 100, batch_size: int = 128) -> None:
         super().__init__()
         check_integer("every", every, low=1)
         check_integer("batch_size", batch_size, low=1)
         self._data = None if data is None else ValidationBatches(data, batch_size)
         self._every = every
 
-    def on_train_begin(self, logs=None):
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._loss = _loss_function(self.model)
-        self._count = None
+        self._count: int | None = None
 
-    def on_epoch_begin(self, epoch, logs=None):
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         # From the optimizer, so that a resumed run goes on with the same batches.
         _synchronise(self.model)
         self._begin = _num_batches(self._optimizers[0])
@@ -103,13 +106,13 @@ class ValidationLoss(_OptimizerCallback):
             self._data.start(self._begin // self._every)
         self._count = self._begin
 
-    def on_train_batch_end(self, batch, logs=None):
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if self._data is None:
             return
         # The last execution of an epoch may have fewer batches than it counts.
         taken = min(batch + 1, self.params.get("steps") or batch + 1)
-        told, self._count = self._count // self._every, self._begin + taken
-        due = self._count // self._every - told
+        before, self._count = self._count or 0, self._begin + taken
+        due = self._count // self._every - before // self._every
         if due:
             _synchronise(self.model)
         for _ in range(due):
@@ -117,25 +120,25 @@ class ValidationLoss(_OptimizerCallback):
             if held_out is not None:
                 self._tell(self._loss(*held_out))
 
-    def on_epoch_end(self, epoch, logs=None):
-        if self._data is None and "val_loss" in (logs or {}):
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self._data is None and logs and "val_loss" in logs:
             self._tell(logs["val_loss"])
 
-    def _tell(self, loss):
+    def _tell(self, loss: Any) -> None:
         for optimizer in self._optimizers:
             optimizer.observe(validation_loss=loss)
 
 
-def _num_steps(optimizer):
+def _num_steps(optimizer: Any) -> int:
     return int(ops.convert_to_numpy(optimizer.iterations))
 
 
-def _num_batches(optimizer):
+def _num_batches(optimizer: Any) -> Tensor:
     """The training batches that an optimizer has seen, those that it left out among them."""
     return int(ops.convert_to_numpy(optimizer._calls)) + optimizer.skipped_steps
 
 
-def _learned_optimizers(optimizer):
+def _learned_optimizers(optimizer: Any) -> list[Any]:
     """Those in an optimizer or in what it wraps."""
     if isinstance(optimizer, LearnedOptimizer):
         return [optimizer]
@@ -144,13 +147,13 @@ def _learned_optimizers(optimizer):
     return [found for x in inner if x is not None for found in _learned_optimizers(x)]
 
 
-def _loss_function(model):
+def _loss_function(model: Any) -> Callable[..., Any]:
     """The model's own loss of one batch, with what only training does switched off.
 
     `evaluate` and `test_on_batch` would mix it into the metrics of the running epoch.
     """
 
-    def loss(x, y, sample_weight):
+    def loss(x: Any, y: Any, sample_weight: Any) -> Any:
         prediction = model(x, training=False)
         return model.compute_loss(
             x=x, y=y, y_pred=prediction, sample_weight=sample_weight, training=False
@@ -159,7 +162,7 @@ def _loss_function(model):
     if keras.backend.backend() == "tensorflow":
         return tf.function(loss, autograph=False, reduce_retracing=True)
 
-    def without_gradients(*batch):
+    def without_gradients(*batch: Any) -> Any:
         batch = keras.tree.map_structure(
             lambda x: None if x is None else ops.convert_to_tensor(x), batch
         )
@@ -170,7 +173,7 @@ def _loss_function(model):
     return without_gradients
 
 
-def _synchronise(model):
+def _synchronise(model: Any) -> None:
     """Lets the variables have their values: with JAX, `fit` keeps them elsewhere."""
     if keras.backend.backend() == "jax":
         model.jax_state_sync()

@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from lopt_keras import features, loss_statistics, networks, reductions, validation
+from lopt_keras.rules.base import Signal, Signals
+from lopt_keras.types import Arrays, Shapes, Tensor, Tensors, Theta
 
 SIGNALS = ("train_loss", "validation_loss", "total_steps")
 """What a controller hears."""
@@ -48,36 +50,38 @@ class Controller:
     hidden_size: int
     hidden_layers: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         validation.check_integer("hidden_size", self.hidden_size, low=1, high=4096)
         validation.check_integer("hidden_layers", self.hidden_layers, low=1, high=16)
 
-    def theta_shapes(self):
+    def theta_shapes(self) -> Shapes:
         inputs = SHARED_FEATURES + _TENSOR_FEATURES
         hidden = [self.hidden_size] * self.hidden_layers
         return networks.mlp_shapes([inputs, *hidden, self.outputs], self.prefix)
 
-    def init_theta(self, seed):
+    def init_theta(self, seed: int) -> Arrays:
         """Random, but for the last layer: the outputs start at zero."""
         theta = networks.random_weights(self.theta_shapes(), seed)
         theta[f"{self.prefix}w{self.hidden_layers}"][:] = 0.0
         return theta
 
-    def init_shared_state(self, particles):
+    def init_shared_state(self, particles: int) -> Tensors:
         """Statistics of the losses: dict of `[P, ...]`."""
         return init_losses(particles)
 
-    def init_tensor_state(self, param):
+    def init_tensor_state(self, param: Tensor) -> Tensors:
         """Running means of g^2: dict of `[P, ..., *ones]`."""
         particles, rank = param.shape[0], len(param.shape) - 1
         return {"mean_square": ops.zeros((particles, len(_GRAD_DECAYS), *(1,) * rank), "float32")}
 
-    def listen(self, theta, shared, signals):
+    def listen(self, theta: Theta, shared: Tensors, signals: Signals) -> tuple[Tensors, Tensor]:
         """`(shared, heard)`: the new statistics, and what all tensors share, `[P, hidden_size]`."""
         losses, heard = listen(shared, signals)
         return losses, networks.first_layer(theta, heard, self.prefix)
 
-    def __call__(self, theta, state, heard, measured, signals):
+    def __call__(
+        self, theta: Theta, state: Tensors, heard: Tensor, measured: "Measured", signals: Signals
+    ) -> tuple[Tensor, Tensors]:
         """The outputs `[P, outputs]` for one tensor, and its new state.
 
         Args:
@@ -97,7 +101,7 @@ class Controller:
         return outputs, {"mean_square": features.broadcast_over(mean_square, measured.rank)}
 
 
-def init_losses(particles):
+def init_losses(particles: int) -> Tensors:
     """Statistics of the losses before the first step: dict of `[P, ...]`."""
     return {
         **loss_statistics.init(particles, _TRAIN_DECAYS, "train"),
@@ -105,7 +109,7 @@ def init_losses(particles):
     }
 
 
-def listen(shared, signals):
+def listen(shared: Tensors, signals: Signals) -> tuple[Tensors, Tensor]:
     """The new statistics of the losses, and the features `[P, F]` that all tensors share."""
     train = loss_statistics.observe(shared, signals.train_loss, _TRAIN_DECAYS, "train")
     valid = loss_statistics.observe(shared, signals.validation_loss, _VALID_DECAYS, "valid")
@@ -128,13 +132,13 @@ class Measured(NamedTuple):
     rank: int
 
     @property
-    def root_mean_squares(self):
+    def root_mean_squares(self) -> Tensor:
         """Of g, P and s: `[P, 3]`."""
         # Not exactly zero, where the square root has no derivative.
         return ops.sqrt(self.means[:, :3] + 1e-30)
 
 
-def measure(grad, param, step):
+def measure(grad: Tensor, param: Tensor, step: Tensor) -> Measured:
     """`Measured` of a tensor.
 
     Args:
@@ -152,7 +156,7 @@ def measure(grad, param, step):
     return Measured(means, size, len(param.shape) - 1)
 
 
-def horizon(signals):
+def horizon(signals: Signals) -> Tensor:
     """The fraction of the planned steps that has passed, and whether it is known: `[P, 2]`."""
     known = signals.total_steps.known
     total = ops.where(known, signals.total_steps.value, 1.0)
@@ -161,7 +165,7 @@ def horizon(signals):
     return ops.stack([fraction * known, known], axis=1)
 
 
-def _loss_features(train, valid, loss):
+def _loss_features(train: Tensors, valid: Tensors, loss: Signal) -> Tensor:
     """`[P, 9]`, zero where nothing is known."""
     means = loss_statistics.corrected_mean(train, _TRAIN_DECAYS, "train")
     loss = ops.where(loss.known[:, None], loss.value[:, None], means)
@@ -177,7 +181,7 @@ def _loss_features(train, valid, loss):
     return ops.concatenate([surprise, trend, gap, known * rise, known], axis=1)
 
 
-def _tensor_features(mean_square, measured, count):
+def _tensor_features(mean_square: Tensor, measured: Measured, count: Tensor) -> Tensor:
     """`[P, 11]`."""
     age = ops.cast(count, "float32")[:, None] + 1.0
     bias = 1.0 - ops.power(features.constant([_GRAD_DECAYS]), age)

@@ -5,39 +5,43 @@ side; the Keras optimizer has P = 1), `F` features and a tensor's own `*shape`.
 Features come before the tensor's dimensions, so that each is a contiguous plane.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
 from lopt_keras import reductions
+from lopt_keras.types import Shape, Tensor, Tensors
 
 TIMESCALES = (1, 3, 10, 30, 100, 300, 1_000, 3_000, 10_000, 30_000, 100_000)
 """The `c` of `time_embedding` (Metz et al., arXiv 1810.10180, appendix)."""
 
 
-def constant(values):
+def constant(values: Tensor) -> Tensor:
     """A float32 tensor. NumPy's arrays do not mix with those of every backend."""
     return ops.convert_to_tensor(np.asarray(values, "float32"))
 
 
-def broadcast_over(values, rank):
+def broadcast_over(values: Tensor, rank: int) -> Tensor:
     """`[P, F]` -> `[P, F, 1, ..., 1]`, against features of a rank-`rank` tensor."""
     return ops.reshape(values, (*values.shape, *(1,) * rank))
 
 
-def accumulate(accumulator, value, decay):
+def accumulate(accumulator: Tensor, value: Any, decay: Tensor) -> Tensor:
     """`a <- b a + (1 - b) x`, without bias correction."""
     return decay * accumulator + (1.0 - decay) * value
 
 
-def accumulate_both(m, rms, g, momentum_decay, rms_decay):
+def accumulate_both(
+    m: Tensor, rms: Tensor, g: Tensor, momentum_decay: Tensor, rms_decay: Tensor
+) -> tuple[Tensor, Tensor]:
     """The accumulators of g and of g^2."""
     m = accumulate(m, g, momentum_decay)
     return m, accumulate(rms, ops.square(g), rms_decay)
 
 
-def second_moment_scale(x, epsilon, axis):
+def second_moment_scale(x: Tensor, epsilon: float, axis: int | Sequence[int] | None) -> Tensor:
     """`rsqrt(epsilon + mean(x^2))` over the axes, which are kept with size 1.
 
     Without axes, entry by entry.
@@ -46,29 +50,29 @@ def second_moment_scale(x, epsilon, axis):
     return ops.rsqrt(epsilon + (reductions.mean(squares, axis) if axis else squares))
 
 
-def clipped_log(x):
+def clipped_log(x: Tensor) -> Tensor:
     """`clip(log(1e-8 + |x|), -5, 5)` (Metz et al., arXiv 2009.11243, appendix)."""
     return ops.clip(ops.log(1e-8 + ops.abs(x)), -5.0, 5.0)
 
 
-def flat(x):
+def flat(x: Tensor) -> Tensor:
     """`[P, *shape]` -> `[P, n]`."""
     return ops.reshape(x, (x.shape[0], -1))
 
 
-def norm(x):
+def norm(x: Tensor) -> Tensor:
     """The Euclidean norm of each particle's tensor: `[P, *shape]` -> `[P]`."""
     # Not exactly zero, where the square root has no derivative.
     return ops.sqrt(reductions.total(ops.square(flat(x)), 1)[:, 0] + 1e-30)
 
 
-def moments(x):
+def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and population variance of each particle's tensor, `[P]` each."""
     average = reductions.mean(flat(x), 1)
     return average[:, 0], reductions.mean(ops.square(flat(x) - average), 1)[:, 0]
 
 
-def sine_embedding(step):
+def sine_embedding(step: Tensor) -> Tensor:
     """`sin(t / (c pi))` for each c of `TIMESCALES`: `[P, 1]` -> `[P, 11]`.
 
     Source: Metz et al., arXiv 2009.11243, appendix.
@@ -76,7 +80,7 @@ def sine_embedding(step):
     return ops.sin(step / (constant(TIMESCALES) * np.float32(np.pi)))
 
 
-def time_embedding(step):
+def time_embedding(step: Tensor) -> Tensor:
     """`tanh(t / c - 1)` for each c of `TIMESCALES`.
 
     Args:
@@ -91,7 +95,7 @@ def time_embedding(step):
     return ops.tanh(step / constant(TIMESCALES) - 1.0)
 
 
-def decays_from_offsets(initial_decays, offsets):
+def decays_from_offsets(initial_decays: Sequence[float], offsets: Tensor) -> Tensor:
     """Learned decays `1 - exp(10 (log(1 - b0) / 10 + offset))`.
 
     Args:
@@ -108,7 +112,7 @@ def decays_from_offsets(initial_decays, offsets):
     return 1.0 - ops.exp(10.0 * (constant(initial) + offsets))
 
 
-def factored_axes(shape):
+def factored_axes(shape: Shape) -> tuple[int, int] | None:
     """The axes `(d1, d0)` of the second largest and the largest dimension.
 
     Ties are broken by a stable sort, as in the published implementation. Where
@@ -132,11 +136,11 @@ def factored_axes(shape):
     return int(order[-2]), int(order[-1])
 
 
-def safe_rsqrt(x):
+def safe_rsqrt(x: Tensor) -> Tensor:
     return ops.rsqrt(ops.maximum(x, 1e-9))
 
 
-def safe_sqrt(x):
+def safe_sqrt(x: Tensor) -> Tensor:
     """The square root, with a derivative at zero too (which XLA makes NaN)."""
     return ops.sqrt(ops.maximum(x, 1e-30))
 
@@ -159,7 +163,7 @@ class FactoredMoments(NamedTuple):
     col: Any
 
 
-def init_factored_moments(param, count):
+def init_factored_moments(param: Tensor, count: int) -> Tensors:
     """The accumulators before the first step, `count` of each, for `[P, *shape]`."""
     particles, *shape = ops.shape(param)
     axes = factored_axes(param.shape[1:])
@@ -172,7 +176,7 @@ def init_factored_moments(param, count):
     return state
 
 
-def factored_moments(state, grad, decay):
+def factored_moments(state: Tensors, grad: Tensor, decay: Tensor) -> FactoredMoments:
     """The factored second moments after a step.
 
     For tensors of rank 0 and 1, all is entry by entry, and row and column are both v.

@@ -9,10 +9,13 @@ one loop; inputs and hidden units stay in registers. (Measured in docs/performan
 import contextlib
 import contextvars
 import math
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
 from keras import ops
+
+from lopt_keras.types import Shape, Tensor
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -25,7 +28,7 @@ _LONGEST_FOLD, _FEWEST_ENTRIES_TO_FOLD = 128, 2**16
 
 
 @contextlib.contextmanager
-def scope():
+def scope() -> Iterator[None]:
     """To be entered where a function is traced that XLA compiles and nobody differentiates.
 
     Elsewhere, what is spelled out is slow.
@@ -37,7 +40,7 @@ def scope():
         _fusing.reset(token)
 
 
-def is_worthwhile(weights, shape):
+def is_worthwhile(weights: Sequence[Tensor], shape: Shape) -> bool:
     """Whether to spell a network out.
 
     Args:
@@ -65,14 +68,14 @@ class Fold:
         rows: how many rows become one: 1 where none need to, or can.
     """
 
-    def __init__(self, shape):
+    def __init__(self, shape: Shape) -> None:
         self._shape, self.rows = tuple(shape), 1
         if len(shape) == 2 and shape[1] < _SHORTEST_ROW:
             possible = range(-(-_SHORTEST_ROW // shape[1]), _LONGEST_FOLD // shape[1] + 1)
             # The fewest: the copies below are quicker then.
             self.rows = min((k for k in possible if shape[0] % k == 0), default=1)
 
-    def __call__(self, x):
+    def __call__(self, x: Tensor) -> Tensor:
         """`[P, F, *shape_i]`, `shape_i` broadcasting to the shape, likewise to the folded one."""
         *leading, rows, columns = x.shape
         if (rows, columns) == self._shape:
@@ -87,11 +90,13 @@ class Fold:
         return ops.matmul(x, _matrix(np.kron(np.eye(self.rows), np.ones((1, self._shape[1])))))
 
 
-def _matrix(values):
+def _matrix(values: Tensor) -> Tensor:
     return ops.convert_to_tensor(values, "float32")
 
 
-def mlp(inputs, offsets, weights):
+def mlp(
+    inputs: Sequence[Tensor], offsets: Sequence[Tensor], weights: Sequence[Tensor]
+) -> list[Tensor]:
     """An MLP with ReLU on every entry.
 
     Args:
@@ -111,7 +116,7 @@ def mlp(inputs, offsets, weights):
     return hidden
 
 
-def _layer(x, w, offsets, rank):
+def _layer(x: Sequence[Tensor], w: Tensor, offsets: Sequence[Tensor], rank: int) -> list[Tensor]:
     """The units of a layer: list of `[P, *shape]`."""
     scalars = _scalars(w, rank)
     units = []
@@ -123,7 +128,7 @@ def _layer(x, w, offsets, rank):
     return units
 
 
-def _scalars(w, rank):
+def _scalars(w: Tensor, rank: int) -> list[Tensor]:
     """`[P, ...]` -> list of `[P, 1, ..., 1]`, against tensors of that rank."""
     flat = ops.reshape(w, (w.shape[0], -1, *(1,) * rank))
     return ops.unstack(flat, flat.shape[1], axis=1)

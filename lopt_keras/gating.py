@@ -4,12 +4,15 @@ Particles are copies of one optimizer that run side by side; every array has a l
 them, and the Keras optimizer has one.
 """
 
+from collections.abc import Sequence
+
 from keras import ops
 
 from lopt_keras import reductions
+from lopt_keras.types import Tensor
 
 
-def gradients_are_usable(gradients):
+def gradients_are_usable(gradients: Sequence[Tensor]) -> Tensor:
     """Whether all gradients are finite, with squares that float32 can sum.
 
     The rules accumulate squared gradients: one that overflows would poison the
@@ -29,7 +32,7 @@ def gradients_are_usable(gradients):
     return usable
 
 
-def select(condition, new, old):
+def select(condition: Tensor, new: Tensor, old: Tensor) -> Tensor:
     """`new` for the particles in which `condition` holds, `old` for the others.
 
     Args:

@@ -4,8 +4,13 @@ Everything else of this package stands on public names. A release of Keras that 
 these breaks here only, and `tests/lopt_keras/test_private_names.py` names it.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 from keras.src.trainers import data_adapters
+
+from lopt_keras.types import Tensor
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -30,7 +35,7 @@ TENSORFLOW_NAMES = {"_distribution_strategy": "3.0", "_all_reduce_sum_gradients"
 class Optimizer(keras.optimizers.Optimizer):
     """A Keras optimizer whose private parts have names that a subclass can use."""
 
-    def _take_step(self, grads, variables):
+    def _take_step(self, grads: Sequence[Tensor], variables: Sequence[Any]) -> None:
         """One step for the whole list; what a subclass implements.
 
         Args:
@@ -39,63 +44,65 @@ class Optimizer(keras.optimizers.Optimizer):
         """
         raise NotImplementedError
 
-    def _backend_apply_gradients(self, grads, trainable_variables):
+    def _backend_apply_gradients(
+        self, grads: Sequence[Tensor], trainable_variables: Sequence[Any]
+    ) -> None:
         # Keras's own loops over the variables, in each backend in its own way, and does the
         # accumulation of gradients, the clipping and the averages there.
         self._take_step(grads, trainable_variables)
 
     @property
-    def _all_variables(self):
+    def _all_variables(self) -> list[Any]:
         """The variables that the optimizer was built for, in their order: list."""
         # `variables` are the optimizer's own.
         return self._trainable_variables
 
     @property
-    def _averages(self):
+    def _averages(self) -> list[Any]:
         """The moving average of each of `_all_variables`, None of one that has none: list."""
         return self._model_variables_moving_average
 
     @property
-    def _calls(self):
+    def _calls(self) -> Any:
         """The variable that Keras advances after each call of `apply`."""
         # `iterations` counts the steps of accumulated gradients.
         return self._iterations
 
-    def _accumulators(self, variables):
+    def _accumulators(self, variables: Sequence[Any]) -> list[Any]:
         """The sums of the gradients of variables, while they are accumulated: list."""
         return [self._accumulated_gradients[self._index_of(variable)] for variable in variables]
 
-    def _index_of(self, variable):
+    def _index_of(self, variable: Any) -> int:
         """Where a variable stands in `_all_variables`."""
         return self._get_variable_index(variable)
 
-    def _has_decay(self, variable):
+    def _has_decay(self, variable: Any) -> bool:
         """Whether a variable is not excluded from weight decay."""
         return self._use_weight_decay(variable)
 
-    def _clipped(self, grads):
+    def _clipped(self, grads: Sequence[Tensor]) -> list[Tensor]:
         """Gradients after `clipnorm`, `clipvalue` or `global_clipnorm`: list."""
         return self._clip_gradients(grads)
 
-    def _track(self, variable):
+    def _track(self, variable: Any) -> None:
         """Makes a variable the optimizer's own, which is saved with it."""
         # `add_variable` has no argument for synchronization.
         self._track_variable(variable)
 
-    def _summed_over_replicas(self, pairs):
+    def _summed_over_replicas(self, pairs: Sequence[tuple[Tensor, Any]]) -> list[Tensor]:
         """Pairs of a tensor and its variable, or None, summed over the replicas: list of tensors.
 
         With TensorFlow only.
         """
         return [value for value, _ in self._all_reduce_sum_gradients(pairs)]
 
-    def _assign_in_replicas(self, variables, values):
+    def _assign_in_replicas(self, variables: Sequence[Any], values: Sequence[Tensor]) -> None:
         """Assigns values to variables, from within or outside of replicas of `tf.distribute`.
 
         With TensorFlow only.
         """
 
-        def assign(strategy, values):
+        def assign(strategy: Any, values: Sequence[Tensor]) -> None:
             for variable, value in zip(variables, values, strict=True):
                 native = variable.value if isinstance(variable, keras.Variable) else variable
                 strategy.extended.update(native, self.assign, args=(value,), group=False)
@@ -105,7 +112,7 @@ class Optimizer(keras.optimizers.Optimizer):
         merge_call(assign, self._distribution_strategy, values)
 
 
-def data_adapter(x, y, sample_weight, batch_size):
+def data_adapter(x: Any, y: Any, sample_weight: Any, batch_size: int) -> Any:
     """What makes batches of whatever `fit` takes as data, as Keras itself makes them.
 
     Public are only the loops that use it.

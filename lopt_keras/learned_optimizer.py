@@ -3,7 +3,8 @@
 import contextlib
 import os
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -20,6 +21,8 @@ from lopt_keras import (
     saved_model,
 )
 from lopt_keras.rules import base, step
+from lopt_keras.rules.base import Signals, State, UpdateRule
+from lopt_keras.types import Array, Arrays, Shape, Tensor, Tensors, Theta
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -112,25 +115,25 @@ class LearnedOptimizer(keras_private.Optimizer):
 
     def __init__(
         self,
-        weights="default",
-        rule=None,
-        learning_rate=1.0,
-        total_steps=None,
-        weight_decay=None,
-        clipnorm=None,
-        clipvalue=None,
-        global_clipnorm=None,
-        use_ema=None,
-        ema_momentum=0.99,
-        ema_overwrite_frequency=None,
-        loss_scale_factor=None,
-        gradient_accumulation_steps=None,
-        jit_compile=True,
-        state_dtype="float32",
-        seed=0,
-        name=None,
-        **kwargs,
-    ):
+        weights: str | os.PathLike[str] | Mapping[str, Any] | None = "default",
+        rule: UpdateRule | str | dict[str, Any] | None = None,
+        learning_rate: Any = 1.0,
+        total_steps: int | None = None,
+        weight_decay: float | None = None,
+        clipnorm: float | None = None,
+        clipvalue: float | None = None,
+        global_clipnorm: float | None = None,
+        use_ema: bool | None = None,
+        ema_momentum: float = 0.99,
+        ema_overwrite_frequency: int | None = None,
+        loss_scale_factor: float | None = None,
+        gradient_accumulation_steps: int | None = None,
+        jit_compile: bool = True,
+        state_dtype: str = "float32",
+        seed: int = 0,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         of_keras = {
             "learning_rate": learning_rate,
             "weight_decay": weight_decay,
@@ -157,7 +160,7 @@ class LearnedOptimizer(keras_private.Optimizer):
         self.jit_compile = jit_compile
         self.state_dtype = state_dtype
         self._theta = theta
-        self._theta_tensors = None
+        self._theta_tensors: Tensors | None = None
         self._programs = programs.Programs()
         self._traced = self._heard_train_loss = self._warned = False
         self._warned_of_horizon = total_steps is None
@@ -173,7 +176,7 @@ class LearnedOptimizer(keras_private.Optimizer):
         }
         _warn_of_small_learning_rate(learning_rate, self._calls.dtype)
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> None:
         if name in options.CHANGEABLE:
             options.check(name, value)
             if name == "learning_rate" or value != getattr(self, name, value):
@@ -181,27 +184,27 @@ class LearnedOptimizer(keras_private.Optimizer):
         super().__setattr__(name, value)
 
     @property
-    def theta(self):
+    def theta(self) -> Arrays:
         """The meta-parameters: a dict of NumPy arrays (copies)."""
         return {name: value.copy() for name, value in self._theta.items()}
 
     @property
-    def skipped_steps(self):
+    def skipped_steps(self) -> int:
         """Number of steps left out because a gradient was not finite, an int."""
         return int(ops.convert_to_numpy(self._skipped_steps))
 
     @property
-    def total_steps(self):
+    def total_steps(self) -> int | None:
         """The planned number of steps, an int, or `None`."""
         return int(ops.convert_to_numpy(self._total_steps)) or None
 
     @total_steps.setter
-    def total_steps(self, value):
+    def total_steps(self, value: int | None) -> None:
         options.check("total_steps", value)
         self._total_steps.assign(value or 0)
         self._warned_of_horizon = value is None
 
-    def reset(self):
+    def reset(self) -> None:
         """Has the rule start afresh, as for a task that has changed.
 
         Its steps shrink as training goes on. Where what is learned changes (another
@@ -225,7 +228,7 @@ class LearnedOptimizer(keras_private.Optimizer):
         # A copy, as JAX would give two variables the same memory.
         self._first_step.assign(ops.copy(ops.cast(self.iterations, self._first_step.dtype)))
 
-    def observe(self, train_loss=None, validation_loss=None):
+    def observe(self, train_loss: Any = None, validation_loss: Any = None) -> None:
         """Tells the rule a loss, for the next step.
 
         Between two steps, several values of one loss are averaged. What the rule
@@ -251,7 +254,7 @@ class LearnedOptimizer(keras_private.Optimizer):
                 self._heard_train_loss |= name == "train_loss"
                 self._observations[name].add(value)
 
-    def scale_loss(self, loss):
+    def scale_loss(self, loss: Any) -> Any:
         """As every Keras optimizer; the trainer passes each training loss through here."""
         # With JAX, what is assigned here is lost: the trainer drops it.
         if "train_loss" in self._observations and keras.backend.backend() != "jax":
@@ -259,7 +262,7 @@ class LearnedOptimizer(keras_private.Optimizer):
             self.observe(train_loss=loss * _num_replicas())
         return super().scale_loss(loss)
 
-    def build(self, variables):
+    def build(self, variables: Sequence[Any]) -> None:
         """Creates the state of the rule for each variable."""
         if self.built:
             return
@@ -279,18 +282,20 @@ class LearnedOptimizer(keras_private.Optimizer):
         ]
         self._state = base.State(tensors, self._add_state("shared", state.shared, _are_tiles))
 
-    def _overwrite_averages(self):
+    def _overwrite_averages(self) -> None:
         for variable, average in zip(self._all_variables, self._averages, strict=True):
             if average is not None:
                 average.assign(ops.cast(variable, average.dtype))
 
-    def _initial_state(self, variables):
+    def _initial_state(self, variables: Sequence[Any]) -> State:
         with _outside_of_graphs():
             params = [ops.zeros((1, *v.shape), "float32") for v in variables]
             names = [_path(v) for v in variables]
             return self.rule.init_state(self._theta_particle(), params, names)
 
-    def _add_state(self, prefix, arrays, is_large):
+    def _add_state(
+        self, prefix: str, arrays: Tensors, is_large: Callable[[Tensor], bool]
+    ) -> dict[str, Any]:
         """A variable for each array of `[1, ...]`; what `is_large` has the dtype of the state."""
         variables = {}
         for name, value in arrays.items():
@@ -302,12 +307,12 @@ class LearnedOptimizer(keras_private.Optimizer):
             )
         return variables
 
-    def _take_step(self, grads, variables):
+    def _take_step(self, grads: Sequence[Tensor], variables: Sequence[Any]) -> None:
         """One step for the whole list, in place of Keras's loop over variables."""
         with _no_gradients():
             self._apply_all(grads, variables)
 
-    def _apply_all(self, grads, trainable_variables):
+    def _apply_all(self, grads: Sequence[Tensor], trainable_variables: Tensor) -> None:
         self._traced |= _is_traced(grads)
         self._warn_of_missing_loss()
         if not self._traced:
@@ -332,7 +337,9 @@ class LearnedOptimizer(keras_private.Optimizer):
         self._skipped_steps.assign_add(skipped)
         self._calls.assign_sub(ops.cast(skipped, self._calls.dtype))
 
-    def _reduced(self, grads, sums, variables):
+    def _reduced(
+        self, grads: Sequence[Tensor], sums: Any, variables: Sequence[Any]
+    ) -> tuple[list[Tensor], Any]:
         """Gradients and losses, summed over all replicas of `tf.distribute`."""
         if _num_replicas() == 1:
             # Not the one operation for all that this would become: Grappler takes it apart, with
@@ -345,7 +352,7 @@ class LearnedOptimizer(keras_private.Optimizer):
         grads = _dense(reduced[: len(grads)], variables)
         return grads, list(zip(flat_sums[::2], flat_sums[1::2], strict=True))
 
-    def _warn_of_missing_loss(self):
+    def _warn_of_missing_loss(self) -> None:
         missing = "train_loss" in self.rule.signals and not self._heard_train_loss
         if missing and not self._warned:
             warnings.warn(
@@ -355,7 +362,7 @@ class LearnedOptimizer(keras_private.Optimizer):
             )
         self._warned = True
 
-    def _warn_of_horizon(self, coming=0):
+    def _warn_of_horizon(self, coming: int = 0) -> None:
         if self._warned_of_horizon:
             return
         steps = int(ops.convert_to_numpy(self.iterations)) + coming
@@ -368,25 +375,25 @@ class LearnedOptimizer(keras_private.Optimizer):
         )
         self._warned_of_horizon = True
 
-    def finalize_variable_values(self, var_list):
+    def finalize_variable_values(self, var_list: Any) -> None:
         """As every Keras optimizer; `fit` calls it at its end."""
         super().finalize_variable_values(var_list)
         # A step that is compiled cannot warn.
         self._warn_of_horizon()
 
-    def exclude_from_weight_decay(self, var_list=None, var_names=None):
+    def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
         """As every Keras optimizer."""
         name = "exclude_from_weight_decay"
         options.check_change(name, var_list or var_names, self.built, self._traced)
         super().exclude_from_weight_decay(var_list, var_names)
 
-    def _forget(self, apply):
+    def _forget(self, apply: Tensor) -> None:
         for name, observation in self._observations.items():
             # The training loss of a step that is left out goes with it.
             stale = name == "train_loss" and not self.gradient_accumulation_steps
             observation.forget_where(ops.logical_or(apply, stale))
 
-    def _signals(self, losses):
+    def _signals(self, losses: dict[str, Any]) -> Signals:
         """`Signals` of this step, each of shape `[1]`."""
         first = _value(self._first_step)
         step, total = (
@@ -397,7 +404,9 @@ class LearnedOptimizer(keras_private.Optimizer):
         horizon = base.Signal.where(total > 0, ops.cast(total, "float32"))
         return base.Signals.silent(step, total_steps=horizon, **losses)
 
-    def _update(self, apply, grads, variables, signals):
+    def _update(
+        self, apply: Tensor, grads: Sequence[Tensor], variables: Sequence[Any], signals: Signals
+    ) -> None:
         """Steps with all variables, if `apply` holds."""
         if self.rule.fuses_tensors:
             self._update_fused(apply, grads, variables, signals)
@@ -409,16 +418,16 @@ class LearnedOptimizer(keras_private.Optimizer):
         learning_rate = ops.cast(self.learning_rate, "float32")
         shrink = [self._shrink(variable, learning_rate) for variable in variables]
 
-        def summarise(i):
+        def summarise(i: int) -> tuple[Tensors, Tensors]:
             inputs = _values(state[i]), shared, grads[i], _value(variables[i]), shrink[i]
             return self._run(kinds[i], _summary, theta, *inputs)
 
-        def coordinate(summaries):
+        def coordinate(summaries: Sequence[Tensors]) -> tuple[Tensors, Sequence[Tensors]]:
             if not shared:  # Nothing to compute.
                 return self.rule.coordinate(theta, shared, summaries, signals)
             return self._run(len(summaries), _coordinated, theta, shared, summaries, signals)
 
-        def update(i, new_state, message):
+        def update(i: int, new_state: Tensors | None, message: Tensors) -> None:
             how = apply, learning_rate, shrink[i], self._seed(indices[i])
             inputs = new_state or {}, message, grads[i], _value(variables[i]), signals
             param, tensor = self._run(kinds[i], _new_values, theta, how, inputs, _values(state[i]))
@@ -431,7 +440,9 @@ class LearnedOptimizer(keras_private.Optimizer):
             {name: ops.where(apply, new[name][0], shared[name]) for name in shared},
         )
 
-    def _update_fused(self, apply, grads, variables, signals):
+    def _update_fused(
+        self, apply: Tensor, grads: Sequence[Tensor], variables: Sequence[Any], signals: Signals
+    ) -> None:
         """As `_update`, by a rule that steps with all tensors at once, in one program."""
         everything = self._all_variables
         given = {self._index_of(v): g for v, g in zip(variables, grads, strict=True)}
@@ -443,7 +454,7 @@ class LearnedOptimizer(keras_private.Optimizer):
         part = _FusedStep(tuple(given), tuple(_kind_of_name(_path(v)) for v in everything))
         params, shared = self._run(
             tuple(_kind(v, ()) for v in everything),
-            part,
+            part,  # type: ignore[arg-type]  # Callable, though a tuple.
             self._theta_particle(),
             (apply, learning_rate, self._seed(0)),
             grads,
@@ -454,7 +465,7 @@ class LearnedOptimizer(keras_private.Optimizer):
         self._assign([everything[i] for i in given], params)
         self._assign_dict(self._state.shared, shared)
 
-    def _run(self, kind, part, *args):
+    def _run(self, kind: Hashable, part: Callable[..., Any], *args: Any) -> Any:
         """A part of the rule's step, as an XLA program if so asked.
 
         A program for each kind of tensor, not one for the whole step: a model has far
@@ -465,7 +476,7 @@ class LearnedOptimizer(keras_private.Optimizer):
             return part(self.rule, *args)
         return self._programs.run(kind, part, self.rule, *args)
 
-    def _theta_particle(self):
+    def _theta_particle(self) -> Tensors:
         """Theta as one particle."""
         if keras.backend.backend() != "tensorflow":
             return {name: ops.convert_to_tensor(x[None]) for name, x in self._theta.items()}
@@ -476,18 +487,20 @@ class LearnedOptimizer(keras_private.Optimizer):
                 }
         return self._theta_tensors
 
-    def _shrink(self, variable, learning_rate):
+    def _shrink(self, variable: Any, learning_rate: Any) -> Tensor:
         """What is left of a variable after its weight decay."""
         if self.weight_decay is None or not self._has_decay(variable):
             return ops.ones_like(learning_rate)
         return 1.0 - self.weight_decay * learning_rate
 
-    def _seed(self, index):
+    def _seed(self, index: int) -> Tensor:
         """Of the rounding of the state of a variable; differs between variables."""
         seed = (self.seed % 2**31 + 1_000_003 * index + 2**31) % 2**32 - 2**31
         return ops.convert_to_tensor(seed, "int32")
 
-    def _accumulate_gradients(self, usable, grads, variables):
+    def _accumulate_gradients(
+        self, usable: Tensor, grads: Sequence[Tensor], variables: Sequence[Any]
+    ) -> tuple[Tensor, Sequence[Tensor]]:
         """Whether to step now, and with which gradients."""
         steps = self.gradient_accumulation_steps
         if not steps:
@@ -502,7 +515,7 @@ class LearnedOptimizer(keras_private.Optimizer):
         self._assign_where(usable, accumulators, kept)
         return ops.logical_and(usable, complete), [total / steps for total in totals]
 
-    def _update_averages(self, usable, apply):
+    def _update_averages(self, usable: Tensor, apply: Tensor) -> None:
         averaged = [
             (variable, average)
             for variable, average in zip(self._all_variables, self._averages, strict=True)
@@ -520,7 +533,7 @@ class LearnedOptimizer(keras_private.Optimizer):
             due = ops.equal((self.iterations + 1) % self.ema_overwrite_frequency, 0)
             self._assign_where(ops.logical_and(usable, due), variables, averages)
 
-    def _average_weight(self, usable, apply):
+    def _average_weight(self, usable: Tensor, apply: Tensor) -> Tensor:
         """The weight of the newest parameters in the averages, 0 in a step left out."""
         if self.rule.averages:
             state = base.State(self._state.tensors, _particles(_values(self._state.shared)))
@@ -528,7 +541,9 @@ class LearnedOptimizer(keras_private.Optimizer):
         first = ops.equal(self.iterations, 0)
         return ops.where(usable, ops.where(first, 1.0, 1.0 - self.ema_momentum), 0.0)
 
-    def _assign_where(self, condition, variables, values):
+    def _assign_where(
+        self, condition: Tensor, variables: Sequence[Any], values: Sequence[Tensor]
+    ) -> None:
         """Assigns each value to its variable, or the variable to itself."""
         values = [
             ops.where(condition, ops.cast(value, variable.dtype), _value(variable))
@@ -536,10 +551,10 @@ class LearnedOptimizer(keras_private.Optimizer):
         ]
         self._assign(variables, values)
 
-    def _assign_dict(self, variables, values):
+    def _assign_dict(self, variables: dict[str, Any], values: Tensors) -> None:
         self._assign(list(variables.values()), [values[name] for name in variables])
 
-    def _assign(self, variables, values):
+    def _assign(self, variables: Sequence[Any], values: Sequence[Tensor]) -> None:
         if keras.backend.backend() != "tensorflow":
             for variable, value in zip(variables, values, strict=True):
                 self.assign(variable, value)
@@ -547,7 +562,7 @@ class LearnedOptimizer(keras_private.Optimizer):
 
         self._assign_in_replicas(variables, values)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, with theta itself in place of its origin."""
         return {
             **super().get_config(),
@@ -571,7 +586,16 @@ class _FusedStep(NamedTuple):
     given: tuple[int, ...]
     names: tuple[str, ...]
 
-    def __call__(self, rule, theta, how, grads, old, old_shared, signals):
+    def __call__(
+        self,
+        rule: UpdateRule,
+        theta: Theta,
+        how: tuple[Tensor, Tensor, Tensor],
+        grads: Sequence[Tensor],
+        old: Sequence[tuple[Tensor, Tensor]],
+        old_shared: Tensors,
+        signals: Signals,
+    ) -> tuple[list[Tensor], Tensors]:
         """`(params, shared)` after a step, or as they were; of the `given` variables. Pure."""
         apply, learning_rate, seed = how
         wide = [_shrunk(param, shrink) for param, shrink in old]
@@ -592,18 +616,34 @@ class _FusedStep(NamedTuple):
         return params, _kept_state(apply, new, old_shared, seed, signals)
 
 
-def _summary(rule, theta, state, shared, grad, param, shrink):
+def _summary(
+    rule: UpdateRule,
+    theta: Theta,
+    state: Tensors,
+    shared: Tensors,
+    grad: Tensor,
+    param: Tensor,
+    shrink: Tensor,
+) -> tuple[Tensors, Tensors]:
     """The `[1, ...]` state and summary of one variable; pure."""
     param = ops.cast(_shrunk(param, shrink), "float32")[None]
     return rule.summarise(theta, _particles(state), _particles(shared), grad[None], param)
 
 
-def _coordinated(rule, theta, shared, summaries, signals):
+def _coordinated(
+    rule: UpdateRule, theta: Theta, shared: Tensors, summaries: Sequence[Tensors], signals: Signals
+) -> tuple[Tensors, Sequence[Tensors]]:
     """The new shared state and the messages to all variables; pure."""
     return rule.coordinate(theta, _particles(shared), summaries, signals)
 
 
-def _new_values(rule, theta, how, inputs, old_state):
+def _new_values(
+    rule: UpdateRule,
+    theta: Theta,
+    how: tuple[Tensor, Tensor, Tensor, Tensor],
+    inputs: tuple[Any, ...],
+    old_state: Tensors,
+) -> tuple[Tensor, Tensors]:
     """`(param, state)` of one variable after a step, or as they were; pure."""
     apply, learning_rate, shrink, seed = how
     new_state, message, grad, old, signals = inputs
@@ -622,7 +662,9 @@ def _new_values(rule, theta, how, inputs, old_state):
     return ops.where(apply, param, old), _kept_state(apply, new, old_state, seed, signals)
 
 
-def _kept_state(apply, new, old, seed, signals):
+def _kept_state(
+    apply: Tensor, new: Tensors, old: Tensors, seed: Tensor, signals: Signals
+) -> Tensors:
     """A state after a step, rounded to its dtypes, or as it was."""
     # Differs between steps and the parts of a state too.
     seed = seed + 31 * ops.cast(signals.step[0], "int32")
@@ -633,13 +675,13 @@ def _kept_state(apply, new, old, seed, signals):
     return {name: ops.where(apply, rounded[name], value) for name, value in old.items()}
 
 
-def _shrunk(param, shrink):
+def _shrunk(param: Tensor, shrink: Tensor) -> Tensor:
     """A parameter after its weight decay, in float32 or wider."""
     wide = _widened(param)
     return wide * ops.cast(shrink, wide.dtype)
 
 
-def _resolve(weights, rule, seed):
+def _resolve(weights: Any, rule: Any, seed: int) -> tuple[UpdateRule, Arrays]:
     """`(rule, theta)` from the constructor's `weights`, `rule` and `seed`."""
     rule = None if rule is None else rules.get(rule)
     if weights is None:
@@ -668,7 +710,7 @@ def _resolve(weights, rule, seed):
     return rule, rule.check_theta(theta)
 
 
-def _are_usable(grads):
+def _are_usable(grads: Sequence[Tensor]) -> Tensor:
     """As `gating.gradients_are_usable`, but quick also where it is not compiled."""
     if keras.backend.backend() == "tensorflow":
         # Uncompiled, a fifth of the time of a product, and half that of a sum of squares.
@@ -678,19 +720,19 @@ def _are_usable(grads):
     return ops.all(ops.isfinite(ops.stack(squares)))
 
 
-def _dense(grads, variables):
+def _dense(grads: Sequence[Tensor], variables: Sequence[Any]) -> list[Tensor]:
     """Gradients as tensors of known shape, also those of embeddings."""
     pairs = zip(grads, variables, strict=True)
     return [tf.ensure_shape(tf.convert_to_tensor(g), v.shape) for g, v in pairs]
 
 
-def _num_replicas():
+def _num_replicas() -> int:
     if keras.backend.backend() == "tensorflow":
         return tf.distribute.get_strategy().num_replicas_in_sync
     return 1
 
 
-def _warn_of_small_learning_rate(learning_rate, step_dtype):
+def _warn_of_small_learning_rate(learning_rate: Any, step_dtype: Tensor) -> None:
     if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
         # What is about its highest value, warm-up or not, is seen at one of these steps.
         steps = [0, *(2**i for i in range(20))]
@@ -706,7 +748,7 @@ def _warn_of_small_learning_rate(learning_rate, step_dtype):
         )
 
 
-def _check_variable(variable):
+def _check_variable(variable: Any) -> None:
     """Raises unless a rule can train a variable."""
     dtype, shape = keras.backend.standardize_dtype(variable.dtype), tuple(variable.shape)
     if dtype not in _TRAINED_DTYPES:
@@ -721,7 +763,7 @@ def _check_variable(variable):
         )
 
 
-def _is_traced(grads):
+def _is_traced(grads: Sequence[Tensor]) -> bool:
     """Whether this step is part of a compiled function, not a step by itself."""
     if keras.backend.backend() == "tensorflow":
         return not tf.executing_eagerly()
@@ -730,7 +772,7 @@ def _is_traced(grads):
     return False
 
 
-def _initializer(array):
+def _initializer(array: Array) -> Any:
     """An initializer that TensorFlow can lift out of a function that it traces.
 
     It captures no tensor, and zeros, however many, are no constant of the graph.
@@ -740,66 +782,66 @@ def _initializer(array):
     return lambda shape, dtype: ops.convert_to_tensor(array, dtype)
 
 
-def _value(variable):
+def _value(variable: Any) -> Tensor:
     """What a variable holds, as a tensor."""
     return ops.cast(variable, variable.dtype)
 
 
-def _values(state):
+def _values(state: dict[str, Any]) -> Tensors:
     """What a dict of variables holds."""
     return {name: _value(variable) for name, variable in state.items()}
 
 
-def _particles(state):
+def _particles(state: Tensors) -> Tensors:
     """A state as one particle, in float32."""
     return {name: ops.cast(value, "float32")[None] for name, value in state.items()}
 
 
-def _rounded(value, old, seed):
+def _rounded(value: Any, old: Tensor, seed: Tensor) -> Tensor:
     """A new entry of a state, in the dtype of the old one."""
     if keras.backend.standardize_dtype(old.dtype) == "bfloat16":
         return rounding.to_bfloat16(value, seed)
     return value
 
 
-def _covers(shape):
+def _covers(shape: Shape) -> Callable[[Tensor], bool]:
     """Whether an array of a state is as large as the tensor of that shape, or larger."""
     # What is small next to the parameter is no burden in float32.
     return lambda array: bool(shape) and tuple(array.shape[-len(shape) :]) == tuple(shape)
 
 
-def _are_tiles(array):
+def _are_tiles(array: Tensor) -> bool:
     """Whether an array of the shared state holds tiles, `[1, N, rows, columns]`."""
     return len(array.shape) == 4
 
 
-def _kind(variable, state):
+def _kind(variable: Any, state: Any) -> Hashable:
     """What decides which compiled programs serve a variable with such a state."""
     return tuple(variable.shape), keras.backend.standardize_dtype(variable.dtype), tuple(state)
 
 
-def _kind_of_name(name):
+def _kind_of_name(name: str) -> str:
     """What a rule may make of a name. Programs are shared by models with other names."""
     return "embedding" if "embedding" in name.lower() else ""
 
 
-def _path(variable):
+def _path(variable: Any) -> str:
     return getattr(variable, "path", variable.name)
 
 
-def _widened(x):
+def _widened(x: Tensor) -> Tensor:
     """In float32, or in its own dtype if that is wider."""
     return x if keras.backend.standardize_dtype(x.dtype) == "float64" else ops.cast(x, "float32")
 
 
-def _outside_of_graphs():
+def _outside_of_graphs() -> contextlib.AbstractContextManager[Any]:
     """A scope in which values are concrete, also while a tf.function is traced."""
     if keras.backend.backend() == "tensorflow":
         return tf.init_scope()
     return contextlib.nullcontext()
 
 
-def _no_gradients():
+def _no_gradients() -> contextlib.AbstractContextManager[Any]:
     """A scope in which no gradient is recorded; with JAX, nothing is anyway."""
     if keras.backend.backend() == "tensorflow":
         return tensorflow_private.stop_recording()

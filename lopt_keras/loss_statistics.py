@@ -4,12 +4,16 @@ Shapes: `P` particles, `K` decays. The statistics of a loss are a dict of `mean`
 `var`, `[P, K]`, and `count`, `[P, 1]`.
 """
 
+from collections.abc import Sequence
+
 from keras import ops
 
 from lopt_keras import features, gating
+from lopt_keras.rules.base import Signal
+from lopt_keras.types import Tensor, Tensors
 
 
-def init(particles, decays, prefix):
+def init(particles: int, decays: Sequence[float], prefix: str) -> Tensors:
     """The statistics before the first loss: dict of arrays, their names prefixed."""
     return {
         f"{prefix}_mean": ops.zeros((particles, len(decays)), "float32"),
@@ -18,7 +22,7 @@ def init(particles, decays, prefix):
     }
 
 
-def observe(statistics, loss, decays, prefix):
+def observe(statistics: Tensors, loss: Signal, decays: Sequence[float], prefix: str) -> Tensors:
     """The statistics after a loss, a `Signal`; where it is not known, they stay as they are.
 
     `mean <- b mean + (1 - b) loss`, `var <- b var + (1 - b) (mean - loss)^2`.
@@ -37,12 +41,12 @@ def observe(statistics, loss, decays, prefix):
     return {name: gating.select(heard, x, statistics[name]) for name, x in new.items()}
 
 
-def corrected_mean(statistics, decays, prefix):
+def corrected_mean(statistics: Tensors, decays: Sequence[float], prefix: str) -> Tensor:
     """The mean without the bias of its start at zero, `[P, K]`; zero before any loss."""
     return statistics[f"{prefix}_mean"] * _correction(statistics, decays, prefix)
 
 
-def normalise(statistics, loss, decays, prefix):
+def normalise(statistics: Tensors, loss: Tensor, decays: Sequence[float], prefix: str) -> Tensor:
     """`clip((loss - mean) / sqrt(var + 1e-8), -5, 5)`, `[P, K]`, from `[P, K]` or `[P, 1]`."""
     correction = _correction(statistics, decays, prefix)
     mean = statistics[f"{prefix}_mean"] * correction
@@ -50,12 +54,12 @@ def normalise(statistics, loss, decays, prefix):
     return ops.clip((loss - mean) * scale, -5.0, 5.0)
 
 
-def is_known(statistics, prefix):
+def is_known(statistics: Tensors, prefix: str) -> Tensor:
     """Whether a loss has been observed yet, `[P, 1]` booleans."""
     return statistics[f"{prefix}_count"] > 0
 
 
-def _correction(statistics, decays, prefix):
+def _correction(statistics: Tensors, decays: Sequence[float], prefix: str) -> Tensor:
     """`1 / (1 - b^n)` after n losses, and 0 before the first, `[P, K]`."""
     count = statistics[f"{prefix}_count"]
     correction = 1.0 / (1.0 - ops.power(features.constant([decays]), ops.maximum(count, 1.0)))

@@ -6,29 +6,31 @@ Weights are entries of theta: `w0 [P, inputs, units]`, `b0 [P, units]`, `w1`, ..
 
 import itertools
 import math
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
 
 from lopt_keras import features, fusion, reductions
+from lopt_keras.types import Arrays, Shapes, Tensor, Theta
 
 
-def mlp_shapes(sizes, prefix=""):
+def mlp_shapes(sizes: Sequence[int], prefix: str = "") -> Shapes:
     """Theta shapes of an MLP: dict from name to tuple.
 
     Args:
         sizes: number of inputs, units of each hidden layer, number of outputs.
         prefix: of the names.
     """
-    shapes = {}
+    shapes: Shapes = {}
     for i, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         shapes[f"{prefix}w{i}"] = (fan_in, fan_out)
         shapes[f"{prefix}b{i}"] = (fan_out,)
     return shapes
 
 
-def random_weights(shapes, seed):
+def random_weights(shapes: Shapes, seed: int) -> Arrays:
     """Matrices normal with standard deviation `1 / sqrt(fan_in)`, all else zero."""
     rng = np.random.default_rng(seed)
     weights = {}
@@ -38,7 +40,9 @@ def random_weights(shapes, seed):
     return weights
 
 
-def mlp(theta, x, hidden_layers, prefix="", offset=None):
+def mlp(
+    theta: Theta, x: Tensor, hidden_layers: int, prefix: str = "", offset: Tensor = None
+) -> Tensor:
     """An MLP with ReLU on one vector a particle: `[P, F]` -> `[P, outputs]`.
 
     Args:
@@ -56,17 +60,25 @@ def mlp(theta, x, hidden_layers, prefix="", offset=None):
     return x
 
 
-def first_layer(theta, x, prefix=""):
+def first_layer(theta: Theta, x: Tensor, prefix: str = "") -> Tensor:
     """What the first of the inputs `[P, F]` of an MLP make of its first layer: `[P, H]`."""
     return product(x, theta[f"{prefix}w0"][:, : x.shape[1]]) + theta[f"{prefix}b0"]
 
 
-def product(x, w):
+def product(x: Tensor, w: Tensor) -> Tensor:
     """`[P, F]` times `[P, F, H]`, particle by particle."""
     return ops.squeeze(ops.matmul(x[:, None], w), 1)
 
 
-def mlp_per_parameter(theta, inputs, arrays, context, hidden_layers, epsilon=1e-5, axes=None):
+def mlp_per_parameter(
+    theta: Theta,
+    inputs: Callable[..., list[Tensor]],
+    arrays: Sequence[Tensor],
+    context: Any,
+    hidden_layers: int,
+    epsilon: float = 1e-5,
+    axes: Tensor = None,
+) -> Tensor:
     """An MLP with ReLU on every entry of a tensor.
 
     Exact to rounding, but cheaper than concatenating normalised features: what is
@@ -108,7 +120,7 @@ def mlp_per_parameter(theta, inputs, arrays, context, hidden_layers, epsilon=1e-
         if fold.rows > 1:
             arrays, offsets = [fold(x) for x in arrays], [fold(x) for x in offsets]
             values = inputs(*arrays)
-            full = [member._replace(x=values[member.index]) for member in full]
+            full = [member._replace(x=values[member.number]) for member in full]
         x = _normalised_planes(full, inputs, arrays, epsilon, axes)
         offset = ops.broadcast_to(sum(offsets), (*bias.shape, *x[0].shape[1:]))
         outputs = fusion.mlp(x, ops.unstack(offset, bias.shape[1], axis=1), weights)
@@ -121,7 +133,7 @@ def mlp_per_parameter(theta, inputs, arrays, context, hidden_layers, epsilon=1e-
     return hidden
 
 
-def scaled(direction, exponent):
+def scaled(direction: Tensor, exponent: Tensor) -> Tensor:
     """`direction * exp(exponent)`."""
     # XLA computes a product, and the whole network with it, anew wherever it is read, but
     # no quotient. The small number keeps it from writing this one as a product.
@@ -132,19 +144,20 @@ class _Input(NamedTuple):
     """Some features.
 
     Attributes:
-        index: among the inputs.
+        number: among the inputs.
         w: their rows of `w0`, `[P, F, H]`.
         x: `[P, F, *shape]`.
     """
 
-    index: int
+    number: int
     w: Any
     x: Any
 
 
-def _groups(w0, values):
+def _groups(w0: Tensor, values: Sequence[Tensor]) -> dict[tuple[int, ...], list[_Input]]:
     """Inputs by their shape: dict to list of `_Input`."""
-    groups, row = {}, 0
+    groups: dict[tuple[int, ...], list[_Input]] = {}
+    row = 0
     for index, x in enumerate(values):
         w = w0[:, row : row + x.shape[1]]
         groups.setdefault(tuple(x.shape[2:]), []).append(_Input(index, w, x))
@@ -152,11 +165,13 @@ def _groups(w0, values):
     return groups
 
 
-def _concatenate(arrays):
+def _concatenate(arrays: Sequence[Tensor]) -> Tensor:
     return arrays[0] if len(arrays) == 1 else ops.concatenate(arrays, axis=1)
 
 
-def _normalised_planes(members, inputs, arrays, epsilon, axes):
+def _normalised_planes(
+    members: Sequence[Any], inputs: Any, arrays: Sequence[Tensor], epsilon: float, axes: Tensor
+) -> list[Tensor]:
     """The features one by one: list of `[P, *shape]`."""
     count = max(x.shape[1] for x in arrays)
     columns = [ops.unstack(x, x.shape[1], axis=1) for x in arrays]
@@ -171,7 +186,7 @@ def _normalised_planes(members, inputs, arrays, epsilon, axes):
     return [plane * scale for plane, scale in zip(x, scales, strict=True)]
 
 
-def _normalised_product(members, epsilon, axes):
+def _normalised_product(members: Sequence[Any], epsilon: float, axes: Tensor) -> Tensor:
     """The matrix product of inputs of one shape, each second-moment normalised.
 
     Returns:

@@ -1,5 +1,7 @@
 """What the options of the optimizer may be, and how long they may change."""
 
+from typing import Any
+
 import numpy as np
 
 from lopt_keras import validation
@@ -36,7 +38,7 @@ CHANGEABLE = ("learning_rate", *_FIXED_WHEN_BUILT, *_FIXED_WHEN_TRACED)
 """Attributes of the optimizer whose assignment is looked at."""
 
 
-def check(name, value):
+def check(name: str, value: Any) -> None:
     """Raises unless the option `name` may have this value.
 
     Raises:
@@ -60,7 +62,7 @@ def check(name, value):
         raise TypeError(f"`name` must be a string or None. Received: name={value!r}")
 
 
-def check_change(name, value, built, traced):
+def check_change(name: str, value: Any, built: bool, traced: bool) -> None:
     """Raises if an optimizer would not obey a new value of an option.
 
     Args:

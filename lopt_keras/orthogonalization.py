@@ -6,11 +6,13 @@ Reference:
 
 from keras import ops
 
+from lopt_keras.types import Tensor
+
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _STEPS = 5
 
 
-def orthogonalized(x):
+def orthogonalized(x: Tensor) -> Tensor:
     """Five Newton-Schulz iterations on matrices, `[..., rows, columns]`."""
     tall = x.shape[-2] is not None and x.shape[-2] > x.shape[-1]
     x = ops.swapaxes(x, -2, -1) if tall else x
@@ -22,7 +24,7 @@ def orthogonalized(x):
     return ops.swapaxes(x, -2, -1) if tall else x
 
 
-def orthogonalized_wide(x):
+def orthogonalized_wide(x: Tensor) -> Tensor:
     """As `orthogonalized`, for matrices with far more columns than rows.
 
     Each iteration multiplies from the left by a polynomial of the Gram matrix. All of them
@@ -42,6 +44,6 @@ def orthogonalized_wide(x):
     return ops.matmul(product, x)
 
 
-def _normalized(x):
+def _normalized(x: Tensor) -> Tensor:
     norm = ops.sqrt(ops.sum(ops.square(x), axis=(-2, -1), keepdims=True) + 1e-30)
     return x / (norm + 1e-8)

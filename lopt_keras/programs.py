@@ -7,10 +7,13 @@ TensorFlow keeps an executable until the process ends, also when nothing uses it
 import collections
 import threading
 import weakref
+from collections.abc import Callable, Hashable
+from typing import Any
 
 import keras
 
 from lopt_keras import fusion
+from lopt_keras.rules.base import UpdateRule
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -19,17 +22,19 @@ MOST_KEPT = 256
 """Number of programs that are kept for optimizers to come. More live while they are in use."""
 
 _lock = threading.Lock()
-_in_use = weakref.WeakValueDictionary()
-_kept = collections.OrderedDict()
+_in_use: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary()
+_kept: collections.OrderedDict[Hashable, Any] = collections.OrderedDict()
 
 
 class Programs:
     """The XLA programs of one optimizer: those of other optimizers, where they are the same."""
 
-    def __init__(self):
-        self._programs = {}
+    def __init__(self) -> None:
+        self._programs: dict[Hashable, Any] = {}
 
-    def run(self, kind, function, rule, *args):
+    def run(
+        self, kind: Hashable, function: Callable[..., Any], rule: UpdateRule, *args: Any
+    ) -> Any:
         """`function(rule, *args)` as an XLA program.
 
         Args:
@@ -45,7 +50,7 @@ class Programs:
         return program(*args)
 
 
-def _shared_program(function, rule, args):
+def _shared_program(function: Callable[..., Any], rule: UpdateRule, args: Any) -> Any:
     specs = keras.tree.map_structure(_spec, args)
     key = (function, _hashable(rule), keras.config.floatx(), repr(specs))
     with _lock:
@@ -60,7 +65,7 @@ def _shared_program(function, rule, args):
     return program
 
 
-def _traced(function, rule, specs):
+def _traced(function: Callable[..., Any], rule: UpdateRule, specs: Any) -> Any:
     # Elsewhere than where it is first called, whose graph and device are not those of others.
     with tf.init_scope(), tf.device(None), fusion.scope():
         traced = tf.function(lambda *args: function(rule, *args), jit_compile=True, autograph=False)
@@ -68,12 +73,12 @@ def _traced(function, rule, specs):
         return traced.get_concrete_function(*specs)
 
 
-def _spec(x):
+def _spec(x: Any) -> Any:
     x = tf.convert_to_tensor(x)
     return tf.TensorSpec(x.shape, x.dtype)
 
 
-def _hashable(rule):
+def _hashable(rule: UpdateRule) -> Hashable:
     try:
         hash(rule)
     except TypeError:

@@ -5,20 +5,23 @@ slices, use the vector units.
 """
 
 import math
+from collections.abc import Sequence
 
 from keras import ops
+
+from lopt_keras.types import Tensor
 
 _LONG, _MOST_PARTS, _ROW = 256, 8, (8, 2**16)
 
 
-def mean(x, axis):
+def mean(x: Tensor, axis: int | Sequence[int]) -> Tensor:
     """The mean over an axis, or over several neighbouring axes, kept with size 1."""
     if None in x.shape:
         return ops.mean(x, axis=axis, keepdims=True)
     return total(x, axis) / math.prod(x.shape[i] for i in _tuple(axis))
 
 
-def means(arrays, axis):
+def means(arrays: Sequence[Tensor], axis: int | Sequence[int]) -> Tensor:
     """The mean of each array over its last axes, side by side: `[P, F_i, ...]` -> `[P, F, ...]`.
 
     As `mean` of each and a concatenation, in half as many kernels.
@@ -39,7 +42,7 @@ def means(arrays, axis):
     return ops.reshape(sums, (*rows.shape[:-1], *(1,) * len(sizes)))
 
 
-def total(x, axis):
+def total(x: Tensor, axis: int | Sequence[int]) -> Tensor:
     """The sum over an axis, or over several neighbouring axes, kept with size 1.
 
     XLA adds up one number after the other on CPUs, where it does not fuse either. A
@@ -61,16 +64,16 @@ def total(x, axis):
     return ops.reshape(sums, [1 if i in axis else size for i, size in enumerate(x.shape)])
 
 
-def _row_sums(x, ones):
+def _row_sums(x: Tensor, ones: Tensor) -> Tensor:
     """The sums of as many consecutive entries as there are `ones`, all in one column."""
     return ops.matmul(ops.reshape(x, (-1, ones.shape[0])), ones)
 
 
-def _ones(length):
+def _ones(length: int) -> Tensor:
     return ops.ones((length, 1), "float32")
 
 
-def _row_length(sizes):
+def _row_length(sizes: Sequence[int]) -> int:
     """How many entries to add up at a time: whole rows, if they are of a good length."""
     length = 1
     for size in reversed(sizes):
@@ -82,5 +85,5 @@ def _row_length(sizes):
     return max(k for k in range(1, 1025) if length % k == 0)
 
 
-def _tuple(axis):
+def _tuple(axis: int | Sequence[int]) -> tuple[int, ...]:
     return (axis,) if isinstance(axis, int) else tuple(axis)

@@ -4,8 +4,10 @@ import math
 
 from keras import ops
 
+from lopt_keras.types import Shape, Tensor
 
-def to_bfloat16(x, seed):
+
+def to_bfloat16(x: Tensor, seed: Tensor) -> Tensor:
     """Rounds up or down at random, with the probabilities that keep the mean.
 
     An accumulator with a decay of 0.999 changes by less than half a step of
@@ -24,7 +26,7 @@ def to_bfloat16(x, seed):
     return ops.cast(ops.view(bits, "float32"), "bfloat16")
 
 
-def _random_16_bits(shape, seed):
+def _random_16_bits(shape: Shape, seed: Tensor) -> Tensor:
     """Uniform int32 values in [0, 2^16), a hash of each entry's position and the seed.
 
     Keras's samplers take no seed that is a tensor.
@@ -34,13 +36,13 @@ def _random_16_bits(shape, seed):
     return ops.bitwise_and(_shifted(h, 8), 0xFFFF)
 
 
-def _mix(h):
+def _mix(h: Tensor) -> Tensor:
     """The finalizer of MurmurHash3 (A. Appleby, public domain), which wraps around."""
     h = ops.bitwise_xor(h, _shifted(h, 16)) * -0x7A143595
     h = ops.bitwise_xor(h, _shifted(h, 13)) * -0x3D4D51CB
     return ops.bitwise_xor(h, _shifted(h, 16))
 
 
-def _shifted(h, bits):
+def _shifted(h: Tensor, bits: int) -> Tensor:
     """Logical shift to the right."""
     return ops.bitwise_and(ops.bitwise_right_shift(h, bits), (1 << (32 - bits)) - 1)

@@ -11,10 +11,13 @@ import math
 import os
 import re
 import zipfile
+from typing import Any
 
 import numpy as np
 
 from lopt_keras import rules
+from lopt_keras.rules.base import UpdateRule
+from lopt_keras.types import Arrays
 
 FORMAT_VERSION = 2
 METADATA_FILE = os.path.join("assets", "metadata.json")
@@ -29,7 +32,7 @@ _MARGIN_OF_ENTRY = 1024
 """Bytes of an archive beside the numbers of an entry: names and headers."""
 
 
-def read(path):
+def read(path: str | os.PathLike[str]) -> tuple[UpdateRule, Arrays, dict[str, Any]]:
     """The rule, theta and metadata of an export, checked.
 
     Args:
@@ -66,7 +69,7 @@ def read(path):
         raise ValueError(f"The theta in {file!r} is unusable: {error}") from error
 
 
-def read_metadata(path):
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The metadata of an export: a dict, see `export.saved_model.save`.
 
     Raises:
@@ -103,7 +106,7 @@ def read_metadata(path):
     return metadata
 
 
-def parse_metadata(content):
+def parse_metadata(content: bytes) -> dict[str, Any]:
     """The JSON of metadata.
 
     Args:
@@ -123,13 +126,13 @@ def parse_metadata(content):
     return json.loads(content)
 
 
-def metadata_digest(metadata):
+def metadata_digest(metadata: dict[str, Any]) -> str:
     """sha256 of the metadata without its own `sha256` entry, as hexadecimal text."""
     content = {name: value for name, value in metadata.items() if name != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def file_digests(path):
+def file_digests(path: str | os.PathLike[str]) -> dict[str, str]:
     """sha256 of each file of an export except the metadata: dict from relative path."""
     digests = {}
     for folder, _, names in os.walk(path):
@@ -141,12 +144,12 @@ def file_digests(path):
     return digests
 
 
-def _digest(file):
+def _digest(file: str) -> str:
     with open(file, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def check_rule_size(rule):
+def check_rule_size(rule: UpdateRule) -> int:
     """Raises if a rule's theta would be far larger than any that was ever meta-trained.
 
     Returns:
@@ -164,7 +167,7 @@ def check_rule_size(rule):
     return numbers
 
 
-def _check_files(path, digests):
+def _check_files(path: str | os.PathLike[str], digests: dict[str, str]) -> None:
     """Raises if a listed file is missing, outside of the export or absurdly large."""
     if THETA_FILE.replace(os.sep, "/") not in digests:
         raise ValueError(f"The metadata of the export {path!r} lists no {THETA_FILE!r}.")
@@ -181,7 +184,7 @@ def _check_files(path, digests):
             )
 
 
-def _check_archive(file, rule):
+def _check_archive(file: str, rule: UpdateRule) -> None:
     """Raises if the arrays of an archive would take more memory than theta does.
 
     `numpy.savez` does not compress, so nothing is larger than the file; and NumPy allocates
@@ -201,7 +204,7 @@ def _check_archive(file, rule):
                 _check_header(entry, content)
 
 
-def _check_header(entry, content):
+def _check_header(entry: Any, content: Any) -> None:
     version = np.lib.format.read_magic(content)
     if version != (1, 0):
         raise ValueError(f"{entry.filename!r} is an array of another format: {version}")
@@ -212,7 +215,7 @@ def _check_header(entry, content):
         )
 
 
-def _check_digests(path, metadata):
+def _check_digests(path: str | os.PathLike[str], metadata: dict[str, Any]) -> None:
     for name, expected in metadata["files"].items():
         if _digest(os.path.join(path, name)) != expected:
             raise ValueError(

@@ -3,11 +3,13 @@
 Besides `tf.__internal__.distribute.interim.maybe_merge_call`, in `keras_private`.
 """
 
+import contextlib
+
 from tensorflow.python.eager import record
 from tensorflow.python.framework import op_callbacks
 
 
-def stop_recording():
+def stop_recording() -> contextlib.AbstractContextManager[None]:
     """A scope in which no gradient tape records, whosever it is.
 
     `tf.GradientTape.stop_recording` is that of one tape, which an optimizer does not know.
@@ -16,7 +18,7 @@ def stop_recording():
     return record.stop_recording()
 
 
-def watches_operations():
+def watches_operations() -> bool:
     """Whether each operation is watched, as by `tf.debugging.enable_check_numerics`.
 
     What watches them has no kernel under XLA. In TensorFlow since 2.1.

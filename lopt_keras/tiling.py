@@ -7,10 +7,13 @@ trace, to compile and to run.
 
 import functools
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
+
+from lopt_keras.types import Tensor
 
 _LONGEST = 128
 _SPARE_SHARE, _SPARE = 0.1, 1024
@@ -33,7 +36,7 @@ class Group(NamedTuple):
     segments: np.ndarray
 
     @property
-    def name(self):
+    def name(self) -> str:
         """For the names of arrays."""
         return f"{self.rows}x{self.columns}"
 
@@ -52,7 +55,13 @@ class Tiling:
         most_rows, most_columns: of a tile.
     """
 
-    def __init__(self, shapes, as_matrices, most_rows, most_columns):
+    def __init__(
+        self,
+        shapes: Sequence[Sequence[int]],
+        as_matrices: Sequence[bool],
+        most_rows: int,
+        most_columns: int,
+    ) -> None:
         self.shapes, self.as_matrices = shapes, as_matrices
         self.counts = [math.prod(shape) for shape in shapes]
         self.key = shapes, as_matrices, most_rows, most_columns
@@ -65,30 +74,30 @@ class Tiling:
         sizes = sorted({cut.tile for cut in self._cuts})
         self.groups = [self._group(rows, columns) for rows, columns in sizes]
 
-    def _group(self, rows, columns):
+    def _group(self, rows: int, columns: int) -> Group:
         members = tuple(i for i, cut in enumerate(self._cuts) if cut.tile == (rows, columns))
-        counts = [self._cuts[i].count for i in members]
+        counts = [self._cuts[i].num_tiles for i in members]
         return Group(rows, columns, members, np.repeat(np.asarray(members, "int32"), counts))
 
-    def gather(self, tensors):
+    def gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The tiles of tensors `[P, *shape]`: list of `[P, N, rows, columns]`, one per group."""
         return [
             _concatenate([self._cuts[i].tiles(tensors[i]) for i in group.members])
             for group in self.groups
         ]
 
-    def scatter(self, tiles):
+    def scatter(self, tiles: Sequence[Tensor]) -> list[Tensor]:
         """The tensors of which these are the tiles: list of `[P, *shape]`."""
         tensors = [None] * len(self.shapes)
         for group, array in zip(self.groups, tiles, strict=True):
             first = 0
             for i in group.members:
-                last = first + self._cuts[i].count
+                last = first + self._cuts[i].num_tiles
                 tensors[i] = self._cuts[i].tensor(array[:, first:last], self.shapes[i])
                 first = last
         return tensors
 
-    def sums(self, values):
+    def sums(self, values: Sequence[Tensor]) -> Tensor:
         """The sum over each tensor's tiles, of lists of `[P, N, 1, 1]`: `[P, tensors]`."""
         total = 0.0
         for group, value in zip(self.groups, values, strict=True):
@@ -96,13 +105,18 @@ class Tiling:
             total = total + ops.segment_sum(columns, group.segments, len(self.shapes))
         return ops.transpose(total)
 
-    def spread(self, values):
+    def spread(self, values: Tensor) -> list[Tensor]:
         """A value for each tensor, `[P, tensors]`, against tiles: list of `[P, N, 1, 1]`."""
         return [ops.take(values, group.segments, axis=1)[:, :, None, None] for group in self.groups]
 
 
 @functools.lru_cache(maxsize=64)
-def tiling(shapes, as_matrices, most_rows, most_columns):
+def tiling(
+    shapes: tuple[tuple[int, ...], ...],
+    as_matrices: tuple[bool, ...],
+    most_rows: int,
+    most_columns: int,
+) -> Tiling:
     """The `Tiling` of these arguments."""
     return Tiling(shapes, as_matrices, most_rows, most_columns)
 
@@ -123,7 +137,7 @@ class _Cut(NamedTuple):
     transposed: bool
 
     @classmethod
-    def of(cls, shape, as_matrix, most_rows, most_columns):
+    def of(cls, shape: Sequence[int], as_matrix: bool, most_rows: int, most_columns: int) -> "_Cut":
         size = math.prod(shape)
         if not as_matrix:
             return cls(1, _length(size, _LONGEST), 1, size, False)
@@ -134,28 +148,28 @@ class _Cut(NamedTuple):
         )
 
     @property
-    def _down(self):
+    def _down(self) -> tuple[int, ...]:
         """Number of tiles one below the other, entries of each, and the same across."""
         size = (self.columns, self.rows) if self.transposed else (self.rows, self.columns)
         return -(-self.height // size[0]), size[0], -(-self.width // size[1]), size[1]
 
     @property
-    def tile(self):
+    def tile(self) -> tuple[int, int]:
         """Rows and columns of a tile."""
         return self.rows, self.columns
 
     @property
-    def size(self):
+    def size(self) -> int:
         """The entries of all its tiles."""
-        return self.count * self.rows * self.columns
+        return self.num_tiles * self.rows * self.columns
 
     @property
-    def count(self):
+    def num_tiles(self) -> int:
         """The number of tiles."""
         down, _, across, _ = self._down
         return down * across
 
-    def tiles(self, tensor):
+    def tiles(self, tensor: Tensor) -> Tensor:
         """`[P, *shape]` -> `[P, count, rows, columns]`."""
         down, high, across, wide = self._down
         x = ops.reshape(tensor, (-1, self.height, self.width))
@@ -165,9 +179,9 @@ class _Cut(NamedTuple):
         if across > 1 or self.transposed:
             x = ops.reshape(x, (-1, down, high, across, wide))
             x = ops.transpose(x, (0, 1, 3, 4, 2) if self.transposed else (0, 1, 3, 2, 4))
-        return ops.reshape(x, (-1, self.count, self.rows, self.columns))
+        return ops.reshape(x, (-1, self.num_tiles, self.rows, self.columns))
 
-    def tensor(self, tiles, shape):
+    def tensor(self, tiles: Tensor, shape: Sequence[int]) -> Tensor:
         """`[P, count, rows, columns]` -> `[P, *shape]`."""
         down, high, across, wide = self._down
         x = tiles
@@ -178,7 +192,7 @@ class _Cut(NamedTuple):
         return ops.reshape(x[:, : self.height, : self.width], (-1, *shape))
 
 
-def _merged(cuts):
+def _merged(cuts: Any) -> Any:
     """The same cuts, in tiles of fewer sizes: each size costs some ten operations a step."""
     spare = max(_SPARE_SHARE * sum(cut.size for cut in cuts), _SPARE)
     for small in sorted({cut.tile for cut in cuts}):
@@ -200,10 +214,10 @@ def _merged(cuts):
     return cuts
 
 
-def _length(size, most):
+def _length(size: Tensor, most: int) -> int:
     """The smallest power of two that holds `size`, or `most`."""
     return next((length for length in LENGTHS if length >= size and length <= most), most)
 
 
-def _concatenate(arrays):
+def _concatenate(arrays: Sequence[Tensor]) -> Tensor:
     return arrays[0] if len(arrays) == 1 else ops.concatenate(arrays, axis=1)

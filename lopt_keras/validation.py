@@ -1,11 +1,12 @@
 """Checks of arguments: what they name is the argument, what was received, what is expected."""
 
 import math
+from typing import Any
 
 import numpy as np
 
 
-def check_integer(name, value, low, high=math.inf):
+def check_integer(name: str, value: Any, low: float, high: float = math.inf) -> None:
     """Raises unless `value` is an integer in `[low, high]`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise TypeError(f"`{name}` must be an integer. Received: {name}={value!r}")
@@ -13,7 +14,9 @@ def check_integer(name, value, low, high=math.inf):
         raise ValueError(f"`{name}` must be in [{low}, {high}]. Received: {name}={value!r}")
 
 
-def check_number(name, value, low=0.0, high=math.inf, low_open=False):
+def check_number(
+    name: str, value: Any, low: float = 0.0, high: float = math.inf, low_open: bool = False
+) -> None:
     """Raises unless `value` is a finite number in `[low, high)`, or `(low, high)` if `low_open`."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.number):
         raise TypeError(f"`{name}` must be a number. Received: {name}={value!r}")
@@ -22,13 +25,13 @@ def check_number(name, value, low=0.0, high=math.inf, low_open=False):
         raise ValueError(f"`{name}` must be in {interval}. Received: {name}={value!r}")
 
 
-def check_bool(name, value):
+def check_bool(name: str, value: Any) -> None:
     """Raises unless `value` is a bool."""
     if not isinstance(value, bool):
         raise TypeError(f"`{name}` must be a bool. Received: {name}={value!r}")
 
 
-def check_decay_field(rule, name):
+def check_decay_field(rule: Any, name: str) -> None:
     """Makes a field of a rule a tuple of floats; raises unless each is in [0, 1)."""
     value = getattr(rule, name)
     if isinstance(value, str) or not np.iterable(value):
@@ -41,7 +44,7 @@ def check_decay_field(rule, name):
     object.__setattr__(rule, name, tuple(float(decay) for decay in value))
 
 
-def check_decay_counts(rule):
+def check_decay_counts(rule: Any) -> None:
     """Checks `rms_decays` and `factored_decays` of a rule, against its `momentum_decays`."""
     check_decay_field(rule, "rms_decays")
     check_decay_field(rule, "factored_decays")

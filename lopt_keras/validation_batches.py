@@ -2,6 +2,7 @@
 
 import types
 import warnings
+from typing import Any
 
 import keras
 
@@ -21,7 +22,7 @@ class ValidationBatches:
         TypeError, ValueError: if Keras would not take the data.
     """
 
-    def __init__(self, data, batch_size):
+    def __init__(self, data: Any, batch_size: int) -> None:
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         try:
             self._adapter = keras_private.data_adapter(x, y, sample_weight, batch_size)
@@ -33,17 +34,17 @@ class ValidationBatches:
             raise ValueError("`data` must hold at least one batch. Received none.")
         # Keras's adapter would repeat the first batches of a generator that has ended.
         self._begins_again = not isinstance(x, types.GeneratorType)
-        self._iterator = None
+        self._iterator: Any = None
         self._ended = False
 
-    def start(self, count):
+    def start(self, count: int) -> None:
         """Begins as if `count` batches had been taken before, where their number is known."""
         if self._iterator is None or self._begins_again:
             self._begin()
             for _ in range(count % (self._adapter.num_batches or 1)):
                 next(self._iterator, None)
 
-    def next(self):
+    def next(self) -> Any:
         """The next batch, `(x, y, sample_weight)`, the last two perhaps None.
 
         None, with a warning, if data that cannot begin again have come to their end.
@@ -64,12 +65,12 @@ class ValidationBatches:
         self._ended = True
         return None
 
-    def _begin(self):
+    def _begin(self) -> None:
         self._adapter.on_epoch_begin()
         self._iterator = iter(_batches(self._adapter))
 
 
-def _batches(adapter):
+def _batches(adapter: Any) -> Any:
     """What the backend's own trainer would iterate over."""
     return {
         "tensorflow": adapter.get_tf_dataset,

@@ -9,6 +9,8 @@ from keras import ops
 from lopt_keras import features
 from lopt_keras.orthogonalization import orthogonalized
 from lopt_keras.rules import hand_designed
+from lopt_keras.rules.base import Signals
+from lopt_keras.types import Tensor, Tensors, Theta
 
 _EPSILON = 1e-12
 
@@ -41,14 +43,22 @@ class AdamSizedMuon(hand_designed.Adam):
     learning_rate: float = 0.01
     beta_2: float = 0.95
 
-    def init_tensor_state(self, theta, param, name):
+    def init_tensor_state(self, theta: Theta, param: Tensor, name: str) -> Tensors:
         state = super().init_tensor_state(theta, param, name)
         if len(param.shape) < 3 or "embedding" in name.lower():
             return state
         # A name of its own tells `update_tensor` that the tensor is whitened.
         return {"momentum": state["m"], "v": state["v"]}
 
-    def update_tensor(self, theta, state, message, grad, param, signals):
+    def update_tensor(
+        self,
+        theta: Theta,
+        state: Tensors,
+        message: Tensors,
+        grad: Tensor,
+        param: Tensor,
+        signals: Signals,
+    ) -> tuple[Tensor, Tensors]:
         if "m" in state:
             return super().update_tensor(theta, state, message, grad, param, signals)
         adam = {"m": state["momentum"], "v": state["v"]}

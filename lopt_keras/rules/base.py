@@ -2,12 +2,14 @@
 
 import abc
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 from keras import ops
 
 from lopt_keras.rules import step
+from lopt_keras.types import Array, Arrays, Shapes, Tensor, Tensors, Theta
 
 
 class Signal(NamedTuple):
@@ -22,7 +24,7 @@ class Signal(NamedTuple):
     known: Any
 
     @classmethod
-    def where(cls, known, value):
+    def where(cls, known: Tensor, value: Tensor) -> Self:
         """A value that is known where a condition holds and it is finite."""
         known = ops.logical_and(known, ops.isfinite(value))
         return cls(ops.where(known, value, 0.0), known)
@@ -45,7 +47,7 @@ class Signals(NamedTuple):
     validation_loss: Any
 
     @classmethod
-    def silent(cls, step, **heard):
+    def silent(cls, step: Tensor, **heard: Any) -> Self:
         """Signals of which only the step, and what is given, is known.
 
         Args:
@@ -118,15 +120,15 @@ class UpdateRule(abc.ABC):
     fuses_tensors: ClassVar[bool] = False
 
     @abc.abstractmethod
-    def theta_shapes(self):
+    def theta_shapes(self) -> Shapes:
         """The shape of each meta-parameter: dict from name to tuple."""
 
     @abc.abstractmethod
-    def init_theta(self, seed=0):
+    def init_theta(self, seed: int = 0) -> Arrays:
         """A start value for meta-training: dict from name to float32 array."""
 
     @abc.abstractmethod
-    def init_tensor_state(self, theta, param, name):
+    def init_tensor_state(self, theta: Theta, param: Tensor, name: str) -> Tensors:
         """The state of one tensor before the first step.
 
         Args:
@@ -138,11 +140,13 @@ class UpdateRule(abc.ABC):
             Dict of `[P, ...]`; see `state_follows_axes`.
         """
 
-    def init_shared_state(self, theta):
+    def init_shared_state(self, theta: Theta) -> Tensors:
         """The state that belongs to no tensor: dict of `[P, ...]`."""
         return {}
 
-    def summarise(self, theta, state, shared, grad, param):
+    def summarise(
+        self, theta: Theta, state: Tensors, shared: Tensors, grad: Tensor, param: Tensor
+    ) -> tuple[Tensors, Tensors]:
         """What the other tensors are to know of one tensor.
 
         Returns:
@@ -151,7 +155,9 @@ class UpdateRule(abc.ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} mixes no tensors")
 
-    def coordinate(self, theta, shared, summaries, signals):
+    def coordinate(
+        self, theta: Theta, shared: Tensors, summaries: Sequence[Tensors], signals: Signals
+    ) -> tuple[Tensors, Sequence[Tensors]]:
         """What concerns all tensors.
 
         Args:
@@ -168,10 +174,20 @@ class UpdateRule(abc.ABC):
         return shared, [{}] * len(summaries)
 
     @abc.abstractmethod
-    def update_tensor(self, theta, state, message, grad, param, signals):
+    def update_tensor(
+        self,
+        theta: Theta,
+        state: Tensors,
+        message: Tensors,
+        grad: Tensor,
+        param: Tensor,
+        signals: Signals,
+    ) -> tuple[Tensor, Tensors]:
         """`(update, state)` of one tensor, from its state and its message."""
 
-    def init_state(self, theta, params, names=None):
+    def init_state(
+        self, theta: Theta, params: Sequence[Tensor], names: Sequence[str] | None = None
+    ) -> State:
         """The `State` before the first step.
 
         Args:
@@ -186,7 +202,7 @@ class UpdateRule(abc.ABC):
         ]
         return State(tensors, self.init_shared_state(theta))
 
-    def average_weight(self, state):
+    def average_weight(self, state: State) -> Tensor:
         """The weight of the newest parameters in their running average after a step, `[P]`.
 
         Args:
@@ -194,7 +210,15 @@ class UpdateRule(abc.ABC):
         """
         raise TypeError(f"{type(self).__name__} keeps no average")
 
-    def update(self, theta, state, grads, params, signals, names=None):
+    def update(
+        self,
+        theta: Theta,
+        state: State,
+        grads: Sequence[Tensor],
+        params: Sequence[Tensor],
+        signals: Signals,
+        names: Sequence[str] | None = None,
+    ) -> tuple[list[Tensor], State]:
         """One step for all tensors.
 
         Args:
@@ -208,13 +232,13 @@ class UpdateRule(abc.ABC):
             `(updates, state)`. The caller adds the updates to the params.
         """
 
-        def summarise(i):
+        def summarise(i: int) -> tuple[Tensors, Tensors]:
             return self.summarise(theta, state.tensors[i], state.shared, grads[i], params[i])
 
-        def coordinate(summaries):
+        def coordinate(summaries: Sequence[Tensors]) -> tuple[Tensors, Sequence[Tensors]]:
             return self.coordinate(theta, state.shared, summaries, signals)
 
-        def update(i, tensor, message):
+        def update(i: int, tensor: Tensors | None, message: Tensors) -> tuple[Tensor, Tensors]:
             tensor = state.tensors[i] if tensor is None else tensor
             return self.update_tensor(theta, tensor, message, grads[i], params[i], signals)
 
@@ -222,7 +246,7 @@ class UpdateRule(abc.ABC):
         updates, tensors = zip(*pairs, strict=True)
         return list(updates), State(list(tensors), shared)
 
-    def from_reference(self, arrays):
+    def from_reference(self, arrays: Mapping[str, Any]) -> Arrays:
         """Theta from arrays under the published implementation's names.
 
         Args:
@@ -237,7 +261,7 @@ class UpdateRule(abc.ABC):
         """
         raise ValueError(f"{type(self).__name__} has no published implementation to read from.")
 
-    def check_theta(self, theta):
+    def check_theta(self, theta: Any) -> Arrays:
         """Theta as float32 arrays, if it is one of this rule's.
 
         Args:
@@ -258,13 +282,13 @@ class UpdateRule(abc.ABC):
             )
         return {name: _check_entry(name, theta[name], shape) for name, shape in shapes.items()}
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON can hold them."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: np.asarray(value).tolist() for name, value in fields.items()}
 
 
-def _check_entry(name, value, shape):
+def _check_entry(name: str, value: Any, shape: Sequence[int]) -> Array:
     array = np.asarray(value)
     if array.dtype.kind not in "fiu":
         raise TypeError(f"theta[{name!r}] must hold real numbers. Received dtype: {array.dtype}")

@@ -7,6 +7,8 @@ from keras import ops
 
 from lopt_keras import validation
 from lopt_keras.rules import hand_designed
+from lopt_keras.rules.base import Signals
+from lopt_keras.types import Tensor, Tensors, Theta
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,17 +33,25 @@ class CosineAdamW(hand_designed.AdamW):
 
     warmup: float = 0.05
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         validation.check_number("warmup", self.warmup, high=1.0)
 
-    def update_tensor(self, theta, state, message, grad, param, signals):
+    def update_tensor(
+        self,
+        theta: Theta,
+        state: Tensors,
+        message: Tensors,
+        grad: Tensor,
+        param: Tensor,
+        signals: Signals,
+    ) -> tuple[Tensor, Tensors]:
         update, state = super().update_tensor(theta, state, message, grad, param, signals)
         factor = ops.reshape(self._factor(signals), (-1, *(1,) * (len(param.shape) - 1)))
         # The weight decay is in proportion to the learning rate too.
         return factor * update, state
 
-    def _factor(self, signals):
+    def _factor(self, signals: Signals) -> Tensor:
         """Of the learning rate: `[P]`."""
         step = ops.cast(signals.step, "float32")
         known = signals.total_steps.known

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -10,6 +11,8 @@ from keras import ops
 from lopt_keras import controller, features, networks, reductions, tiling, validation
 from lopt_keras.orthogonalization import orthogonalized_wide
 from lopt_keras.rules import base
+from lopt_keras.rules.base import Signals, State
+from lopt_keras.types import Array, Arrays, Shape, Shapes, Tensor, Tensors, Theta
 
 _OUTPUTS = ("factor", "mix", "lookahead", "decay", "window")
 _TENSOR_FEATURES = 20
@@ -98,7 +101,7 @@ class DirectionMixture(base.UpdateRule):
     exp_mult: float = math.log(10.0)
     trust: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         positive = ("step_size", "min_parameter_scale", "decay_steps", "average_window")
         for name in (*positive, "vector_step_size"):
             validation.check_number(name, getattr(self, name), low_open=True)
@@ -116,7 +119,7 @@ class DirectionMixture(base.UpdateRule):
         validation.check_integer("hidden_size", self.hidden_size, low=1, high=4096)
         validation.check_integer("hidden_layers", self.hidden_layers, low=1, high=16)
 
-    def theta_shapes(self):
+    def theta_shapes(self) -> Shapes:
         inputs = controller.SHARED_FEATURES + _TENSOR_FEATURES
         hidden = [self.hidden_size] * self.hidden_layers
         return {
@@ -124,16 +127,18 @@ class DirectionMixture(base.UpdateRule):
             **dict.fromkeys(_GLOBALS, ()),
         }
 
-    def init_theta(self, seed=0):
+    def init_theta(self, seed: int = 0) -> Arrays:
         """Random, but for the last layer and the scalars, which are zero."""
         theta = networks.random_weights(self.theta_shapes(), seed)
         theta[f"w{self.hidden_layers}"][:] = 0.0
         return theta
 
-    def init_tensor_state(self, theta, param, name):
+    def init_tensor_state(self, theta: Theta, param: Tensor, name: str) -> Tensors:
         return {}
 
-    def init_state(self, theta, params, names=None):
+    def init_state(
+        self, theta: Theta, params: Sequence[Tensor], names: Sequence[str] | None = None
+    ) -> State:
         layout, particles = self._layout(params, names), params[0].shape[0]
         tiles = {
             f"{name}_{group.name}": (len(group.segments), group.rows, group.columns)
@@ -152,13 +157,29 @@ class DirectionMixture(base.UpdateRule):
         }
         return base.State([{} for _ in params], controller.init_losses(particles) | shared)
 
-    def update_tensor(self, theta, state, message, grad, param, signals):
+    def update_tensor(
+        self,
+        theta: Theta,
+        state: Tensors,
+        message: Tensors,
+        grad: Tensor,
+        param: Tensor,
+        signals: Signals,
+    ) -> tuple[Tensor, Tensors]:
         raise TypeError("DirectionMixture steps with all tensors at once, by `update`.")
 
-    def average_weight(self, state):
+    def average_weight(self, state: State) -> Tensor:
         return state.shared["average_weight"]
 
-    def update(self, theta, state, grads, params, signals, names=None):
+    def update(
+        self,
+        theta: Theta,
+        state: State,
+        grads: Sequence[Tensor],
+        params: Sequence[Tensor],
+        signals: Signals,
+        names: Sequence[str] | None = None,
+    ) -> tuple[list[Tensor], State]:
         layout = self._layout(params, names)
         grads, params = layout.gather(grads), layout.gather(params)
         moments = self._moments(theta, state.shared, grads, layout)
@@ -184,13 +205,13 @@ class DirectionMixture(base.UpdateRule):
         }
         return layout.scatter(updates), base.State(state.tensors, shared)
 
-    def _sizes(self, layout):
+    def _sizes(self, layout: tiling.Tiling) -> tuple[float, float]:
         """The size of a step, and the largest size of a tensor."""
         if any(_is_matrix(shape) for shape in layout.shapes):
             return self.step_size, self.max_parameter_scale
         return self.vector_step_size, self.vector_max_scale
 
-    def _layout(self, params, names):
+    def _layout(self, params: Sequence[Tensor], names: Sequence[str] | None) -> tiling.Tiling:
         names = names or [""] * len(params)
         shapes = tuple(tuple(param.shape[1:]) for param in params)
         matrices = tuple(
@@ -199,7 +220,9 @@ class DirectionMixture(base.UpdateRule):
         )
         return tiling.tiling(shapes, matrices, self.tile_rows, self.tile_columns)
 
-    def _moments(self, theta, shared, grads, layout):
+    def _moments(
+        self, theta: Theta, shared: Tensors, grads: Sequence[Tensor], layout: Any
+    ) -> "_Moments":
         momentum, second_decay = (
             1.0
             - ops.minimum(
@@ -218,7 +241,7 @@ class DirectionMixture(base.UpdateRule):
         ]
         return _Moments(m, v, second_decay)
 
-    def _network(self, theta, heard, own):
+    def _network(self, theta: Theta, heard: Tensor, own: Any) -> Tensors:
         """The outputs, each `tanh` of `[P, tensors]`: dict."""
         tensors = own.inputs.shape[1]
         first = networks.first_layer(theta, heard)[:, None]
@@ -228,12 +251,12 @@ class DirectionMixture(base.UpdateRule):
         x = ops.tanh(self.trust * ops.reshape(x, (-1, tensors, len(_OUTPUTS))))
         return {name: x[:, :, i] for i, name in enumerate(_OUTPUTS)}
 
-    def _average_weight(self, outputs, signals):
+    def _average_weight(self, outputs: Tensors, signals: Signals) -> Tensor:
         window = ops.exp(_WINDOW_MULT * ops.mean(outputs["window"], axis=1))
         window = self.average_window * window
         return window / (ops.cast(signals.step, "float32") + window)
 
-    def _schedule(self, signals):
+    def _schedule(self, signals: Signals) -> Tensor:
         """The factor of time alone, `[P]`."""
         fraction = controller.horizon(signals)[:, 0]
         count = ops.cast(signals.step, "float32")
@@ -279,7 +302,7 @@ class _Own(NamedTuple):
     sizes: Any
 
 
-def _adam_directions(moments, signals, layout):
+def _adam_directions(moments: _Moments, signals: Signals, layout: Any) -> _Adam:
     # The bias of m is left as it is: it makes the first ten steps a warm-up.
     age = ops.reshape(ops.cast(signals.step, "float32") + 1.0, (-1, 1, 1, 1))
     unbiased = ops.sqrt(1.0 - ops.power(moments.second_decay, age))
@@ -295,7 +318,14 @@ def _adam_directions(moments, signals, layout):
     )
 
 
-def _steps(moments, adam, grads, outputs, factor, layout):
+def _steps(
+    moments: _Moments,
+    adam: _Adam,
+    grads: Sequence[Tensor],
+    outputs: Tensors,
+    factor: Tensor,
+    layout: Any,
+) -> list[Tensor]:
     """The steps as tiles."""
     lookahead = _LOOKAHEAD * ops.exp(_LOOKAHEAD_MULT * outputs["lookahead"])
     spread = [layout.spread(x) for x in (lookahead, outputs["mix"], factor)]
@@ -314,7 +344,9 @@ def _steps(moments, adam, grads, outputs, factor, layout):
     return steps
 
 
-def _tensor_features(shared, adam, measured, signals, layout):
+def _tensor_features(
+    shared: Tensors, adam: _Adam, measured: Any, signals: Signals, layout: Any
+) -> tuple[Tensors, _Own]:
     """New running statistics of the tensors, and `_Own`.
 
     The alignment of P and g is zero, but for rounding, where the loss does not depend on the
@@ -351,7 +383,7 @@ def _tensor_features(shared, adam, measured, signals, layout):
     return kept, _Own(inputs, sizes)
 
 
-def _layout_features(layout):
+def _layout_features(layout: Any) -> Array:
     """What a tensor's shape and place say of it: `[tensors, 12]`, NumPy."""
     rows = []
     for i, (shape, is_matrix) in enumerate(zip(layout.shapes, layout.as_matrices, strict=True)):
@@ -369,11 +401,11 @@ def _layout_features(layout):
     return np.asarray(rows, "float32")
 
 
-def _is_matrix(shape):
+def _is_matrix(shape: Shape) -> bool:
     return len(shape) >= 2 and 1 < shape[-1] < math.prod(shape)
 
 
-def _measured(params, grads, layout):
+def _measured(params: Sequence[Tensor], grads: Sequence[Tensor], layout: Any) -> list[Tensor]:
     """The sums of P^2, P g and g^2 over each tensor: three `[P, tensors]`."""
     pairs = ((params, params), (params, grads), (grads, grads))
     return [
@@ -382,12 +414,12 @@ def _measured(params, grads, layout):
     ]
 
 
-def _root_mean_squares(squares, layout):
+def _root_mean_squares(squares: Tensor, layout: Any) -> Tensor:
     """From sums of squares `[P, tensors]`."""
     # Not exactly zero, where the square root has no derivative.
     return ops.sqrt(squares / features.constant([layout.counts]) + 1e-30)
 
 
-def _total(tiles):
+def _total(tiles: Tensor) -> Tensor:
     """The sum over each tile: `[P, N, 1, 1]`."""
     return reductions.total(tiles, (2, 3))

@@ -1,11 +1,15 @@
 """The factored MLP of Metz et al. 2022 ("small_fc_lopt")."""
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from keras import ops
 
 from lopt_keras import features, validation
 from lopt_keras.rules import mlp
+from lopt_keras.rules.base import Signals
+from lopt_keras.types import Arrays, Shapes, Tensor, Tensors, Theta
 
 _DECAYS = ("momentum_decays", "rms_decays", "factored_decays")
 _REFERENCE_NAMES = {
@@ -55,19 +59,19 @@ class FactoredMLP(mlp.MLP):
     rms_decays: tuple[float, ...] = (0.999,)
     factored_decays: tuple[float, ...] = (0.9, 0.99, 0.999)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         validation.check_decay_counts(self)
 
-    def num_tensor_features(self):
+    def num_tensor_features(self) -> int:
         momenta, rms = len(self.momentum_decays), len(self.rms_decays)
         return 2 + momenta + rms + momenta + rms + 6 * momenta
 
-    def theta_shapes(self):
+    def theta_shapes(self) -> Shapes:
         decays = {name: (len(getattr(self, name)),) for name in _DECAYS}
         return {**super().theta_shapes(), **decays}
 
-    def from_reference(self, arrays):
+    def from_reference(self, arrays: Mapping[str, Any]) -> Arrays:
         arrays = dict(arrays)
         published = dict(_REFERENCE_NAMES)
         for name in super().theta_shapes():
@@ -75,7 +79,7 @@ class FactoredMLP(mlp.MLP):
         theta = {ours: arrays.pop(key) for ours, key in published.items() if key in arrays}
         return self.check_theta({**theta, **arrays})
 
-    def init_tensor_state(self, theta, param, name):
+    def init_tensor_state(self, theta: Theta, param: Tensor, name: str) -> Tensors:
         particles, *shape = ops.shape(param)
         return {
             "m": ops.zeros((particles, len(self.momentum_decays), *shape), "float32"),
@@ -83,7 +87,15 @@ class FactoredMLP(mlp.MLP):
             **features.init_factored_moments(param, len(self.factored_decays)),
         }
 
-    def update_tensor(self, theta, state, message, grad, param, signals):
+    def update_tensor(
+        self,
+        theta: Theta,
+        state: Tensors,
+        message: Tensors,
+        grad: Tensor,
+        param: Tensor,
+        signals: Signals,
+    ) -> tuple[Tensor, Tensors]:
         decays = self._decays(theta, rank=len(param.shape) - 1)
         g = grad[:, None]
         moments = features.factored_moments(state, grad, decays["factored_decays"])
@@ -96,7 +108,7 @@ class FactoredMLP(mlp.MLP):
         step = self.step(theta, _inputs, arrays, param, signals)
         return step, {"m": m, "rms": rms, **moments.state}
 
-    def _decays(self, theta, rank):
+    def _decays(self, theta: Theta, rank: int) -> Tensors:
         decays = {}
         for name in _DECAYS:
             value = features.decays_from_offsets(getattr(self, name), theta[name])
@@ -106,7 +118,16 @@ class FactoredMLP(mlp.MLP):
         return decays
 
 
-def _inputs(m, rms, g, momentum_decay, rms_decay, p, rsqrt, *of_factored):
+def _inputs(
+    m: Tensor,
+    rms: Tensor,
+    g: Tensor,
+    momentum_decay: Tensor,
+    rms_decay: Tensor,
+    p: Tensor,
+    rsqrt: Tensor,
+    *of_factored: Any,
+) -> list[Tensor]:
     m, rms = features.accumulate_both(m, rms, g, momentum_decay, rms_decay)
     factors, rows_and_columns = of_factored[:4], of_factored[4:]
     inputs = [g, p, m, rms, m * rsqrt, rsqrt, g * (factors[0] * factors[1])]

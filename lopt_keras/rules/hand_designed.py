@@ -8,30 +8,35 @@ is a relative one and no value of theta is out of range.
 
 import abc
 import dataclasses
+from typing import Any
 
 import numpy as np
 from keras import ops
 
 from lopt_keras import features, validation
 from lopt_keras.rules import base
+from lopt_keras.rules.base import Signals
+from lopt_keras.types import Arrays, Shapes, Tensor, Tensors, Theta
 
 
 class HandDesigned(base.UpdateRule):
     """What they share: a theta of scalars that the constructor gives."""
 
     @abc.abstractmethod
-    def _hyperparameters(self):
+    def _hyperparameters(self) -> dict[str, Any]:
         """Theta as the constructor gives it: dict from name to float."""
 
-    def theta_shapes(self):
+    def theta_shapes(self) -> Shapes:
         return {name: () for name in self._hyperparameters()}
 
-    def init_theta(self, seed=0):
+    def init_theta(self, seed: int = 0) -> Arrays:
         """The constructor's hyperparameters; the seed plays no role."""
-        return {name: np.float32(value) for name, value in self._hyperparameters().items()}
+        return {
+            name: np.asarray(value, "float32") for name, value in self._hyperparameters().items()
+        }
 
 
-def scalar(theta, name, param):
+def scalar(theta: Theta, name: str, param: Tensor) -> Tensor:
     """`exp` of a theta entry `[P]`, shaped to scale `param`, `[P, *shape]`."""
     return ops.exp(ops.reshape(theta[name], (-1, *(1,) * (len(param.shape) - 1))))
 
@@ -55,21 +60,29 @@ class SGD(HandDesigned):
     momentum: float = 0.9
     nesterov: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         validation.check_number("learning_rate", self.learning_rate, low_open=True)
         validation.check_number("momentum", self.momentum, high=1.0)
         validation.check_bool("nesterov", self.nesterov)
 
-    def _hyperparameters(self):
+    def _hyperparameters(self) -> dict[str, Any]:
         return {
             "log_learning_rate": np.log(self.learning_rate),
             "log_one_minus_momentum": np.log1p(-self.momentum),
         }
 
-    def init_tensor_state(self, theta, param, name):
+    def init_tensor_state(self, theta: Theta, param: Tensor, name: str) -> Tensors:
         return {"m": ops.zeros_like(param)}
 
-    def update_tensor(self, theta, state, message, grad, param, signals):
+    def update_tensor(
+        self,
+        theta: Theta,
+        state: Tensors,
+        message: Tensors,
+        grad: Tensor,
+        param: Tensor,
+        signals: Signals,
+    ) -> tuple[Tensor, Tensors]:
         learning_rate = scalar(theta, "log_learning_rate", param)
         momentum = 1.0 - scalar(theta, "log_one_minus_momentum", param)
         m = momentum * state["m"] - learning_rate * grad
@@ -98,13 +111,13 @@ class Adam(HandDesigned):
     beta_2: float = 0.999
     epsilon: float = 1e-7
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         validation.check_number("learning_rate", self.learning_rate, low_open=True)
         validation.check_number("beta_1", self.beta_1, high=1.0)
         validation.check_number("beta_2", self.beta_2, high=1.0)
         validation.check_number("epsilon", self.epsilon, low_open=True)
 
-    def _hyperparameters(self):
+    def _hyperparameters(self) -> dict[str, Any]:
         return {
             "log_learning_rate": np.log(self.learning_rate),
             "log_one_minus_beta_1": np.log1p(-self.beta_1),
@@ -112,10 +125,18 @@ class Adam(HandDesigned):
             "log_epsilon": np.log(self.epsilon),
         }
 
-    def init_tensor_state(self, theta, param, name):
+    def init_tensor_state(self, theta: Theta, param: Tensor, name: str) -> Tensors:
         return {"m": ops.zeros_like(param), "v": ops.zeros_like(param)}
 
-    def update_tensor(self, theta, state, message, grad, param, signals):
+    def update_tensor(
+        self,
+        theta: Theta,
+        state: Tensors,
+        message: Tensors,
+        grad: Tensor,
+        param: Tensor,
+        signals: Signals,
+    ) -> tuple[Tensor, Tensors]:
         learning_rate = scalar(theta, "log_learning_rate", param)
         epsilon = scalar(theta, "log_epsilon", param)
         beta_1 = 1.0 - scalar(theta, "log_one_minus_beta_1", param)
@@ -145,14 +166,22 @@ class AdamW(Adam):
 
     weight_decay: float = 0.004
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         validation.check_number("weight_decay", self.weight_decay, low_open=True)
 
-    def _hyperparameters(self):
+    def _hyperparameters(self) -> dict[str, Any]:
         return {**super()._hyperparameters(), "log_weight_decay": np.log(self.weight_decay)}
 
-    def update_tensor(self, theta, state, message, grad, param, signals):
+    def update_tensor(
+        self,
+        theta: Theta,
+        state: Tensors,
+        message: Tensors,
+        grad: Tensor,
+        param: Tensor,
+        signals: Signals,
+    ) -> tuple[Tensor, Tensors]:
         update, state = super().update_tensor(theta, state, message, grad, param, signals)
         learning_rate = scalar(theta, "log_learning_rate", param)
         weight_decay = scalar(theta, "log_weight_decay", param)

@@ -2,13 +2,16 @@
 
 import dataclasses
 import math
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 from keras import ops
 
 from lopt_keras import features, loss_statistics, networks, reductions, validation
 from lopt_keras.rules import base
+from lopt_keras.rules.base import Signals
+from lopt_keras.types import Arrays, Shapes, Tensor, Tensors, Theta
 
 _TENSOR_STATISTICS, _LOSSES = 16, 2
 _TRAIN_DECAYS, _VALID_DECAYS = (0.9,), (0.95,)
@@ -74,7 +77,7 @@ class Hierarchical(base.UpdateRule):
     lstm_to_lstm_size: int = 18
     decays: tuple[float, ...] = (0.5, 0.9, 0.99, 0.999, 0.9999)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         validation.check_integer("hidden_layers", self.hidden_layers, low=1, high=16)
         sizes = ("hidden_size", "lstm_size", "lstm_to_mlp_size", "mlp_to_lstm_size")
         for name in (*sizes, "lstm_to_lstm_size"):
@@ -83,7 +86,7 @@ class Hierarchical(base.UpdateRule):
         validation.check_number("exp_mult", self.exp_mult)
         validation.check_decay_field(self, "decays")
 
-    def theta_shapes(self):
+    def theta_shapes(self) -> Shapes:
         lstm_inputs = _TENSOR_STATISTICS + _LOSSES + self.mlp_to_lstm_size + self.lstm_to_lstm_size
         context = len(features.TIMESCALES) + 3 + self.lstm_to_mlp_size
         mlp_inputs = 3 + 4 * len(self.decays) + context
@@ -102,10 +105,10 @@ class Hierarchical(base.UpdateRule):
             **networks.mlp_shapes([mlp_inputs, *hidden, 2 + self.mlp_to_lstm_size]),
         }
 
-    def init_theta(self, seed=0):
+    def init_theta(self, seed: int = 0) -> Arrays:
         return networks.random_weights(self.theta_shapes(), seed)
 
-    def from_reference(self, arrays):
+    def from_reference(self, arrays: Mapping[str, Any]) -> Arrays:
         theta = {}
         for name, value in arrays.items():
             for published, ours in _REFERENCE_NAMES.items():
@@ -117,7 +120,7 @@ class Hierarchical(base.UpdateRule):
             theta[name] = np.reshape(value, -1) if initial else value
         return self.check_theta(theta)
 
-    def init_tensor_state(self, theta, param, name):
+    def init_tensor_state(self, theta: Theta, param: Tensor, name: str) -> Tensors:
         particles, *shape = ops.shape(param)
         rank = len(shape)
         accumulator = ops.zeros((particles, len(self.decays), *shape), "float32")
@@ -129,7 +132,7 @@ class Hierarchical(base.UpdateRule):
             "from_mlp": features.broadcast_over(theta["initial_from_mlp"], rank),
         }
 
-    def init_shared_state(self, theta):
+    def init_shared_state(self, theta: Theta) -> Tensors:
         particles = theta["initial_from_lstm"].shape[0]
         return {
             "from_lstm": ops.convert_to_tensor(theta["initial_from_lstm"]),
@@ -139,7 +142,9 @@ class Hierarchical(base.UpdateRule):
             **loss_statistics.init(particles, _VALID_DECAYS, "valid"),
         }
 
-    def summarise(self, theta, state, shared, grad, param):
+    def summarise(
+        self, theta: Theta, state: Tensors, shared: Tensors, grad: Tensor, param: Tensor
+    ) -> tuple[Tensors, Tensors]:
         rank = len(param.shape) - 1
         grad = _clipped(grad, _grad_bound(shared))
         decays = features.broadcast_over(features.constant([self.decays]), rank)
@@ -155,7 +160,9 @@ class Hierarchical(base.UpdateRule):
         }
         return state, summary
 
-    def coordinate(self, theta, shared, summaries, signals):
+    def coordinate(
+        self, theta: Theta, shared: Tensors, summaries: Sequence[Tensors], signals: Signals
+    ) -> tuple[Tensors, Sequence[Tensors]]:
         bound = _grad_bound(shared)
         shared, loss_features = _observe_losses(shared, signals)
         # All tensors side by side, as one batch for the LSTM: [P, N, ...].
@@ -181,7 +188,15 @@ class Hierarchical(base.UpdateRule):
         }
         return shared, messages
 
-    def update_tensor(self, theta, state, message, grad, param, signals):
+    def update_tensor(
+        self,
+        theta: Theta,
+        state: Tensors,
+        message: Tensors,
+        grad: Tensor,
+        param: Tensor,
+        signals: Signals,
+    ) -> tuple[Tensor, Tensors]:
         rank = len(param.shape) - 1
         grad = _clipped(grad, message["grad_bound"])
         rsqrt = ops.rsqrt(state["rms"] + 1e-6)
@@ -203,11 +218,13 @@ class Hierarchical(base.UpdateRule):
         sent = {name: features.broadcast_over(value, rank) for name, value in sent.items()}
         return ops.reshape(step, ops.shape(param)), {"m": state["m"], "rms": state["rms"], **sent}
 
-    def _lstm(self, theta, stacked, from_lstm, loss_features):
+    def _lstm(
+        self, theta: Theta, stacked: Tensor, from_lstm: Tensor, loss_features: Tensor
+    ) -> tuple[Tensor, ...]:
         """The new hidden and cell states, `[P, N, lstm_size]`."""
         num_tensors = stacked["hidden"].shape[1]
 
-        def repeated(x):
+        def repeated(x: Tensor) -> Tensor:
             # The gradient of ops.repeat does not compile under XLA in a loop.
             return ops.stack([x] * num_tensors, axis=1)
 
@@ -222,11 +239,11 @@ class Hierarchical(base.UpdateRule):
         return ops.sigmoid(leave) * ops.tanh(cell), cell
 
 
-def _inputs(m, rms, g, p, rsqrt):
+def _inputs(m: Tensor, rms: Tensor, g: Tensor, p: Tensor, rsqrt: Tensor) -> list[Tensor]:
     return [g, p, ops.log(ops.abs(p) + 1e-8), m, rms, m * rsqrt, rsqrt]
 
 
-def _tensor_statistics(m, rms, grad, param):
+def _tensor_statistics(m: Tensor, rms: Tensor, grad: Tensor, param: Tensor) -> Tensor:
     """What the LSTM reads of its tensor, `[P, 16]`; the three variances stand last."""
     shape = [*param.shape[1:], 1, 1, 1, 1][:4]
     constants = [1.0 if len(param.shape) == 1 else -1.0, *(math.log(size) - 1.0 for size in shape)]
@@ -250,7 +267,7 @@ def _tensor_statistics(m, rms, grad, param):
     return ops.stack(statistics, axis=1)
 
 
-def _observe_losses(shared, signals):
+def _observe_losses(shared: Tensors, signals: Signals) -> tuple[Tensors, Tensor]:
     """The shared state after this step's losses, and the two features of them, `[P, 2]`.
 
     The validation loss is seen relative to the training loss; before the first it
@@ -267,17 +284,17 @@ def _observe_losses(shared, signals):
     return {**shared, **train, **valid}, losses
 
 
-def _grad_bound(shared):
+def _grad_bound(shared: Tensors) -> Tensor:
     """`[P, 1]`: ten times the running mean of the gradients' size."""
     bias = 1.0 - ops.power(_CLIP_DECAY, shared["grad_count"])
     return _CLIP_FACTOR * shared["grad_scale"] / bias
 
 
-def _clipped(grad, bound):
+def _clipped(grad: Tensor, bound: Tensor) -> Tensor:
     bound = ops.reshape(bound, (-1, *(1,) * (len(grad.shape) - 1)))
     return ops.clip(grad, -bound, bound)
 
 
-def _linear(theta, name, x):
+def _linear(theta: Theta, name: str, x: Tensor) -> Tensor:
     """`[P, N, F]` -> `[P, N, units]`."""
     return ops.matmul(x, theta[f"{name}_w"]) + theta[f"{name}_b"][:, None]

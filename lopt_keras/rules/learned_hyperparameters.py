@@ -2,12 +2,15 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 from keras import ops
 
 from lopt_keras import controller, features, validation
 from lopt_keras.rules import base
+from lopt_keras.rules.base import Signals
+from lopt_keras.types import Arrays, Shapes, Tensor, Tensors, Theta
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +45,8 @@ class LearnedHyperparameters(base.UpdateRule):
     """
 
     signals: ClassVar[tuple[str, ...]] = controller.SIGNALS
+    # Of the fields below.
+    _controller: ClassVar[controller.Controller]
 
     hidden_size: int = 16
     hidden_layers: int = 2
@@ -53,7 +58,7 @@ class LearnedHyperparameters(base.UpdateRule):
     decay_range: float = 10.0
     epsilon_range: float = 1000.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(
             self,
             "_controller",
@@ -66,13 +71,13 @@ class LearnedHyperparameters(base.UpdateRule):
         for name in ("learning_rate_range", "decay_range", "epsilon_range"):
             validation.check_number(name, getattr(self, name), low=1.0)
 
-    def theta_shapes(self):
+    def theta_shapes(self) -> Shapes:
         return self._controller.theta_shapes()
 
-    def init_theta(self, seed=0):
+    def init_theta(self, seed: int = 0) -> Arrays:
         return self._controller.init_theta(seed)
 
-    def init_tensor_state(self, theta, param, name):
+    def init_tensor_state(self, theta: Theta, param: Tensor, name: str) -> Tensors:
         ones = ops.ones((param.shape[0], *(1,) * (len(param.shape) - 1)), "float32")
         return {
             "m": ops.zeros_like(param),
@@ -82,14 +87,24 @@ class LearnedHyperparameters(base.UpdateRule):
             **self._controller.init_tensor_state(param),
         }
 
-    def init_shared_state(self, theta):
+    def init_shared_state(self, theta: Theta) -> Tensors:
         return self._controller.init_shared_state(theta["controller_b0"].shape[0])
 
-    def coordinate(self, theta, shared, summaries, signals):
+    def coordinate(
+        self, theta: Theta, shared: Tensors, summaries: Sequence[Tensors], signals: Signals
+    ) -> tuple[Tensors, Sequence[Tensors]]:
         shared, heard = self._controller.listen(theta, shared, signals)
         return shared, [{"heard": heard}] * len(summaries)
 
-    def update_tensor(self, theta, state, message, grad, param, signals):
+    def update_tensor(
+        self,
+        theta: Theta,
+        state: Tensors,
+        message: Tensors,
+        grad: Tensor,
+        param: Tensor,
+        signals: Signals,
+    ) -> tuple[Tensor, Tensors]:
         previous = -state["m"] * ops.rsqrt(state["v"] + 1e-14)
         measured = controller.measure(grad, param, previous)
         outputs, controlled = self._controller(theta, state, message["heard"], measured, signals)
@@ -99,10 +114,12 @@ class LearnedHyperparameters(base.UpdateRule):
         products = [state["beta_1_product"] * beta_1, state["beta_2_product"] * beta_2]
         correction = ops.sqrt(1.0 - products[1]) / (1.0 - products[0])
         update = -learning_rate * correction * m / (features.safe_sqrt(v) + epsilon)
-        products = dict(zip(("beta_1_product", "beta_2_product"), products, strict=True))
-        return update, {"m": m, "v": v, **products, **controlled}
+        kept = dict(zip(("beta_1_product", "beta_2_product"), products, strict=True))
+        return update, {"m": m, "v": v, **kept, **controlled}
 
-    def _hyperparameters(self, outputs, param):
+    def _hyperparameters(
+        self, outputs: Tensor, param: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Learning rate, betas and epsilon, each shaped to scale `param`."""
         centers_and_ranges = (
             (self.learning_rate, self.learning_rate_range),

@@ -1,12 +1,15 @@
 """Lion as an update rule."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from keras import ops
 
 from lopt_keras import features, validation
 from lopt_keras.rules import hand_designed
+from lopt_keras.rules.base import Signals
+from lopt_keras.types import Tensor, Tensors, Theta
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,22 +34,30 @@ class Lion(hand_designed.HandDesigned):
     beta_1: float = 0.9
     beta_2: float = 0.99
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         validation.check_number("learning_rate", self.learning_rate, low_open=True)
         validation.check_number("beta_1", self.beta_1, high=1.0, low_open=True)
         validation.check_number("beta_2", self.beta_2, high=1.0)
 
-    def _hyperparameters(self):
+    def _hyperparameters(self) -> dict[str, Any]:
         return {
             "log_learning_rate": np.log(self.learning_rate),
             "log_one_minus_beta_1": np.log1p(-self.beta_1),
             "log_one_minus_beta_2": np.log1p(-self.beta_2),
         }
 
-    def init_tensor_state(self, theta, param, name):
+    def init_tensor_state(self, theta: Theta, param: Tensor, name: str) -> Tensors:
         return {"m": ops.zeros_like(param)}
 
-    def update_tensor(self, theta, state, message, grad, param, signals):
+    def update_tensor(
+        self,
+        theta: Theta,
+        state: Tensors,
+        message: Tensors,
+        grad: Tensor,
+        param: Tensor,
+        signals: Signals,
+    ) -> tuple[Tensor, Tensors]:
         learning_rate = hand_designed.scalar(theta, "log_learning_rate", param)
         beta_1 = 1.0 - hand_designed.scalar(theta, "log_one_minus_beta_1", param)
         beta_2 = 1.0 - hand_designed.scalar(theta, "log_one_minus_beta_2", param)

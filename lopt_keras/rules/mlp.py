@@ -1,11 +1,15 @@
 """The per-parameter MLP of Metz et al. 2019."""
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from keras import ops
 
 from lopt_keras import features, networks, validation
 from lopt_keras.rules import base
+from lopt_keras.rules.base import Signals
+from lopt_keras.types import Arrays, Shapes, Tensor, Tensors, Theta
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,25 +44,25 @@ class MLP(base.UpdateRule):
     exp_mult: float = 0.001
     momentum_decays: tuple[float, ...] = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         validation.check_integer("hidden_size", self.hidden_size, low=1, high=4096)
         validation.check_integer("hidden_layers", self.hidden_layers, low=1, high=16)
         validation.check_number("step_mult", self.step_mult)
         validation.check_number("exp_mult", self.exp_mult)
         validation.check_decay_field(self, "momentum_decays")
 
-    def num_tensor_features(self):
+    def num_tensor_features(self) -> int:
         """Inputs of the network besides the time embedding."""
         return 2 + len(self.momentum_decays)
 
-    def theta_shapes(self):
+    def theta_shapes(self) -> Shapes:
         inputs = self.num_tensor_features() + len(features.TIMESCALES)
         return networks.mlp_shapes([inputs, *[self.hidden_size] * self.hidden_layers, 2])
 
-    def init_theta(self, seed=0):
+    def init_theta(self, seed: int = 0) -> Arrays:
         return networks.random_weights(self.theta_shapes(), seed)
 
-    def from_reference(self, arrays):
+    def from_reference(self, arrays: Mapping[str, Any]) -> Arrays:
         arrays = dict(arrays)
         theta = {}
         for i in range(self.hidden_layers + 1):
@@ -68,15 +72,23 @@ class MLP(base.UpdateRule):
                     theta[ours] = arrays.pop(key)
         return self.check_theta({**theta, **arrays})
 
-    def init_tensor_state(self, theta, param, name):
+    def init_tensor_state(self, theta: Theta, param: Tensor, name: str) -> Tensors:
         particles, *shape = ops.shape(param)
         return {"m": ops.zeros((particles, len(self.momentum_decays), *shape), "float32")}
 
-    def update_tensor(self, theta, state, message, grad, param, signals):
+    def update_tensor(
+        self,
+        theta: Theta,
+        state: Tensors,
+        message: Tensors,
+        grad: Tensor,
+        param: Tensor,
+        signals: Signals,
+    ) -> tuple[Tensor, Tensors]:
         rank = len(param.shape) - 1
         decays = features.broadcast_over(features.constant([self.momentum_decays]), rank)
 
-        def inputs(m, g, p, decay):
+        def inputs(m: Tensor, g: Tensor, p: Tensor, decay: Tensor) -> list[Tensor]:
             return [g, p, features.accumulate(m, g, decay)]
 
         g = grad[:, None]
@@ -84,7 +96,14 @@ class MLP(base.UpdateRule):
         step = self.step(theta, inputs, arrays, param, signals)
         return step, {"m": features.accumulate(state["m"], g, decays)}
 
-    def step(self, theta, inputs, arrays, param, signals):
+    def step(
+        self,
+        theta: Theta,
+        inputs: Callable[..., list[Tensor]],
+        arrays: Sequence[Tensor],
+        param: Tensor,
+        signals: Signals,
+    ) -> Tensor:
         """The step of one tensor, from its features.
 
         Args:

@@ -1,6 +1,7 @@
 """Muon as an update rule."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from keras import ops
@@ -8,6 +9,8 @@ from keras import ops
 from lopt_keras import validation
 from lopt_keras.orthogonalization import orthogonalized
 from lopt_keras.rules import hand_designed
+from lopt_keras.rules.base import Signals
+from lopt_keras.types import Tensor, Tensors, Theta
 
 _ROOT_MEAN_SQUARE = 0.2
 _ADAMW = hand_designed.AdamW()
@@ -47,25 +50,33 @@ class Muon(hand_designed.HandDesigned):
     adam_weight_decay: float = 0.004
     epsilon: float = 1e-7
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("learning_rate", "weight_decay", "adam_weight_decay", "epsilon"):
             validation.check_number(name, getattr(self, name), low_open=True)
         for name in ("momentum", "adam_beta_1", "adam_beta_2"):
             validation.check_number(name, getattr(self, name), high=1.0)
 
-    def _hyperparameters(self):
+    def _hyperparameters(self) -> dict[str, Any]:
         positive = ("learning_rate", "weight_decay", "adam_weight_decay", "epsilon")
         decays = ("momentum", "adam_beta_1", "adam_beta_2")
         return {f"log_{name}": np.log(getattr(self, name)) for name in positive} | {
             f"log_one_minus_{name}": np.log1p(-getattr(self, name)) for name in decays
         }
 
-    def init_tensor_state(self, theta, param, name):
+    def init_tensor_state(self, theta: Theta, param: Tensor, name: str) -> Tensors:
         if len(param.shape) != 3 or "embedding" in name.lower():
             return _ADAMW.init_tensor_state(theta, param, name)
         return {"m": ops.zeros_like(param)}
 
-    def update_tensor(self, theta, state, message, grad, param, signals):
+    def update_tensor(
+        self,
+        theta: Theta,
+        state: Tensors,
+        message: Tensors,
+        grad: Tensor,
+        param: Tensor,
+        signals: Signals,
+    ) -> tuple[Tensor, Tensors]:
         if "v" in state:
             theta = _of_adamw(theta)
             return _ADAMW.update_tensor(theta, state, message, grad, param, signals)
@@ -78,7 +89,7 @@ class Muon(hand_designed.HandDesigned):
         return -learning_rate * (step + weight_decay * param), {"m": m}
 
 
-def _of_adamw(theta):
+def _of_adamw(theta: Theta) -> Tensors:
     """AdamW's theta, from Muon's."""
     own = {name.replace("adam_", ""): value for name, value in theta.items() if "adam_" in name}
     return {name: theta[name] for name in ("log_learning_rate", "log_epsilon")} | own

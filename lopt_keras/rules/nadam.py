@@ -1,11 +1,14 @@
 """Adam with Nesterov momentum as an update rule."""
 
 import dataclasses
+from collections.abc import Sequence
 
 from keras import ops
 
 from lopt_keras import features
 from lopt_keras.rules import hand_designed
+from lopt_keras.rules.base import Signals
+from lopt_keras.types import Tensor, Tensors, Theta
 
 _MOMENTUM_DECAY = 0.96
 
@@ -26,17 +29,27 @@ class Nadam(hand_designed.Adam):
         Dozat, Incorporating Nesterov momentum into Adam, 2015.
     """
 
-    def init_shared_state(self, theta):
+    def init_shared_state(self, theta: Theta) -> Tensors:
         return {"momentum_product": ops.ones_like(theta["log_learning_rate"])}
 
-    def coordinate(self, theta, shared, summaries, signals):
+    def coordinate(
+        self, theta: Theta, shared: Tensors, summaries: Sequence[Tensors], signals: Signals
+    ) -> tuple[Tensors, Sequence[Tensors]]:
         product = shared["momentum_product"] * _momentum(theta, signals.step)
         following = product * _momentum(theta, signals.step + 1)
         message = {"momentum_product": product, "next_momentum_product": following}
         return {"momentum_product": product}, [message] * len(summaries)
 
-    def update_tensor(self, theta, state, message, grad, param, signals):
-        def shaped(values):
+    def update_tensor(
+        self,
+        theta: Theta,
+        state: Tensors,
+        message: Tensors,
+        grad: Tensor,
+        param: Tensor,
+        signals: Signals,
+    ) -> tuple[Tensor, Tensors]:
+        def shaped(values: Tensor) -> Tensor:
             return ops.reshape(values, (-1, *(1,) * (len(param.shape) - 1)))
 
         learning_rate = hand_designed.scalar(theta, "log_learning_rate", param)
@@ -54,7 +67,7 @@ class Nadam(hand_designed.Adam):
         return -learning_rate * mean / (root + epsilon), {"m": m, "v": v}
 
 
-def _momentum(theta, step):
+def _momentum(theta: Theta, step: Tensor) -> Tensor:
     """Of the step, which is counted from 0: `[P]`."""
     count = ops.cast(step, "float32") + 1.0
     beta_1 = 1.0 - ops.exp(theta["log_one_minus_beta_1"])

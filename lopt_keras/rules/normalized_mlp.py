@@ -2,13 +2,16 @@
 
 import dataclasses
 import math
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 from keras import ops
 
 from lopt_keras import features, networks, orthogonalization, reductions, validation
 from lopt_keras.rules import hand_designed, mlp
+from lopt_keras.rules.base import Signals
+from lopt_keras.types import Arrays, Shape, Shapes, Tensor, Tensors, Theta
 
 _EPSILON = 1e-9
 _GRAD_BOUND, _GRAD_FEATURE_BOUND = 1000.0, 0.1
@@ -87,7 +90,7 @@ class NormalizedMLP(mlp.MLP):
     adam_fallback: bool = True
     noise_scaled: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         validation.check_decay_counts(self)
         for name in _SWITCHES:
@@ -101,21 +104,21 @@ class NormalizedMLP(mlp.MLP):
             )
 
     @property
-    def flattens(self):
+    def flattens(self) -> bool:  # type: ignore[override]
         return self.flatten_filters
 
-    def theta_shapes(self):
+    def theta_shapes(self) -> Shapes:
         momenta, rms = len(self.momentum_decays), len(self.rms_decays)
         inputs = 3 + momenta + rms + momenta + rms + momenta + rms + 5 * momenta
         return networks.mlp_shapes([inputs, *[self.hidden_size] * self.hidden_layers, _OUTPUTS])
 
-    def init_theta(self, seed=0):
+    def init_theta(self, seed: int = 0) -> Arrays:
         theta = super().init_theta(seed)
         for unit, (output, row) in enumerate(self._passed_on().items()):
             _pass_on(theta, row, output, 2 * unit, self.hidden_layers)
         return theta
 
-    def _passed_on(self):
+    def _passed_on(self) -> dict[int, Any]:
         """Which row of `w0` each output is at the start: dict."""
         momentum = 3
         adam = momentum + len(self.momentum_decays) + len(self.rms_decays)
@@ -126,7 +129,7 @@ class NormalizedMLP(mlp.MLP):
             "muon": {0: momentum, _OTHER_DIRECTION: adam},
         }[self.start]
 
-    def from_reference(self, arrays):
+    def from_reference(self, arrays: Mapping[str, Any]) -> Arrays:
         arrays = {name.removeprefix("ff_mod_stack/~/"): value for name, value in arrays.items()}
         groups = sorted(
             (name for name in arrays if name.startswith("w0__")),
@@ -135,7 +138,7 @@ class NormalizedMLP(mlp.MLP):
         first = [arrays.pop(name) for name in groups]
         return self.check_theta({**arrays, **({"w0": np.concatenate(first)} if first else {})})
 
-    def init_tensor_state(self, theta, param, name):
+    def init_tensor_state(self, theta: Theta, param: Tensor, name: str) -> Tensors:
         particles, *shape = ops.shape(param)
         if self.adam_fallback and (len(shape) < 2 or "embedding" in name.lower()):
             return _FALLBACK.init_tensor_state(theta, param, name)
@@ -146,7 +149,15 @@ class NormalizedMLP(mlp.MLP):
             **self._as_filters(moments, shape),
         }
 
-    def update_tensor(self, theta, state, message, grad, param, signals):
+    def update_tensor(
+        self,
+        theta: Theta,
+        state: Tensors,
+        message: Tensors,
+        grad: Tensor,
+        param: Tensor,
+        signals: Signals,
+    ) -> tuple[Tensor, Tensors]:
         if "rms" not in state:
             return self._fallback_update(state, message, grad, param, signals)
         shape = ops.shape(param)
@@ -156,7 +167,7 @@ class NormalizedMLP(mlp.MLP):
         grad = ops.clip(grad, -_GRAD_BOUND, _GRAD_BOUND)
         g = grad[:, None]
 
-        def decays(values):
+        def decays(values: Any) -> Tensor:
             return features.broadcast_over(features.constant([values]), rank)
 
         moments = features.factored_moments(state, grad, decays(self.factored_decays))
@@ -180,7 +191,7 @@ class NormalizedMLP(mlp.MLP):
         state = self._as_filters({"m": m, "rms": rms, **moments.state}, shape[1:])
         return -self.step_mult * step, state
 
-    def _as_matrix(self, x, leading=1):
+    def _as_matrix(self, x: Tensor, leading: int = 1) -> Tensor:
         """`[..., *shape]`, the filters of a convolution as one matrix if so asked."""
         if not self.flatten_filters or len(x.shape) <= leading + 2:
             return x
@@ -188,18 +199,20 @@ class NormalizedMLP(mlp.MLP):
         rows = math.prod(shape[leading:-1])
         return ops.reshape(x, (*shape[:leading], rows, shape[-1]))
 
-    def _as_filters(self, state, shape):
+    def _as_filters(self, state: Tensors, shape: Shape) -> Tensors:
         """State of matrices, `[P, F, rows or 1, columns or 1]`, on the axes of the tensor."""
         if not self.flatten_filters or len(shape) <= 2:
             return state
 
-        def restored(x):
+        def restored(x: Tensor) -> Tensor:
             rows = shape[:-1] if x.shape[2] == math.prod(shape[:-1]) else (1,) * len(shape[:-1])
             return ops.reshape(x, (*x.shape[:2], *rows, x.shape[3]))
 
         return {name: restored(x) for name, x in state.items()}
 
-    def _fallback_update(self, state, message, grad, param, signals):
+    def _fallback_update(
+        self, state: Tensors, message: Tensors, grad: Tensor, param: Tensor, signals: Signals
+    ) -> tuple[Tensor, Tensors]:
         particles = param.shape[0]
         theta = {
             name: ops.full((particles,), value, "float32")
@@ -209,26 +222,35 @@ class NormalizedMLP(mlp.MLP):
         return self.step_mult * update, state
 
 
-def _normalised(step, orthogonalize):
+def _normalised(step: Tensor, orthogonalize: bool) -> Tensor:
     """`[P, *shape]` with a root mean square of 1 over the last two axes."""
     step = orthogonalization.orthogonalized(step) if orthogonalize else step
     return step * features.second_moment_scale(step, _EPSILON, _last_axes(step))
 
 
-def _agreement(m, rms):
+def _agreement(m: Tensor, rms: Tensor) -> Tensor:
     """The root mean square of `m rsqrt(rms)` over the last two axes, at most 1."""
     ratio = m * ops.rsqrt(rms + 1e-12)
     mean = reductions.mean(ops.square(ratio), _last_axes(m))
     return ops.sqrt(ops.minimum(mean, 1.0) + 1e-12)
 
 
-def _last_axes(x):
+def _last_axes(x: Tensor) -> tuple[int, ...]:
     """The last two axes of the tensor `[P, *shape]`, or as many as it has."""
     rank = len(x.shape) - 1
     return tuple(range(max(1, rank - 1), rank + 1))
 
 
-def _inputs(m, rms, g, momentum_decay, rms_decay, p, rsqrt, *of_matrices):
+def _inputs(
+    m: Tensor,
+    rms: Tensor,
+    g: Tensor,
+    momentum_decay: Tensor,
+    rms_decay: Tensor,
+    p: Tensor,
+    rsqrt: Tensor,
+    *of_matrices: Any,
+) -> list[Tensor]:
     m, rms = features.accumulate_both(m, rms, g, momentum_decay, rms_decay)
     clipped = ops.clip(g, -_GRAD_FEATURE_BOUND, _GRAD_FEATURE_BOUND)
     factor = of_matrices[0] * of_matrices[1]
@@ -238,7 +260,7 @@ def _inputs(m, rms, g, momentum_decay, rms_decay, p, rsqrt, *of_matrices):
     return inputs
 
 
-def _pass_on(theta, row, output, unit, hidden_layers):
+def _pass_on(theta: Arrays, row: Any, output: int, unit: int, hidden_layers: int) -> None:
     """Sets two units of each layer, from `unit`, so that an output is input `row`."""
     both = slice(unit, unit + 2)
     for layer in range(hidden_layers + 1):

@@ -6,6 +6,8 @@ from keras import ops
 
 from lopt_keras import features, networks, validation
 from lopt_keras.rules import base
+from lopt_keras.rules.base import Signals
+from lopt_keras.types import Arrays, Shapes, Tensor, Tensors, Theta
 
 _LOG_SCALE = 10.0
 
@@ -42,14 +44,15 @@ class Recurrent(base.UpdateRule):
     step_mult: float = 0.001
     log_sign: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         validation.check_integer("hidden_size", self.hidden_size, low=1, high=4096)
         validation.check_integer("hidden_layers", self.hidden_layers, low=1, high=16)
         validation.check_number("step_mult", self.step_mult)
         validation.check_bool("log_sign", self.log_sign)
 
-    def theta_shapes(self):
-        shapes, inputs = {}, 1 + self.log_sign
+    def theta_shapes(self) -> Shapes:
+        shapes: Shapes = {}
+        inputs = 1 + self.log_sign
         for i in range(self.hidden_layers):
             shapes[f"kernel{i}"] = (inputs, 3 * self.hidden_size)
             shapes[f"recurrent_kernel{i}"] = (self.hidden_size, 3 * self.hidden_size)
@@ -57,15 +60,23 @@ class Recurrent(base.UpdateRule):
             inputs = self.hidden_size
         return {**shapes, "readout_w": (self.hidden_size, 1)}
 
-    def init_theta(self, seed=0):
+    def init_theta(self, seed: int = 0) -> Arrays:
         return networks.random_weights(self.theta_shapes(), seed)
 
-    def init_tensor_state(self, theta, param, name):
+    def init_tensor_state(self, theta: Theta, param: Tensor, name: str) -> Tensors:
         particles, *shape = ops.shape(param)
         hidden = ops.zeros((particles, self.hidden_size, *shape), "float32")
         return {f"h{i}": hidden for i in range(self.hidden_layers)}
 
-    def update_tensor(self, theta, state, message, grad, param, signals):
+    def update_tensor(
+        self,
+        theta: Theta,
+        state: Tensors,
+        message: Tensors,
+        grad: Tensor,
+        param: Tensor,
+        signals: Signals,
+    ) -> tuple[Tensor, Tensors]:
         x = features.flat(grad)[:, None]
         x = log_and_sign(x) if self.log_sign else x
         new = {}
@@ -77,7 +88,7 @@ class Recurrent(base.UpdateRule):
         return ops.reshape(step, ops.shape(param)), new
 
 
-def log_and_sign(g):
+def log_and_sign(g: Tensor) -> Tensor:
     """`[P, 1, n]` -> `[P, 2, n]`: magnitude and sign on a logarithmic scale.
 
     Source: Andrychowicz et al., arXiv 1606.04474, appendix A, with p = 10.
@@ -91,7 +102,7 @@ def log_and_sign(g):
     return ops.concatenate([first, second], axis=1)
 
 
-def _gru(theta, layer, x, h):
+def _gru(theta: Theta, layer: int, x: Tensor, h: Tensor) -> Tensor:
     """The new hidden state `[P, hidden_size, n]`, from `[P, F, n]` and the old one."""
     kernel = ops.swapaxes(theta[f"kernel{layer}"], 1, 2)
     recurrent = ops.swapaxes(theta[f"recurrent_kernel{layer}"], 1, 2)

@@ -1,10 +1,12 @@
 """The update rules by name."""
 
+from typing import Any
+
 import keras
 
 from lopt_keras.rules.base import UpdateRule
 
-_RULES = {}
+_RULES: dict[str, type[UpdateRule]] = {}
 
 _RENAMED = {
     "NormalizedMLP": {"cautious": "noise_scaled"},
@@ -17,14 +19,14 @@ _RENAMED = {
 """What arguments were called before 0.1.0, as the metadata of older exports has them."""
 
 
-def register(*classes):
+def register(*classes: type[UpdateRule]) -> tuple[str, ...]:
     """Makes rules known by their class names; returns the names of all."""
     for cls in classes:
         _RULES[cls.__name__] = cls
     return tuple(_RULES)
 
 
-def get(identifier, **config):
+def get(identifier: Any, **config: Any) -> UpdateRule:
     """An update rule, from whatever names one.
 
     Args:
@@ -62,14 +64,14 @@ def get(identifier, **config):
         raise ValueError(f"{rule.__name__} cannot be made from {config}: {error}") from error
 
 
-def serialize(rule):
+def serialize(rule: UpdateRule) -> dict[str, Any]:
     """A rule as a dict that JSON can hold and `get` turns back."""
     cls = type(rule)
     name = cls.__name__ if cls in _RULES.values() else keras.saving.get_registered_name(cls)
     return {"class_name": name, "config": rule.get_config()}
 
 
-def _class_named(name):
+def _class_named(name: str) -> type[UpdateRule]:
     plain = name.replace("_", "").lower()
     for known, rule in _RULES.items():
         if known.lower() == plain:

@@ -1,12 +1,15 @@
 """RMSprop as an update rule."""
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 from keras import ops
 
 from lopt_keras import features, validation
 from lopt_keras.rules import hand_designed
+from lopt_keras.rules.base import Signals
+from lopt_keras.types import Tensor, Tensors, Theta
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,22 +34,30 @@ class RMSprop(hand_designed.HandDesigned):
     rho: float = 0.9
     epsilon: float = 1e-7
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         validation.check_number("learning_rate", self.learning_rate, low_open=True)
         validation.check_number("rho", self.rho, high=1.0)
         validation.check_number("epsilon", self.epsilon, low_open=True)
 
-    def _hyperparameters(self):
+    def _hyperparameters(self) -> dict[str, Any]:
         return {
             "log_learning_rate": np.log(self.learning_rate),
             "log_one_minus_rho": np.log1p(-self.rho),
             "log_epsilon": np.log(self.epsilon),
         }
 
-    def init_tensor_state(self, theta, param, name):
+    def init_tensor_state(self, theta: Theta, param: Tensor, name: str) -> Tensors:
         return {"v": ops.zeros_like(param)}
 
-    def update_tensor(self, theta, state, message, grad, param, signals):
+    def update_tensor(
+        self,
+        theta: Theta,
+        state: Tensors,
+        message: Tensors,
+        grad: Tensor,
+        param: Tensor,
+        signals: Signals,
+    ) -> tuple[Tensor, Tensors]:
         learning_rate = hand_designed.scalar(theta, "log_learning_rate", param)
         rho = 1.0 - hand_designed.scalar(theta, "log_one_minus_rho", param)
         epsilon = hand_designed.scalar(theta, "log_epsilon", param)

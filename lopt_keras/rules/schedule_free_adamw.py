@@ -6,6 +6,8 @@ from keras import ops
 
 from lopt_keras import features, validation
 from lopt_keras.rules import hand_designed
+from lopt_keras.rules.base import Signals
+from lopt_keras.types import Tensor, Tensors, Theta
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,14 +36,22 @@ class ScheduleFreeAdamW(hand_designed.Adam):
     learning_rate: float = 0.0025
     epsilon: float = 1e-8
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         validation.check_number("beta_1", self.beta_1, high=1.0, low_open=True)
 
-    def init_tensor_state(self, theta, param, name):
+    def init_tensor_state(self, theta: Theta, param: Tensor, name: str) -> Tensors:
         return {"gap": ops.zeros_like(param), "v": ops.zeros_like(param)}
 
-    def update_tensor(self, theta, state, message, grad, param, signals):
+    def update_tensor(
+        self,
+        theta: Theta,
+        state: Tensors,
+        message: Tensors,
+        grad: Tensor,
+        param: Tensor,
+        signals: Signals,
+    ) -> tuple[Tensor, Tensors]:
         learning_rate = hand_designed.scalar(theta, "log_learning_rate", param)
         epsilon = hand_designed.scalar(theta, "log_epsilon", param)
         one_minus_beta_1 = hand_designed.scalar(theta, "log_one_minus_beta_1", param)

@@ -1,12 +1,15 @@
 """A learned step size for each tensor, on top of any rule."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from keras import ops
 
 from lopt_keras import controller, validation
 from lopt_keras.rules import base, registry
+from lopt_keras.rules.base import Signals
+from lopt_keras.types import Arrays, Shapes, Tensor, Tensors, Theta
 
 _RULE = "rule_"
 
@@ -55,6 +58,9 @@ class Scheduled(base.UpdateRule):
         Stern, arXiv 1804.04235, section 8.
     """
 
+    # Of the fields below.
+    _controller: ClassVar[controller.Controller]
+
     rule: Any = "normalized_mlp"
     hidden_size: int = 16
     hidden_layers: int = 2
@@ -66,7 +72,7 @@ class Scheduled(base.UpdateRule):
     max_parameter_scale: float | None = None
     uses_validation_loss: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "rule", registry.get(self.rule))
         object.__setattr__(
             self,
@@ -91,7 +97,7 @@ class Scheduled(base.UpdateRule):
             )
 
     @property
-    def signals(self):
+    def signals(self) -> tuple[str, ...]:  # type: ignore[override]
         own = [
             signal
             for signal in controller.SIGNALS
@@ -100,41 +106,45 @@ class Scheduled(base.UpdateRule):
         return tuple(dict.fromkeys((*self.rule.signals, *own)))
 
     @property
-    def mixes_tensors(self):
+    def mixes_tensors(self) -> bool:  # type: ignore[override]
         return self.rule.mixes_tensors
 
     @property
-    def permutes_with_axes(self):
+    def permutes_with_axes(self) -> bool:  # type: ignore[override]
         return self.rule.permutes_with_axes
 
     @property
-    def flattens(self):
+    def flattens(self) -> bool:  # type: ignore[override]
         return self.rule.flattens
 
-    def theta_shapes(self):
+    def theta_shapes(self) -> Shapes:
         inner = {_RULE + name: shape for name, shape in self.rule.theta_shapes().items()}
         return {**inner, **self._controller.theta_shapes()}
 
-    def init_theta(self, seed=0):
+    def init_theta(self, seed: int = 0) -> Arrays:
         inner = {_RULE + name: value for name, value in self.rule.init_theta(seed).items()}
         return {**inner, **self._controller.init_theta(seed)}
 
-    def init_tensor_state(self, theta, param, name):
+    def init_tensor_state(self, theta: Theta, param: Tensor, name: str) -> Tensors:
         inner = self.rule.init_tensor_state(_of_rule(theta), param, name)
         return {**_named(inner), **self._controller.init_tensor_state(param)}
 
-    def init_shared_state(self, theta):
+    def init_shared_state(self, theta: Theta) -> Tensors:
         inner = self.rule.init_shared_state(_of_rule(theta))
         particles = theta["schedule_b0"].shape[0]
         return {**_named(inner), **self._controller.init_shared_state(particles)}
 
-    def summarise(self, theta, state, shared, grad, param):
+    def summarise(
+        self, theta: Theta, state: Tensors, shared: Tensors, grad: Tensor, param: Tensor
+    ) -> tuple[Tensors, Tensors]:
         inner, summary = self.rule.summarise(
             _of_rule(theta), _of_rule(state), _of_rule(shared), grad, param
         )
         return {**state, **_named(inner)}, summary
 
-    def coordinate(self, theta, shared, summaries, signals):
+    def coordinate(
+        self, theta: Theta, shared: Tensors, summaries: Sequence[Tensors], signals: Signals
+    ) -> tuple[Tensors, Sequence[Tensors]]:
         inner, messages = self.rule.coordinate(
             _of_rule(theta), _of_rule(shared), summaries, signals
         )
@@ -142,7 +152,15 @@ class Scheduled(base.UpdateRule):
         messages = [{**_named(message), "heard": heard} for message in messages]
         return {**_named(inner), **own}, messages
 
-    def update_tensor(self, theta, state, message, grad, param, signals):
+    def update_tensor(
+        self,
+        theta: Theta,
+        state: Tensors,
+        message: Tensors,
+        grad: Tensor,
+        param: Tensor,
+        signals: Signals,
+    ) -> tuple[Tensor, Tensors]:
         update, inner = self.rule.update_tensor(
             _of_rule(theta), _of_rule(state), _of_rule(message), grad, param, signals
         )
@@ -160,22 +178,22 @@ class Scheduled(base.UpdateRule):
         factor = ops.reshape(factor, (-1, *(1,) * (len(param.shape) - 1)))
         return factor * update, {**_named(inner), **own}
 
-    def _scale(self, root_mean_square):
+    def _scale(self, root_mean_square: Tensor) -> Tensor:
         scale = ops.maximum(root_mean_square, self.min_parameter_scale)
         if self.max_parameter_scale is None:
             return scale
         return ops.minimum(scale, self.max_parameter_scale)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rule": registry.serialize(self.rule)}
 
 
-def _named(arrays):
+def _named(arrays: Mapping[str, Any]) -> dict[str, Any]:
     """The rule's own entries of a dict that holds the controller's too."""
     return {_RULE + name: value for name, value in arrays.items()}
 
 
-def _of_rule(arrays):
+def _of_rule(arrays: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name.removeprefix(_RULE): value for name, value in arrays.items() if name.startswith(_RULE)
     }

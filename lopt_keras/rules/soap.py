@@ -2,13 +2,15 @@
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from keras import ops
 
 from lopt_keras import features, gating, validation
 from lopt_keras.rules import hand_designed
+from lopt_keras.rules.base import Signals
+from lopt_keras.types import Tensor, Tensors, Theta
 
 _SIDES = ("left", "right")
 
@@ -53,19 +55,19 @@ class SOAP(hand_designed.Adam):
     refresh_every: int = 10
     max_side: int = 512
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         validation.check_number("shampoo_beta", self.shampoo_beta, high=1.0)
         validation.check_integer("refresh_every", self.refresh_every, low=1)
         validation.check_integer("max_side", self.max_side, low=1)
 
-    def _hyperparameters(self):
+    def _hyperparameters(self) -> dict[str, Any]:
         return {
             **super()._hyperparameters(),
             "log_one_minus_shampoo_beta": np.log1p(-self.shampoo_beta),
         }
 
-    def init_tensor_state(self, theta, param, name):
+    def init_tensor_state(self, theta: Theta, param: Tensor, name: str) -> Tensors:
         state = super().init_tensor_state(theta, param, name)
         if len(param.shape) < 3:
             return state
@@ -77,7 +79,15 @@ class SOAP(hand_designed.Adam):
                 state[f"{side}_basis"] = ops.broadcast_to(ops.eye(size), shape)
         return state
 
-    def update_tensor(self, theta, state, message, grad, param, signals):
+    def update_tensor(
+        self,
+        theta: Theta,
+        state: Tensors,
+        message: Tensors,
+        grad: Tensor,
+        param: Tensor,
+        signals: Signals,
+    ) -> tuple[Tensor, Tensors]:
         if len(param.shape) < 3:
             return super().update_tensor(theta, state, message, grad, param, signals)
         shape, matrix_shape = ops.shape(param), _matrix_shape(param)
@@ -97,7 +107,9 @@ class SOAP(hand_designed.Adam):
             new[f"{side}_basis"] = self._basis(bases[side], moment, signals.step)
         return ops.reshape(update, shape), new
 
-    def _adam(self, theta, moments, grad, bases, signals):
+    def _adam(
+        self, theta: Theta, moments: Tensors, grad: Tensor, bases: Tensors, signals: Signals
+    ) -> tuple[Tensor, Tensors]:
         """Adam's update in the eigenbases, turned back, and the new moments."""
         learning_rate = hand_designed.scalar(theta, "log_learning_rate", grad)
         epsilon = hand_designed.scalar(theta, "log_epsilon", grad)
@@ -114,42 +126,42 @@ class SOAP(hand_designed.Adam):
         step = _turned(m, bases) / (features.safe_sqrt(v) + epsilon)
         return -learning_rate * correction * _turned_back(step, bases), {"m": m, "v": v}
 
-    def _basis(self, basis, moment, step):
+    def _basis(self, basis: Tensor, moment: Tensor, step: Tensor) -> Tensor:
         """The eigenvectors after a step: `[P, n, n]`."""
         first = ops.equal(step, 0)
         due = ops.equal(step % self.refresh_every, 0)
 
-        def start():
+        def start() -> Tensor:
             return ops.linalg.eigh(moment)[1]
 
-        def refresh():
+        def refresh() -> Tensor:
             return ops.linalg.qr(ops.matmul(moment, basis))[0]
 
-        def keep():
+        def keep() -> Tensor:
             return basis
 
         new = ops.cond(ops.any(first), start, lambda: ops.cond(ops.any(due), refresh, keep))
         return gating.select(due, new, basis)
 
 
-def _matrix_shape(param):
+def _matrix_shape(param: Tensor) -> tuple[int, int, int]:
     particles, *shape = ops.shape(param)
     return particles, math.prod(shape[:-1]), shape[-1]
 
 
-def _outer(matrix, side):
+def _outer(matrix: Tensor, side: str) -> Tensor:
     """`G G'` or `G' G`."""
     transposed = ops.swapaxes(matrix, 1, 2)
     return ops.matmul(matrix, transposed) if side == "left" else ops.matmul(transposed, matrix)
 
 
-def _turned(matrix, bases):
+def _turned(matrix: Tensor, bases: Tensors) -> Tensor:
     if "left" in bases:
         matrix = ops.matmul(ops.swapaxes(bases["left"], 1, 2), matrix)
     return ops.matmul(matrix, bases["right"]) if "right" in bases else matrix
 
 
-def _turned_back(matrix, bases):
+def _turned_back(matrix: Tensor, bases: Tensors) -> Tensor:
     if "left" in bases:
         matrix = ops.matmul(bases["left"], matrix)
     if "right" in bases:

@@ -1,7 +1,18 @@
 """The order of the three parts of a step, wherever each of them runs."""
 
+from collections.abc import Callable, Sequence
+from typing import Any
 
-def take(rule, count, summarise, coordinate, update):
+from lopt_keras.types import Tensors
+
+
+def take(
+    rule: Any,
+    count: int,
+    summarise: Callable[[int], tuple[Tensors, Tensors]],
+    coordinate: Callable[[Sequence[Tensors]], tuple[Tensors, Sequence[Tensors]]],
+    update: Callable[[int, Tensors | None, Tensors], Any],
+) -> tuple[Tensors, list[Any]]:
     """Summarises each tensor if the rule mixes tensors, coordinates once, updates each tensor.
 
     `UpdateRule.update` takes its steps by this, and `LearnedOptimizer`, which compiles each part.
@@ -18,10 +29,10 @@ def take(rule, count, summarise, coordinate, update):
     Returns:
         The shared state, and the list of what `update` gave.
     """
-    states, summaries = [None] * count, [{}] * count
+    states: Sequence[Tensors | None] = [None] * count
+    summaries: Sequence[Tensors] = [{}] * count
     if rule.mixes_tensors:
-        pairs = [summarise(i) for i in range(count)]
-        states, summaries = zip(*pairs, strict=True)
+        states, summaries = zip(*[summarise(i) for i in range(count)], strict=True)
     shared, messages = coordinate(summaries)
     results = zip(range(count), states, messages, strict=True)
     return shared, [update(i, state, message) for i, state, message in results]

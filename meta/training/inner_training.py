@@ -87,9 +87,10 @@ class InnerTraining:
             for i in range(self._shape[0])
         ]
 
-    def _train(self, particles, seed, variant=None):
+    def _train(self, particles, seed, *variant):
+        # Not `variant=None`: a concrete function would need it.
         problems = self._shape[1]
-        task = self._task if variant is None else Chosen(self._task, variant)
+        task = Chosen(self._task, *variant) if variant else self._task
         inner = unroll.begin(
             self._rule, task, particles, random.fold_in(seed, 0), problems, *self._known
         )

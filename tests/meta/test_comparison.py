@@ -3,7 +3,9 @@ import pytest
 from problems import Quadratic, small_mlp
 
 from lopt_keras import rules
+from meta import random
 from meta.evaluation import candidates, comparison
+from meta.training.inner_training import InnerTraining
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +45,22 @@ def test_tuning_finds_the_best_of_the_grid():
     best = min(losses, key=losses.get)
     sgd = curves[f"SGD, momentum, learning rate {best:.2g}"]
     np.testing.assert_allclose(sgd.held_out[-2:].mean(), losses[best], rtol=1e-3)
+
+
+def test_variants_are_drawn_or_chosen():
+    """And a theta may have several entries."""
+    rule = rules.MLP(hidden_size=2, hidden_layers=1, momentum_decays=(0.9,))
+    task, thetas = small_mlp(init_scale=[0.1, 3.0]), [rule.init_theta(0), rule.init_theta(1)]
+    training = InnerTraining(task, rule, 2, 8, num_steps=2, signals_known=True)
+    drawn = [curves.held_out[0] for curves in training(thetas, random.seed(0))]
+    np.testing.assert_allclose(*drawn, rtol=1e-6)  # The same problems.
+    chosen = InnerTraining(task, rule, 2, 8, num_steps=2, signals_known=True)
+    small, large = (chosen(thetas, random.seed(0), i)[0].held_out[0] for i in (0, 1))
+    assert small.mean() < large.mean()
+    assert (drawn[0].min(), drawn[0].max()) != (small.min(), small.max())
+    mixed = chosen(thetas, random.seed(0), np.arange(8) % 2)[1].held_out[0]
+    np.testing.assert_allclose(mixed[::2], small[::2], rtol=1e-6)
+    np.testing.assert_allclose(mixed[1::2], large[1::2], rtol=1e-6)
 
 
 def test_summary(curves):
