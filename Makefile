@@ -31,6 +31,7 @@ test-backends: $(VENV)-backends/installed
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 $(VENV)/installed: setup.py
 	@echo "Installing TensorFlow and what else is needed into $(VENV): a few minutes."

@@ -18,7 +18,7 @@ _META = [
     "tqdm>=4.66",
 ]
 _BACKENDS = ["jax>=0.5", "torch>=2.6"]
-_TEST = ["pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.6", "wheel"]
+_TEST = ["mypy>=1.13", "pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.6", "wheel"]
 
 setup(
     name="lopt_keras",
@@ -30,6 +30,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["lopt_keras*", "meta*", "export*"]),
     package_data={
+        "lopt_keras": ["py.typed"],
         "lopt_keras.pretrained": ["*/*", "*/*/*"],
         "meta.continuation": ["*.npz"],
         "meta.evaluation": ["*.html"],
