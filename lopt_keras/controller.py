@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from lopt_keras import features, loss_statistics, networks, reductions, validation
-from lopt_keras.rules.base import Signal, Signals
+from lopt_keras.signals import Signal, Signals
 from lopt_keras.types import Arrays, Shapes, Tensor, Tensors, Theta
 
 SIGNALS = ("train_loss", "validation_loss", "total_steps")

@@ -11,7 +11,8 @@ from keras import ops
 from lopt_keras import controller, features, networks, reductions, tiling, validation
 from lopt_keras.orthogonalization import orthogonalized_wide
 from lopt_keras.rules import base
-from lopt_keras.rules.base import Signals, State
+from lopt_keras.rules.base import State
+from lopt_keras.signals import Signals
 from lopt_keras.types import Array, Arrays, Shape, Shapes, Tensor, Tensors, Theta
 
 _OUTPUTS = ("factor", "mix", "lookahead", "decay", "window")
