@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from keras import ops
 
@@ -127,8 +127,8 @@ class Measured(NamedTuple):
         rank: of the tensor.
     """
 
-    means: Any
-    size: Any
+    means: Tensor
+    size: Tensor
     rank: int
 
     @property

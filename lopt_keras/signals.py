@@ -15,8 +15,8 @@ class Signal(NamedTuple):
         known: `[P]` booleans.
     """
 
-    value: Any
-    known: Any
+    value: Tensor
+    known: Tensor
 
     @classmethod
     def where(cls, known: Tensor, value: Tensor) -> Self:
@@ -36,10 +36,10 @@ class Signals(NamedTuple):
         validation_loss: `Signal`, a loss on held-out data measured since the last step.
     """
 
-    step: Any
-    total_steps: Any
-    train_loss: Any
-    validation_loss: Any
+    step: Tensor
+    total_steps: Signal
+    train_loss: Signal
+    validation_loss: Signal
 
     @classmethod
     def silent(cls, step: Tensor, **heard: Any) -> Self:

@@ -20,8 +20,8 @@ class State(NamedTuple):
         shared: dict of `[P, ...]` arrays that belong to no tensor.
     """
 
-    tensors: Any
-    shared: Any
+    tensors: Sequence[Tensors]
+    shared: Tensors
 
 
 @dataclasses.dataclass(frozen=True)

@@ -260,9 +260,9 @@ class _Moments(NamedTuple):
         second_decay: of v, `[P, 1, 1, 1]`.
     """
 
-    m: Any
-    v: Any
-    second_decay: Any
+    m: list[Tensor]
+    v: list[Tensor]
+    second_decay: Tensor
 
 
 class _Adam(NamedTuple):

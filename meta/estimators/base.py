@@ -28,9 +28,9 @@ class Estimate(NamedTuple):
         metrics: dict of scalars for the summaries.
     """
 
-    gradient: Any
-    state: Any
-    metrics: Any
+    gradient: Tensors
+    state: "EstimatorState"
+    metrics: Tensors
 
 
 class Problems(NamedTuple):
@@ -42,8 +42,8 @@ class Problems(NamedTuple):
             problem; it begins one with the next estimate where this is not positive.
     """
 
-    inner: Any
-    remaining: Any
+    inner: unroll.InnerState
+    remaining: Tensor
 
 
 class EstimatorState(NamedTuple):
@@ -54,7 +54,7 @@ class EstimatorState(NamedTuple):
         memory: the estimator's own, a nest of tensors, maybe empty.
     """
 
-    problems: Any
+    problems: Problems | tuple[()]
     memory: Any
 
 
@@ -68,8 +68,8 @@ class Measurement(NamedTuple):
             outer loss in its own theta, or `()` if it was not asked for.
     """
 
-    trajectory: Any
-    inner: Any
+    trajectory: unroll.Trajectory
+    inner: unroll.InnerState
     gradients: Any = ()
 
 
@@ -84,9 +84,9 @@ class Samples(NamedTuple):
         gradients: as in `Measurement`.
     """
 
-    perturbations: Any
-    begins: Any
-    losses: Any
+    perturbations: Tensors
+    begins: Tensor
+    losses: Tensor
     gradients: Any
 
 
@@ -251,7 +251,7 @@ class Estimator(abc.ABC):
         return self.perturbations(theta, seed)
 
     @abc.abstractmethod
-    def combine(self, samples: Any, memory: Any) -> tuple[Tensors, Any, dict[str, Tensor]]:
+    def combine(self, samples: Samples, memory: Any) -> tuple[Tensors, Any, dict[str, Tensor]]:
         """`(gradient, memory, metrics)` from `Samples` and the memory so far."""
 
     def measure(

@@ -15,5 +15,5 @@ class ES(base.Estimator):
     Source: Metz et al., arXiv 1810.10180, section 2.2.
     """
 
-    def combine(self, samples: Any, memory: Any) -> tuple[Tensors, Any, dict[str, Tensor]]:
+    def combine(self, samples: base.Samples, memory: Any) -> tuple[Tensors, Any, dict[str, Tensor]]:
         return base.mean(self.score_samples(samples.perturbations, samples.losses)), memory, {}

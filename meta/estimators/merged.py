@@ -7,7 +7,7 @@ import tensorflow as tf
 from lopt_keras import gating
 from lopt_keras.rules.base import UpdateRule
 from lopt_keras.types import Tensor, Tensors, Theta
-from meta.estimators import pathwise
+from meta.estimators import base, pathwise
 from meta.tasks.base import Task
 
 _BLOCK = 100.0
@@ -85,7 +85,7 @@ class Merged(pathwise.Pathwise):
         none = Variances(zeros, zeros, zeros)
         return Memory(none, none, tf.constant(0.0))
 
-    def combine(self, samples: Any, memory: Any) -> tuple[Tensors, Any, dict[str, Tensor]]:
+    def combine(self, samples: base.Samples, memory: Any) -> tuple[Tensors, Any, dict[str, Tensor]]:
         n = self.num_pairs
         pairs = {name: (g[:n] + g[n:]) / 2 for name, g in samples.gradients.items()}
         scores = self.score_samples(samples.perturbations, samples.losses)
@@ -134,7 +134,7 @@ def _variances(pairs: Tensor, scores: Tensor) -> Tensor:
     return variances
 
 
-def _differences(samples: Any) -> Tensor:
+def _differences(samples: Tensor) -> Tensor:
     """Between neighbours: `[num_pairs // 2, ...]` from `[num_pairs, ...]`."""
     even = samples.shape[0] // 2 * 2
     return samples[0:even:2] - samples[1:even:2]

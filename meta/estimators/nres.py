@@ -28,6 +28,6 @@ class NRES(base.Estimator):
             for name, e in self.perturbations(theta, seed).items()
         }
 
-    def combine(self, samples: Any, memory: Any) -> tuple[Tensors, Any, dict[str, Tensor]]:
+    def combine(self, samples: base.Samples, memory: Any) -> tuple[Tensors, Any, dict[str, Tensor]]:
         scores = self.score_samples(samples.perturbations, samples.losses)
         return base.mean(scores), samples.perturbations, {}

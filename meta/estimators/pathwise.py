@@ -46,7 +46,7 @@ class Pathwise(base.Estimator):
         check_integer("segment_length", segment_length, low=1, high=self.unroll_length)
         self.segment_length = segment_length
 
-    def combine(self, samples: Any, memory: Any) -> tuple[Tensors, Any, dict[str, Tensor]]:
+    def combine(self, samples: base.Samples, memory: Any) -> tuple[Tensors, Any, dict[str, Tensor]]:
         usable = gating.gradients_are_usable(list(samples.gradients.values()))
         count = tf.maximum(tf.reduce_sum(tf.cast(usable, tf.float32)), 1.0)
         gradient = {

@@ -23,7 +23,7 @@ class PES(base.Estimator):
         """The xi_i: dict of `[num_pairs, ...]`."""
         return {name: tf.zeros((self.num_pairs, *x.shape)) for name, x in theta.items()}
 
-    def combine(self, samples: Any, memory: Any) -> tuple[Tensors, Any, dict[str, Tensor]]:
+    def combine(self, samples: base.Samples, memory: Any) -> tuple[Tensors, Any, dict[str, Tensor]]:
         xi = {
             name: e + gating.select(samples.begins, tf.zeros_like(e), memory[name])
             for name, e in samples.perturbations.items()

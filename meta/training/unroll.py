@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from lopt_keras import features, gating, rules
-from lopt_keras.rules.base import UpdateRule
+from lopt_keras.rules.base import State, UpdateRule
 from lopt_keras.types import Tensor, Theta
 from meta import random
 from meta.tasks.base import Task
@@ -35,13 +35,13 @@ class InnerState(NamedTuple):
         setting: of the task, which variant of it each problem is: nest of `[P, ...]`.
     """
 
-    params: Any
-    averages: Any
-    rule_state: Any
-    step: Any
-    total_steps: Any
-    validation_known: Any
-    setting: Any
+    params: list[Tensor]
+    averages: list[Tensor]
+    rule_state: State
+    step: Tensor
+    total_steps: Tensor
+    validation_known: Tensor
+    setting: dict[str, Any]
 
     @property
     def kept(self) -> list[Tensor]:
@@ -61,10 +61,10 @@ class Trajectory(NamedTuple):
         step_size: root mean square of the step over all parameters.
     """
 
-    train_loss: Any
-    kept_train_loss: Any
-    outer_loss: Any
-    step_size: Any
+    train_loss: Tensor
+    kept_train_loss: Tensor
+    outer_loss: Tensor
+    step_size: Tensor
 
 
 def begin(
