@@ -18,11 +18,12 @@ demo: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/own_model.py --model=convnet --seeds=3 --num_outer_steps=60 \
 		--trained='b2|momentum|second_decay' --es_stddev=0.1 --outer_learning_rate=0.03 --out_dir=$(RUN)
 
-# XLA keeps every program until its process ends: those of all tests would fill the memory.
+# XLA keeps every program until its process ends: those of all tests would fill the memory. And
+# flags of two commands that bear one name do not go into one process.
 test: $(VENV)/installed lint
 	$(PYTEST) tests/backends tests/benchmarks tests/export tests/lopt_keras tests/test_*.py
-	$(PYTEST) tests/meta/test_[a-m]*.py
-	$(PYTEST) tests/meta/test_[n-z]*.py
+	$(PYTEST) tests/meta --ignore=tests/meta/tasks --ignore=tests/meta/training
+	$(PYTEST) tests/meta/tasks tests/meta/training
 
 # The same optimizer under JAX and torch.
 test-backends: $(VENV)-backends/installed
@@ -31,6 +32,7 @@ test-backends: $(VENV)-backends/installed
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
 $(VENV)/installed: pyproject.toml requirements_lock.txt
 	@echo "Installing TensorFlow and what else is needed into $(VENV): a few minutes."

@@ -16,7 +16,8 @@ import tensorflow as tf
 import lopt_keras
 from export import backend, locks
 from lopt_keras import rules, saved_model
-from lopt_keras.rules.base import Signals, State, UpdateRule
+from lopt_keras.rules.base import State, UpdateRule
+from lopt_keras.signals import Signals
 from lopt_keras.types import Arrays, Tensor, Tensors, Theta
 
 RANKS = range(6)

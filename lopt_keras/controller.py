@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from keras import ops
 
 from lopt_keras import features, loss_statistics, networks, reductions, validation
-from lopt_keras.rules.base import Signal, Signals
+from lopt_keras.signals import Signal, Signals
 from lopt_keras.types import Arrays, Shapes, Tensor, Tensors, Theta
 
 SIGNALS = ("train_loss", "validation_loss", "total_steps")
@@ -127,8 +127,8 @@ class Measured(NamedTuple):
         rank: of the tensor.
     """
 
-    means: Any
-    size: Any
+    means: Tensor
+    size: Tensor
     rank: int
 
     @property

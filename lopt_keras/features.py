@@ -156,11 +156,11 @@ class FactoredMoments(NamedTuple):
         row, col: the accumulators as features, which broadcast to the tensor.
     """
 
-    state: Any
-    grad_factors: Any
-    momentum_factors: Any
-    row: Any
-    col: Any
+    state: Tensors
+    grad_factors: tuple[Tensor, Tensor]
+    momentum_factors: tuple[Tensor, Tensor]
+    row: Tensor
+    col: Tensor
 
 
 def init_factored_moments(param: Tensor, count: int) -> Tensors:

@@ -21,7 +21,8 @@ from lopt_keras import (
     saved_model,
 )
 from lopt_keras.rules import base, step
-from lopt_keras.rules.base import Signals, State, UpdateRule
+from lopt_keras.rules.base import State, UpdateRule
+from lopt_keras.signals import Signal, Signals
 from lopt_keras.types import Array, Arrays, Shape, Tensor, Tensors, Theta
 
 if keras.backend.backend() == "tensorflow":
@@ -401,8 +402,8 @@ class LearnedOptimizer(keras_private.Optimizer):
             for x in (self.iterations, self._total_steps)
         )
         # Without a horizon `total_steps` is 0, and after a reset the horizon may have passed.
-        horizon = base.Signal.where(total > 0, ops.cast(total, "float32"))
-        return base.Signals.silent(step, total_steps=horizon, **losses)
+        horizon = Signal.where(total > 0, ops.cast(total, "float32"))
+        return Signals.silent(step, total_steps=horizon, **losses)
 
     def _update(
         self, apply: Tensor, grads: Sequence[Tensor], variables: Sequence[Any], signals: Signals

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from keras import ops
 
 from lopt_keras import features, gating
-from lopt_keras.rules.base import Signal
+from lopt_keras.signals import Signal
 from lopt_keras.types import Tensor, Tensors
 
 

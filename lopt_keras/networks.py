@@ -150,8 +150,8 @@ class _Input(NamedTuple):
     """
 
     number: int
-    w: Any
-    x: Any
+    w: Tensor
+    x: Tensor
 
 
 def _groups(w0: Tensor, values: Sequence[Tensor]) -> dict[tuple[int, ...], list[_Input]]:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from lopt_keras.rules.base import Signal
+from lopt_keras.signals import Signal
 from lopt_keras.types import Tensor
 
 if keras.backend.backend() == "tensorflow":

@@ -73,6 +73,7 @@ class Tiling:
         )
         sizes = sorted({cut.tile for cut in self._cuts})
         self.groups = [self._group(rows, columns) for rows, columns in sizes]
+        self._segments = np.concatenate([group.segments for group in self.groups])
 
     def _group(self, rows: int, columns: int) -> Group:
         members = tuple(i for i, cut in enumerate(self._cuts) if cut.tile == (rows, columns))
@@ -97,17 +98,38 @@ class Tiling:
                 first = last
         return tensors
 
-    def sums(self, values: Sequence[Tensor]) -> Tensor:
-        """The sum over each tensor's tiles, of lists of `[P, N, 1, 1]`: `[P, tensors]`."""
-        total = 0.0
-        for group, value in zip(self.groups, values, strict=True):
-            columns = ops.transpose(value[:, :, 0, 0])
-            total = total + ops.segment_sum(columns, group.segments, len(self.shapes))
-        return ops.transpose(total)
+    def sums(self, *values: Sequence[Tensor]) -> list[Tensor]:
+        """The sums over each tensor's tiles of several quantities.
 
-    def spread(self, values: Tensor) -> list[Tensor]:
-        """A value for each tensor, `[P, tensors]`, against tiles: list of `[P, N, 1, 1]`."""
-        return [ops.take(values, group.segments, axis=1)[:, :, None, None] for group in self.groups]
+        All in one operation, as each costs time to compile.
+
+        Args:
+            values: for each quantity a list of `[P, N, 1, 1]`.
+
+        Returns:
+            For each quantity `[P, tensors]`.
+        """
+        rows = [ops.concatenate([x[:, :, 0, 0] for x in value], axis=1) for value in values]
+        rows = ops.concatenate(rows, axis=0)
+        sums = ops.segment_sum(ops.transpose(rows), self._segments, len(self.shapes))
+        return list(ops.split(ops.transpose(sums), len(values), axis=0))
+
+    def spread(self, *values: Tensor) -> list[list[Tensor]]:
+        """Several quantities of each tensor against tiles, all in one operation.
+
+        Args:
+            values: for each quantity `[P, tensors]`.
+
+        Returns:
+            For each quantity a list of `[P, N, 1, 1]`.
+        """
+        rows = ops.take(ops.concatenate(values, axis=0), self._segments, axis=1)
+        ends = np.cumsum([len(group.segments) for group in self.groups]).tolist()
+        bounds = list(zip([0, *ends], ends, strict=False))
+        return [
+            [row[:, first:last, None, None] for first, last in bounds]
+            for row in ops.split(rows, len(values), axis=0)
+        ]
 
 
 @functools.lru_cache(maxsize=64)

@@ -7,13 +7,14 @@ import platform
 import shlex
 import subprocess
 import sys
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 
-def write_results(file, content):
+def write_results(file: str, content: dict[Any, Any]) -> None:
     """Writes the results of the running program, with what made them as the entry `made_by`.
 
     Args:
@@ -24,7 +25,7 @@ def write_results(file, content):
     write_json(file, {**content, "made_by": made_by()}, sort_keys=False)
 
 
-def write_json(file, content, sort_keys=True):
+def write_json(file: str | os.PathLike[str], content: Any, sort_keys: bool = True) -> None:
     """Writes JSON to a temporary name, then renames it."""
     temporary = f"{file}.tmp"
     with open(temporary, "w", encoding="utf-8") as f:
@@ -33,7 +34,7 @@ def write_json(file, content, sort_keys=True):
     os.replace(temporary, file)
 
 
-def made_by():
+def made_by() -> dict[str, Any]:
     """The running program: a dict of its `command`, `commit` and `versions`."""
     return {
         "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
@@ -45,7 +46,7 @@ def made_by():
     }
 
 
-def commit():
+def commit() -> str | None:
     """The revision of this source tree, marked `-dirty` if it has changes; None if unknown."""
     root = pathlib.Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():

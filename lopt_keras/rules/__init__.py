@@ -1,7 +1,7 @@
 """Update rules: pure functions from gradients to steps, one network a file."""
 
 from lopt_keras.rules.adam_sized_muon import AdamSizedMuon
-from lopt_keras.rules.base import Signal, Signals, State, UpdateRule
+from lopt_keras.rules.base import State, UpdateRule
 from lopt_keras.rules.cosine_adamw import CosineAdamW
 from lopt_keras.rules.direction_mixture import DirectionMixture
 from lopt_keras.rules.factored_mlp import FactoredMLP
@@ -19,6 +19,7 @@ from lopt_keras.rules.rmsprop import RMSprop
 from lopt_keras.rules.schedule_free_adamw import ScheduleFreeAdamW
 from lopt_keras.rules.scheduled import Scheduled
 from lopt_keras.rules.soap import SOAP
+from lopt_keras.signals import Signal, Signals
 
 NAMES = register(
     MLP,

@@ -11,7 +11,8 @@ from keras import ops
 from lopt_keras import controller, features, networks, reductions, tiling, validation
 from lopt_keras.orthogonalization import orthogonalized_wide
 from lopt_keras.rules import base
-from lopt_keras.rules.base import Signals, State
+from lopt_keras.rules.base import State
+from lopt_keras.signals import Signals
 from lopt_keras.types import Array, Arrays, Shape, Shapes, Tensor, Tensors, Theta
 
 _OUTPUTS = ("factor", "mix", "lookahead", "decay", "window")
@@ -183,18 +184,19 @@ class DirectionMixture(base.UpdateRule):
         layout = self._layout(params, names)
         grads, params = layout.gather(grads), layout.gather(params)
         moments = self._moments(theta, state.shared, grads, layout)
-        adam = _adam_directions(moments, signals, layout)
+        adam, measured = _adam_directions(moments, signals, params, grads, layout)
         losses, heard = controller.listen(state.shared, signals)
-        measured = _measured(params, grads, layout)
         statistics, own = _tensor_features(state.shared, adam, measured, signals, layout)
         outputs = self._network(theta, heard, own)
         step_size, max_scale = self._sizes(layout)
         scale = ops.clip(own.sizes, self.min_parameter_scale, max_scale)
         factor = ops.exp(self.exp_mult * outputs["factor"])
         factor = step_size * self._schedule(signals)[:, None] * factor
-        steps = _steps(moments, adam, grads, outputs, factor * scale, layout)
+        lookahead = _LOOKAHEAD * ops.exp(_LOOKAHEAD_MULT * outputs["lookahead"])
         # Relative to the step, as if the tensor had a size of 1.
-        decays = layout.spread(_WEIGHT_DECAY * ops.maximum(outputs["decay"], 0.0) * factor)
+        decay = _WEIGHT_DECAY * ops.maximum(outputs["decay"], 0.0) * factor
+        *chosen, decays = layout.spread(lookahead, outputs["mix"], factor * scale, decay)
+        steps = _steps(moments, adam, grads, chosen, layout)
         updates = [s - d * p for s, d, p in zip(steps, decays, params, strict=True)]
         shared = {
             **{f"m_{g.name}": m for g, m in zip(layout.groups, moments.m, strict=True)},
@@ -271,9 +273,9 @@ class _Moments(NamedTuple):
         second_decay: of v, `[P, 1, 1, 1]`.
     """
 
-    m: Any
-    v: Any
-    second_decay: Any
+    m: list[Tensor]
+    v: list[Tensor]
+    second_decay: Tensor
 
 
 class _Adam(NamedTuple):
@@ -302,36 +304,45 @@ class _Own(NamedTuple):
     sizes: Any
 
 
-def _adam_directions(moments: _Moments, signals: Signals, layout: Any) -> _Adam:
+def _adam_directions(
+    moments: _Moments,
+    signals: Signals,
+    params: Sequence[Tensor],
+    grads: Sequence[Tensor],
+    layout: Any,
+) -> tuple[_Adam, list[Tensor]]:
+    """Adam's directions; and the sums of P^2, P g and g^2 over each tensor, `[P, tensors]`."""
     # The bias of m is left as it is: it makes the first ten steps a warm-up.
     age = ops.reshape(ops.cast(signals.step, "float32") + 1.0, (-1, 1, 1, 1))
     unbiased = ops.sqrt(1.0 - ops.power(moments.second_decay, age))
     pairs = zip(moments.m, moments.v, strict=True)
     tiles = [unbiased * m * ops.rsqrt(v + _TINY) for m, v in pairs]
     squares = [_total(ops.square(tile)) for tile in tiles]
-    sizes = _root_mean_squares(layout.sums(squares), layout)
-    bounds = layout.spread(1.0 / ops.maximum(sizes, 1.0))
+    products = (
+        [_total(a * b) for a, b in zip(first, second, strict=True)]
+        for first, second in ((params, params), (params, grads), (grads, grads))
+    )
+    total, *measured = layout.sums(squares, *products)
+    sizes = _root_mean_squares(total, layout)
+    (bounds,) = layout.spread(1.0 / ops.maximum(sizes, 1.0))
     return _Adam(
         [tile * bound for tile, bound in zip(tiles, bounds, strict=True)],
         [square * ops.square(bound) for square, bound in zip(squares, bounds, strict=True)],
         sizes,
-    )
+    ), measured
 
 
 def _steps(
     moments: _Moments,
     adam: _Adam,
     grads: Sequence[Tensor],
-    outputs: Tensors,
-    factor: Tensor,
+    chosen: Sequence[Sequence[Tensor]],
     layout: Any,
 ) -> list[Tensor]:
-    """The steps as tiles."""
-    lookahead = _LOOKAHEAD * ops.exp(_LOOKAHEAD_MULT * outputs["lookahead"])
-    spread = [layout.spread(x) for x in (lookahead, outputs["mix"], factor)]
+    """The steps as tiles; `chosen` are the look-ahead, the mixture and the size of each."""
     steps = []
     for i, group in enumerate(layout.groups):
-        ahead, mix, scale = (x[i] for x in spread)
+        ahead, mix, scale = (x[i] for x in chosen)
         direction = adam.tiles[i]
         if group.rows > 1:
             muon = orthogonalized_wide(moments.m[i] + ahead * (grads[i] - moments.m[i]))
@@ -403,15 +414,6 @@ def _layout_features(layout: Any) -> Array:
 
 def _is_matrix(shape: Shape) -> bool:
     return len(shape) >= 2 and 1 < shape[-1] < math.prod(shape)
-
-
-def _measured(params: Sequence[Tensor], grads: Sequence[Tensor], layout: Any) -> list[Tensor]:
-    """The sums of P^2, P g and g^2 over each tensor: three `[P, tensors]`."""
-    pairs = ((params, params), (params, grads), (grads, grads))
-    return [
-        layout.sums([_total(a * b) for a, b in zip(first, second, strict=True)])
-        for first, second in pairs
-    ]
 
 
 def _root_mean_squares(squares: Tensor, layout: Any) -> Tensor:

@@ -10,7 +10,7 @@ from keras import ops
 
 from lopt_keras import features, loss_statistics, networks, reductions, validation
 from lopt_keras.rules import base
-from lopt_keras.rules.base import Signals
+from lopt_keras.signals import Signals
 from lopt_keras.types import Arrays, Shapes, Tensor, Tensors, Theta
 
 _TENSOR_STATISTICS, _LOSSES = 16, 2

@@ -9,7 +9,7 @@ from keras import ops
 
 from lopt_keras import controller, features, validation
 from lopt_keras.rules import base
-from lopt_keras.rules.base import Signals
+from lopt_keras.signals import Signals
 from lopt_keras.types import Arrays, Shapes, Tensor, Tensors, Theta
 
 

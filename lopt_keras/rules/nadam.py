@@ -7,7 +7,7 @@ from keras import ops
 
 from lopt_keras import features
 from lopt_keras.rules import hand_designed
-from lopt_keras.rules.base import Signals
+from lopt_keras.signals import Signals
 from lopt_keras.types import Tensor, Tensors, Theta
 
 _MOMENTUM_DECAY = 0.96

@@ -10,7 +10,7 @@ from keras import ops
 
 from lopt_keras import features, networks, orthogonalization, reductions, validation
 from lopt_keras.rules import hand_designed, mlp
-from lopt_keras.rules.base import Signals
+from lopt_keras.signals import Signals
 from lopt_keras.types import Arrays, Shape, Shapes, Tensor, Tensors, Theta
 
 _EPSILON = 1e-9

@@ -6,7 +6,7 @@ from keras import ops
 
 from lopt_keras import features, networks, validation
 from lopt_keras.rules import base
-from lopt_keras.rules.base import Signals
+from lopt_keras.signals import Signals
 from lopt_keras.types import Arrays, Shapes, Tensor, Tensors, Theta
 
 _LOG_SCALE = 10.0

@@ -6,7 +6,7 @@ from keras import ops
 
 from lopt_keras import features, validation
 from lopt_keras.rules import hand_designed
-from lopt_keras.rules.base import Signals
+from lopt_keras.signals import Signals
 from lopt_keras.types import Tensor, Tensors, Theta
 
 

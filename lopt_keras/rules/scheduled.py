@@ -8,7 +8,7 @@ from keras import ops
 
 from lopt_keras import controller, validation
 from lopt_keras.rules import base, registry
-from lopt_keras.rules.base import Signals
+from lopt_keras.signals import Signals
 from lopt_keras.types import Arrays, Shapes, Tensor, Tensors, Theta
 
 _RULE = "rule_"

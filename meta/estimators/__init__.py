@@ -1,18 +1,22 @@
 """Estimators of the meta-gradient, one a file, all with the same two verbs."""
 
+from typing import Any
+
+from lopt_keras.rules.base import UpdateRule
 from meta.estimators.base import OUTER_SPLITS, Estimate, Estimator
 from meta.estimators.es import ES
 from meta.estimators.merged import Merged
 from meta.estimators.nres import NRES
 from meta.estimators.pathwise import Pathwise
 from meta.estimators.pes import PES
+from meta.tasks.base import Task
 
 _ESTIMATORS = {"es": ES, "pathwise": Pathwise, "merged": Merged, "pes": PES, "nres": NRES}
 NAMES = tuple(_ESTIMATORS)
 """The names that `get` knows."""
 
 
-def get(name, rule, task, **kwargs):
+def get(name: str, rule: UpdateRule, task: Task, **kwargs: Any) -> Estimator:
     """The estimator of that name.
 
     Args:

@@ -2,13 +2,17 @@
 
 import abc
 import functools
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from lopt_keras import fusion, gating
+from lopt_keras.rules.base import UpdateRule
+from lopt_keras.types import Tensor, Tensors, Theta
 from lopt_keras.validation import check_integer, check_number
 from meta import random
+from meta.tasks.base import Task
 from meta.training import unroll
 
 OUTER_SPLITS = ("train", "validation")
@@ -24,9 +28,9 @@ class Estimate(NamedTuple):
         metrics: dict of scalars for the summaries.
     """
 
-    gradient: Any
-    state: Any
-    metrics: Any
+    gradient: Tensors
+    state: "EstimatorState"
+    metrics: Tensors
 
 
 class Problems(NamedTuple):
@@ -38,8 +42,8 @@ class Problems(NamedTuple):
             problem; it begins one with the next estimate where this is not positive.
     """
 
-    inner: Any
-    remaining: Any
+    inner: unroll.InnerState
+    remaining: Tensor
 
 
 class EstimatorState(NamedTuple):
@@ -50,7 +54,7 @@ class EstimatorState(NamedTuple):
         memory: the estimator's own, a nest of tensors, maybe empty.
     """
 
-    problems: Any
+    problems: Problems | tuple[()]
     memory: Any
 
 
@@ -64,8 +68,8 @@ class Measurement(NamedTuple):
             outer loss in its own theta, or `()` if it was not asked for.
     """
 
-    trajectory: Any
-    inner: Any
+    trajectory: unroll.Trajectory
+    inner: unroll.InnerState
     gradients: Any = ()
 
 
@@ -80,9 +84,9 @@ class Samples(NamedTuple):
         gradients: as in `Measurement`.
     """
 
-    perturbations: Any
-    begins: Any
-    losses: Any
+    perturbations: Tensors
+    begins: Tensor
+    losses: Tensor
     gradients: Any
 
 
@@ -125,18 +129,18 @@ class Estimator(abc.ABC):
 
     def __init__(
         self,
-        rule,
-        task,
-        num_particles=16,
-        stddev=0.01,
-        unroll_length=100,
-        horizon=None,
-        outer_split="train",
-        outer_tail=1.0,
-        horizon_known=1.0,
-        validation_known=1.0,
-        trained=None,
-    ):
+        rule: UpdateRule,
+        task: Task,
+        num_particles: int = 16,
+        stddev: float = 0.01,
+        unroll_length: int = 100,
+        horizon: int | None = None,
+        outer_split: str = "train",
+        outer_tail: float = 1.0,
+        horizon_known: float = 1.0,
+        validation_known: Any = 1.0,
+        trained: Collection[str] | None = None,
+    ) -> None:
         check_integer("num_particles", num_particles, low=2)
         if num_particles % 2:
             raise ValueError(
@@ -189,7 +193,7 @@ class Estimator(abc.ABC):
         self.validation_known = validation_known
         self.trained = trained
 
-    def init_state(self, theta, seed, length=None):
+    def init_state(self, theta: Theta, seed: Tensor, length: Any = None) -> EstimatorState:
         """The `EstimatorState` before the first estimate.
 
         Args:
@@ -201,7 +205,9 @@ class Estimator(abc.ABC):
         memory = self.init_memory(theta, random.fold_in(seed, 4))
         return EstimatorState(self._first_problems(theta, seed, length), memory)
 
-    def estimate(self, theta, state, seed, length=None):
+    def estimate(
+        self, theta: Theta, state: EstimatorState, seed: Tensor, length: Any = None
+    ) -> Estimate:
         """An `Estimate`.
 
         Args:
@@ -229,11 +235,11 @@ class Estimator(abc.ABC):
         metrics |= _summaries(measured.trajectory, losses, diverged, num_steps)
         return Estimate(gradient, EstimatorState(problems, memory), metrics)
 
-    def init_memory(self, theta, seed):
+    def init_memory(self, theta: Theta, seed: Tensor) -> Any:
         """The estimator's own part of the worker, before the first estimate."""
         return ()
 
-    def perturb(self, theta, seed, begins, memory):
+    def perturb(self, theta: Theta, seed: Tensor, begins: Tensor, memory: Any) -> Tensors:
         """The perturbations of this estimate: dict of `[num_pairs, ...]`.
 
         Args:
@@ -245,10 +251,16 @@ class Estimator(abc.ABC):
         return self.perturbations(theta, seed)
 
     @abc.abstractmethod
-    def combine(self, samples, memory):
+    def combine(self, samples: Samples, memory: Any) -> tuple[Tensors, Any, dict[str, Tensor]]:
         """`(gradient, memory, metrics)` from `Samples` and the memory so far."""
 
-    def measure(self, start, particles, seed, num_steps):
+    def measure(
+        self,
+        start: Callable[[Theta], unroll.InnerState],
+        particles: Theta,
+        seed: Tensor,
+        num_steps: Any,
+    ) -> Measurement:
         """Takes the inner steps of one estimate.
 
         Args:
@@ -265,13 +277,13 @@ class Estimator(abc.ABC):
         with fusion.scope():
             return Measurement(*self._run(particles, inner, seed, *steps))
 
-    def perturbations(self, theta, seed):
+    def perturbations(self, theta: Theta, seed: Tensor) -> Tensors:
         """Normal perturbations of theta, one for each pair: dict of `[num_pairs, ...]`.
 
         Zero where theta is not trained.
         """
 
-        def perturbation(i, name, value):
+        def perturbation(i: int, name: str, value: Any) -> Tensor:
             shape = (self.num_pairs, *value.shape)
             if name not in self.trained:
                 return tf.zeros(shape)
@@ -282,7 +294,7 @@ class Estimator(abc.ABC):
             for i, (name, value) in enumerate(sorted(theta.items()))
         }
 
-    def step_weights(self, num_steps, length):
+    def step_weights(self, num_steps: Any, length: int) -> Tensor:
         """The weight of each step in the outer loss: `[length]`, with sum 1.
 
         Args:
@@ -295,7 +307,7 @@ class Estimator(abc.ABC):
         counted = (step >= num_steps - count) & (step < num_steps)
         return tf.cast(counted, tf.float32) / count
 
-    def score_samples(self, directions, losses):
+    def score_samples(self, directions: Tensors, losses: Tensor) -> Tensors:
         """The ES estimate of each pair, `(l_i+ - l_i-) x_i / (2 stddev^2)`.
 
         Args:
@@ -311,7 +323,7 @@ class Estimator(abc.ABC):
             for name, x in directions.items()
         }
 
-    def outer_losses(self, trajectory, num_steps):
+    def outer_losses(self, trajectory: Any, num_steps: Any) -> tuple[Tensor, Tensor]:
         """The mean outer loss of each particle, clipped, and whether it diverged.
 
         Args:
@@ -328,11 +340,13 @@ class Estimator(abc.ABC):
         mean = tf.reduce_sum(weights[:, None] * clipped, axis=0)
         return mean, tf.reduce_any(~within, axis=0)
 
-    def is_within_clip(self, losses):
+    def is_within_clip(self, losses: Tensor) -> Tensor:
         """Where outer losses are finite and not clipped."""
         return tf.math.is_finite(losses) & (losses <= self.task.loss_clip)
 
-    def _run(self, particles, inner, seed, length, first, num_steps):
+    def _run(
+        self, particles: Theta, inner: Any, seed: Tensor, length: Any, first: Any, num_steps: Any
+    ) -> tuple[unroll.Trajectory, unroll.InnerState]:
         """`unroll.run` on this estimator's rule, task and split."""
         return unroll.run(
             self.rule,
@@ -347,7 +361,7 @@ class Estimator(abc.ABC):
             num_steps,
         )
 
-    def _begin(self, particles, seed, length):
+    def _begin(self, particles: Theta, seed: Tensor, length: Any) -> unroll.InnerState:
         # What comes after the seeds of `unroll.begin`.
         is_known = random.uniform((self.num_pairs,), random.fold_in(seed, 2)) < self.horizon_known
         total_steps = tf.where(is_known, tf.cast(length, tf.float32), 0.0)
@@ -355,7 +369,9 @@ class Estimator(abc.ABC):
         signals = (tf.concat([x, x], axis=0) for x in (total_steps, hears))
         return unroll.begin(self.rule, self.task, particles, seed, self.num_pairs, *signals)
 
-    def _start(self, problems, begins, seed, length, particles):
+    def _start(
+        self, problems: Any, begins: Tensor, seed: Tensor, length: Any, particles: Theta
+    ) -> unroll.InnerState:
         """The `unroll.InnerState` of all particles before the estimate's first step."""
         fresh = self._begin(particles, seed, length)
         if not problems:
@@ -363,7 +379,7 @@ class Estimator(abc.ABC):
         renew = functools.partial(gating.select, tf.concat([begins, begins], axis=0))
         return tf.nest.map_structure(renew, fresh, problems.inner)
 
-    def _first_problems(self, theta, seed, length):
+    def _first_problems(self, theta: Theta, seed: Tensor, length: Any) -> Any:
         if self.horizon == self.unroll_length:
             return ()
         copies = {name: tf.stack([x] * (2 * self.num_pairs)) for name, x in theta.items()}
@@ -372,7 +388,7 @@ class Estimator(abc.ABC):
         return Problems(self._begin(copies, seed, length), length - age * self.unroll_length)
 
 
-def antithetic(theta, perturbations):
+def antithetic(theta: Theta, perturbations: Tensors) -> Tensors:
     """theta + e_i for all i, then theta - e_i for all i: dict of `[2 * num_pairs, ...]`."""
     return {
         name: tf.concat([value + perturbations[name], value - perturbations[name]], axis=0)
@@ -380,12 +396,12 @@ def antithetic(theta, perturbations):
     }
 
 
-def mean(samples):
+def mean(samples: Tensors) -> Tensors:
     """Over the leading axis, which counts samples: dict of `[...]` from dict of `[N, ...]`."""
     return {name: tf.reduce_mean(x, axis=0) for name, x in samples.items()}
 
 
-def _summaries(trajectory, losses, diverged, num_steps):
+def _summaries(trajectory: Any, losses: Tensor, diverged: Tensor, num_steps: Any) -> Tensors:
     """The metrics that every estimator gives."""
     steps = trajectory.step_size
     steps = tf.where(tf.math.is_finite(steps), steps, 0.0)

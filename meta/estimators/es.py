@@ -1,5 +1,8 @@
 """Antithetic evolution strategies."""
 
+from typing import Any
+
+from lopt_keras.types import Tensor, Tensors
 from meta.estimators import base
 
 
@@ -12,5 +15,5 @@ class ES(base.Estimator):
     Source: Metz et al., arXiv 1810.10180, section 2.2.
     """
 
-    def combine(self, samples, memory):
+    def combine(self, samples: base.Samples, memory: Any) -> tuple[Tensors, Any, dict[str, Tensor]]:
         return base.mean(self.score_samples(samples.perturbations, samples.losses)), memory, {}

@@ -5,7 +5,10 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from lopt_keras import gating
-from meta.estimators import pathwise
+from lopt_keras.rules.base import UpdateRule
+from lopt_keras.types import Tensor, Tensors, Theta
+from meta.estimators import base, pathwise
+from meta.tasks.base import Task
 
 _BLOCK = 100.0
 _LARGEST_VARIANCE = 1e30
@@ -68,7 +71,7 @@ class Merged(pathwise.Pathwise):
     Source: Metz et al., arXiv 1810.10180, section 2.2.
     """
 
-    def __init__(self, rule, task, **kwargs):
+    def __init__(self, rule: UpdateRule, task: Task, **kwargs: Any) -> None:
         super().__init__(rule, task, **kwargs)
         if self.num_pairs < 2:
             raise ValueError(
@@ -76,13 +79,13 @@ class Merged(pathwise.Pathwise):
                 f"Received: num_particles={2 * self.num_pairs}"
             )
 
-    def init_memory(self, theta, seed):
+    def init_memory(self, theta: Theta, seed: Tensor) -> Any:
         """`Memory` of no estimate."""
         zeros = {name: tf.zeros_like(x) for name, x in theta.items()}
         none = Variances(zeros, zeros, zeros)
         return Memory(none, none, tf.constant(0.0))
 
-    def combine(self, samples, memory):
+    def combine(self, samples: base.Samples, memory: Any) -> tuple[Tensors, Any, dict[str, Tensor]]:
         n = self.num_pairs
         pairs = {name: (g[:n] + g[n:]) / 2 for name, g in samples.gradients.items()}
         scores = self.score_samples(samples.perturbations, samples.losses)
@@ -100,13 +103,13 @@ class Merged(pathwise.Pathwise):
         return gradient, memory, metrics
 
 
-def _merge(weight, pairs, scores):
+def _merge(weight: Tensor, pairs: Tensor, scores: Tensor) -> Tensor:
     """Of one theta entry: the means over pairs, that of `scores` with this weight."""
     es, path = tf.reduce_mean(scores, axis=0), tf.reduce_mean(pairs, axis=0)
     return tf.where(tf.math.is_finite(path), weight * es + (1.0 - weight) * path, es)
 
 
-def _es_weights(variances):
+def _es_weights(variances: Tensor) -> Tensor:
     """From sums of `Variances`, as only their ratios matter: dict as theta."""
     weights = {}
     for name, v_rp in variances.pathwise.items():
@@ -116,7 +119,7 @@ def _es_weights(variances):
     return weights
 
 
-def _variances(pairs, scores):
+def _variances(pairs: Tensor, scores: Tensor) -> Tensor:
     """`Variances` of one estimate, from dicts of `[num_pairs, ...]`."""
     variances = Variances({}, {}, {})
     for name in pairs:
@@ -131,13 +134,13 @@ def _variances(pairs, scores):
     return variances
 
 
-def _differences(samples):
+def _differences(samples: Tensor) -> Tensor:
     """Between neighbours: `[num_pairs // 2, ...]` from `[num_pairs, ...]`."""
     even = samples.shape[0] // 2 * 2
     return samples[0:even:2] - samples[1:even:2]
 
 
-def _remember(memory, variances):
+def _remember(memory: Any, variances: Tensor) -> Tensor:
     """The memory with one more estimate. Blocks, so that what was rare and huge is forgotten."""
     full = memory.count >= _BLOCK
     older = tf.nest.map_structure(lambda n, o: tf.where(full, n, o), memory.newer, memory.older)

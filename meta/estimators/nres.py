@@ -1,6 +1,9 @@
 """Noise-reuse evolution strategies: one perturbation for the whole of a problem."""
 
+from typing import Any
+
 from lopt_keras import gating
+from lopt_keras.types import Tensor, Tensors, Theta
 from meta import random
 from meta.estimators import base
 
@@ -15,16 +18,16 @@ class NRES(base.Estimator):
     Source: Li et al., arXiv 2304.12180, section 4.
     """
 
-    def init_memory(self, theta, seed):
+    def init_memory(self, theta: Theta, seed: Tensor) -> Any:
         """The e_i: dict of `[num_pairs, ...]`."""
         return self.perturbations(theta, random.fold_in(seed, 0))
 
-    def perturb(self, theta, seed, begins, memory):
+    def perturb(self, theta: Theta, seed: Tensor, begins: Tensor, memory: Any) -> Tensors:
         return {
             name: gating.select(begins, e, memory[name])
             for name, e in self.perturbations(theta, seed).items()
         }
 
-    def combine(self, samples, memory):
+    def combine(self, samples: base.Samples, memory: Any) -> tuple[Tensors, Any, dict[str, Tensor]]:
         scores = self.score_samples(samples.perturbations, samples.losses)
         return base.mean(scores), samples.perturbations, {}

@@ -1,12 +1,17 @@
 """The pathwise estimator: gradients through the unroll."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import tensorflow as tf
 
 from lopt_keras import gating
+from lopt_keras.rules.base import UpdateRule
+from lopt_keras.types import Tensor, Tensors, Theta
 from lopt_keras.validation import check_integer
 from meta.estimators import base
+from meta.tasks.base import Task
 from meta.training import unroll
 
 _ZERO = tf.UnconnectedGradients.ZERO
@@ -32,14 +37,16 @@ class Pathwise(base.Estimator):
     Source: Metz et al., arXiv 1810.10180, section 2.2 (there "reparameterization").
     """
 
-    def __init__(self, rule, task, segment_length=None, **kwargs):
+    def __init__(
+        self, rule: UpdateRule, task: Task, segment_length: Tensor = None, **kwargs: Any
+    ) -> None:
         super().__init__(rule, task, **kwargs)
         if segment_length is None:
             segment_length = self.unroll_length
         check_integer("segment_length", segment_length, low=1, high=self.unroll_length)
         self.segment_length = segment_length
 
-    def combine(self, samples, memory):
+    def combine(self, samples: base.Samples, memory: Any) -> tuple[Tensors, Any, dict[str, Tensor]]:
         usable = gating.gradients_are_usable(list(samples.gradients.values()))
         count = tf.maximum(tf.reduce_sum(tf.cast(usable, tf.float32)), 1.0)
         gradient = {
@@ -49,7 +56,13 @@ class Pathwise(base.Estimator):
         excluded = 1.0 - tf.reduce_mean(tf.cast(usable, tf.float32))
         return gradient, memory, {"excluded": excluded}
 
-    def measure(self, start, particles, seed, num_steps):
+    def measure(
+        self,
+        start: Callable[[Theta], unroll.InnerState],
+        particles: Theta,
+        seed: Tensor,
+        num_steps: Any,
+    ) -> base.Measurement:
         run = functools.partial(self._segment, seed, num_steps)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(particles)
@@ -60,21 +73,25 @@ class Pathwise(base.Estimator):
         gradients = {name: g + of_start[name] for name, g in measured.gradients.items()}
         return measured._replace(gradients=gradients)
 
-    def _segment(self, seed, num_steps, particles, inner, i):
+    def _segment(
+        self, seed: Tensor, num_steps: Any, particles: Theta, inner: Any, i: int
+    ) -> Tensor:
         """Takes the steps of segment i: `(Trajectory, InnerState)`."""
         first = i * self.segment_length
         steps = tf.clip_by_value(num_steps - first, 0, self.segment_length)
         return self._run(particles, inner, seed, self.segment_length, first, steps)
 
-    def _last_segment(self, num_steps):
+    def _last_segment(self, num_steps: Any) -> Tensor:
         return (num_steps - 1) // self.segment_length
 
-    def _forward(self, run, particles, inner, num_steps):
+    def _forward(
+        self, run: Callable[..., Any], particles: Theta, inner: Any, num_steps: Any
+    ) -> Tensor:
         """The inner state before each segment: a nest of `tf.TensorArray`."""
         num_segments = 1 + self._last_segment(self.unroll_length)
         starts = tf.nest.map_structure(lambda x: _array(num_segments, x).write(0, x), inner)
 
-        def body(i, inner, starts):
+        def body(i: int, inner: Any, starts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
             _, inner = run(particles, inner, i)
             starts = tf.nest.map_structure(lambda a, x: a.write(i + 1, x), starts, inner)
             return i + 1, inner, starts
@@ -86,7 +103,9 @@ class Pathwise(base.Estimator):
             )
         return starts
 
-    def _backward(self, run, particles, starts, num_steps):
+    def _backward(
+        self, run: Callable[..., Any], particles: Theta, starts: Tensor, num_steps: Any
+    ) -> tuple[Tensor, Tensor]:
         """Takes the segments' steps again, the last first, and differentiates each.
 
         Returns:
@@ -98,7 +117,9 @@ class Pathwise(base.Estimator):
         weights = self.step_weights(num_steps, length)
         weights = tf.reshape(weights, (-1, self.segment_length))
 
-        def body(i, end, adjoint, gradients, trajectory):
+        def body(
+            i: int, end: Tensor, adjoint: Tensor, gradients: Tensors, trajectory: Any
+        ) -> tuple[Tensor, Tensor, Tensor, Tensors, unroll.Trajectory]:
             theta = tf.nest.map_structure(tf.identity, particles)
             inner = tf.nest.map_structure(lambda a: a.read(i), starts)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -127,16 +148,16 @@ class Pathwise(base.Estimator):
         _, end, adjoint, gradients, trajectory = tf.while_loop(
             lambda i, *_: i >= 0, body, (last, end, *zeros, trajectory)
         )
-        trajectory = [tf.reshape(a.stack(), (-1, 2 * self.num_pairs)) for a in trajectory]
-        measured = base.Measurement(unroll.Trajectory(*trajectory), end, gradients)
+        stacked = [tf.reshape(a.stack(), (-1, 2 * self.num_pairs)) for a in trajectory]
+        measured = base.Measurement(unroll.Trajectory(*stacked), end, gradients)
         return measured, adjoint
 
 
-def _floats(nest):
+def _floats(nest: Tensor) -> list[Tensor]:
     """The floating-point tensors of a nest: what has a gradient."""
     return [x for x in tf.nest.flatten(nest) if x.dtype.is_floating]
 
 
-def _array(size, like):
+def _array(size: Tensor, like: Tensor) -> Tensor:
     """An empty `tf.TensorArray` for tensors like this one."""
     return tf.TensorArray(like.dtype, size, element_shape=like.shape, clear_after_read=False)

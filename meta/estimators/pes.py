@@ -1,8 +1,11 @@
 """Persistent evolution strategies: unrolls that continue across estimates."""
 
+from typing import Any
+
 import tensorflow as tf
 
 from lopt_keras import gating
+from lopt_keras.types import Tensor, Tensors, Theta
 from meta.estimators import base
 
 
@@ -16,11 +19,11 @@ class PES(base.Estimator):
     Source: Vicol et al., arXiv 2112.13835, algorithm 2 (antithetic).
     """
 
-    def init_memory(self, theta, seed):
+    def init_memory(self, theta: Theta, seed: Tensor) -> Any:
         """The xi_i: dict of `[num_pairs, ...]`."""
         return {name: tf.zeros((self.num_pairs, *x.shape)) for name, x in theta.items()}
 
-    def combine(self, samples, memory):
+    def combine(self, samples: base.Samples, memory: Any) -> tuple[Tensors, Any, dict[str, Tensor]]:
         xi = {
             name: e + gating.select(samples.begins, tf.zeros_like(e), memory[name])
             for name, e in samples.perturbations.items()

@@ -2,12 +2,13 @@
 
 import abc
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
 
+from lopt_keras.types import Tensor
 from meta import random
 
 
@@ -36,6 +37,7 @@ class Task(abc.ABC):
         loss_clip: outer losses are clipped at this value, so that a diverged
             particle costs a bounded amount.
         loss_floor: what no loss can be below, or None.
+        num_variants: how many variants of the task there are.
     """
 
     name: ClassVar[str] = ""
@@ -45,8 +47,11 @@ class Task(abc.ABC):
     num_architectures: ClassVar[int] = 4
     loss_clip: ClassVar[float] = 10.0
     loss_floor: ClassVar[float | None] = 0.0
+    # Of the fields of an instance.
+    num_variants: ClassVar[int]
+    _columns: ClassVar[dict[str, Any]]
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         columns = {name: np.ravel(np.asarray(getattr(self, name))) for name in self.setting}
         counts = {name: len(column) for name, column in columns.items()}
         variants = max(counts.values(), default=1)
@@ -68,7 +73,7 @@ class Task(abc.ABC):
         object.__setattr__(self, "_columns", columns)
         object.__setattr__(self, "num_variants", variants)
 
-    def draw(self, seed, num, variant=None):
+    def draw(self, seed: Tensor, num: int, variant: Any = None) -> dict[str, Any]:
         """Which variant of the task each of `num` problems is.
 
         Args:
@@ -86,7 +91,7 @@ class Task(abc.ABC):
         return {"variant": variant, **drawn}
 
     @abc.abstractmethod
-    def init(self, seed, num, setting):
+    def init(self, seed: Tensor, num: int, setting: Mapping[str, Any]) -> list[Tensor]:
         """Initial parameters of `num` independent problems: list of `[num, *shape]`.
 
         Args:
@@ -96,7 +101,7 @@ class Task(abc.ABC):
         """
 
     @abc.abstractmethod
-    def batch(self, split, seed, num, setting):
+    def batch(self, split: str, seed: Tensor, num: int, setting: Mapping[str, Any]) -> Any:
         """A random batch for each of `num` problems.
 
         Args:
@@ -110,10 +115,12 @@ class Task(abc.ABC):
         """
 
     @abc.abstractmethod
-    def loss(self, params, data, setting):
+    def loss(self, params: Sequence[Tensor], data: Any, setting: Mapping[str, Any]) -> Tensor:
         """The loss of each particle: `[P]`, from params, data and setting of P particles."""
 
-    def seen_gradient(self, grads, data, setting):
+    def seen_gradient(
+        self, grads: Sequence[Tensor], data: Any, setting: Mapping[str, Any]
+    ) -> Sequence[Tensor]:
         """What the optimizer sees of the gradient of `loss`: here the gradient itself.
 
         Args:
@@ -126,7 +133,7 @@ class Task(abc.ABC):
         """
         return grads
 
-    def score(self, losses, setting):
+    def score(self, losses: Tensor, setting: Mapping[str, Any]) -> Tensor:
         """What meta-training makes of losses, to compare tasks: here the losses themselves.
 
         Args:
@@ -138,29 +145,29 @@ class Task(abc.ABC):
         """
         return losses
 
-    def parameter_shapes(self):
+    def parameter_shapes(self) -> list[tuple[int, ...]]:
         """The shape of each parameter of one problem: list of tuples."""
 
         @tf.function(autograph=False)
-        def init():  # Traced, not run.
+        def init() -> list[Tensor]:  # Traced, not run.
             seed = random.seed(0)
             return self.init(seed, 1, self.draw(seed, 1))
 
         params = init.get_concrete_function().structured_outputs
         return [tuple(param.shape[1:]) for param in params]
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, as JSON can hold them."""
         fields = (f for f in dataclasses.fields(self) if f.metadata.get("in_config", True))
         return {field.name: plain(getattr(self, field.name)) for field in fields}
 
 
-def elsewhere(default=None):
+def elsewhere(default: Any = None) -> Any:
     """A field that says where things are on this machine: not part of the config."""
     return dataclasses.field(default=default, metadata={"in_config": False})
 
 
-def plain(value):
+def plain(value: Any) -> Any:
     """As JSON can hold it; a dataset is its name."""
     if isinstance(value, tuple | list | np.ndarray) and not hasattr(value, "name"):
         return np.asarray(value).tolist()

@@ -3,10 +3,13 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
 
 from lopt_keras.validation import check_integer, check_number
+from meta.tasks.base import Task
 from meta.tasks.sampling import distribution
+from meta.tasks.sampling.distribution import Config
 from meta.tasks.scoring import curves, references
 from meta.tasks.scoring.measured import identify
 from meta.tasks.scoring.normalized import AdamSteps, Normalized
@@ -40,7 +43,7 @@ class Mixture:
     milliseconds: float | None = None
     score: str = "loss"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_integer("num_tasks", self.num_tasks, low=1, high=_MOST_TASKS)
         if self.milliseconds is not None:
             check_number("milliseconds", self.milliseconds, low_open=True)
@@ -61,7 +64,7 @@ class Mixture:
                 )
 
     @classmethod
-    def parse(cls, text):
+    def parse(cls, text: str) -> Self:
         """From JSON: an object of the arguments, or the name of one family.
 
         Raises:
@@ -78,7 +81,7 @@ class Mixture:
                 f"Received: tasks={text}. {error}"
             ) from error
 
-    def configs(self, data_dir=None):
+    def configs(self, data_dir: Any = None) -> list[Config]:
         """Those of its tasks that Adam can train and that are in the budget: list of `Config`.
 
         Args:
@@ -109,14 +112,15 @@ class Mixture:
             )
         return chosen
 
-    def build(self, data_dir=None):
+    def build(self, data_dir: Any = None) -> dict[str, tuple[Task, int]]:
         """The tasks by program.
 
         Returns:
             Dict from `family/number` to `(Task, weight)`, the weight being the number of
             tasks that are variants of this one program.
         """
-        programs, counts = {}, {}
+        programs: dict[str, tuple[Task, int]] = {}
+        counts: dict[str, int] = {}
         for configs in distribution.by_program(self.configs(data_dir)).values():
             family = configs[0].family
             counts[family] = counts.get(family, -1) + 1
@@ -124,7 +128,7 @@ class Mixture:
             programs[f"{family}/{counts[family]}"] = task, len(configs)
         return programs
 
-    def candidates(self):
+    def candidates(self) -> Iterator[Any]:
         """All tasks of the mixture, whether they are trained on or not."""
         weights = self.families or dict.fromkeys(distribution.families("train"), 1.0)
         counts = dict.fromkeys(weights, 0)
@@ -134,7 +138,7 @@ class Mixture:
             yield distribution.config(family, counts[family])
             counts[family] += 1
 
-    def complete(self, data_dir=None, ships=False):
+    def complete(self, data_dir: Any = None, ships: bool = False) -> list[Any]:
         """Computes the references and curves that its tasks lack, with a progress bar.
 
         Args:
@@ -151,7 +155,7 @@ class Mixture:
             curves.MEASURED.complete([c for c, r in admitted if self._admits(r)], data_dir, ships)
         return found
 
-    def references_digest(self, data_dir=None):
+    def references_digest(self, data_dir: Any = None) -> str:
         """sha256 of what its tasks are scored by, hexadecimal."""
         known = (curves if self.score == "adam_steps" else references).MEASURED.known(data_dir)
         keys = (identify(config) for config in self.configs(data_dir))
@@ -159,12 +163,12 @@ class Mixture:
         used = {key: known[key] if self.score == "adam_steps" else known[key][:2] for key in keys}
         return hashlib.sha256(json.dumps(used).encode()).hexdigest()
 
-    def _admits(self, reference):
+    def _admits(self, reference: Any) -> bool:
         in_budget = self.milliseconds is None or reference.milliseconds <= self.milliseconds
         return reference.is_trainable and in_budget
 
 
-def scored(configs, score, data_dir=None):
+def scored(configs: Sequence[Any], score: str, data_dir: Any = None) -> Task:
     """One task with comparable losses of which configs that share their program are variants."""
     keys = [identify(config) for config in configs]
     task = distribution.build(configs, data_dir)

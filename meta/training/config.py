@@ -9,8 +9,11 @@ import keras
 import numpy as np
 
 from lopt_keras import rules
+from lopt_keras.rules.base import UpdateRule
 from lopt_keras.validation import check_integer, check_number
 from meta import estimators, tasks
+from meta.estimators.base import Estimator
+from meta.tasks.base import Task
 from meta.tasks.mixture import Mixture
 from meta.tasks.sampling.augmentation import Augmented
 from meta.training.curriculum import Curriculum
@@ -108,7 +111,7 @@ class MetaTrainingConfig:
     command: str | None = None
     flags: Mapping[str, Any] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self._check_counts()
         for name in ("es_stddev", "outer_learning_rate", "outer_gradient_clip", "outer_tail"):
             _check_positive(name, getattr(self, name))
@@ -125,14 +128,14 @@ class MetaTrainingConfig:
                 raise ValueError(
                     f"`{name}` must be one of {known}. Received: {name}={getattr(self, name)!r}"
                 )
-        default = (MetaTrainingConfig.task, {}, None)
+        default: tuple[Any, ...] = (MetaTrainingConfig.task, {}, None)
         if self.tasks is not None and (self.task, self.task_config, self.dataset) != default:
             raise ValueError(
                 "`tasks` excludes `task`, `task_config` and `dataset`. Received: "
                 f"task={self.task!r}, task_config={self.task_config}, dataset={self.dataset!r}"
             )
 
-    def _check_counts(self):
+    def _check_counts(self) -> None:
         for name in ("num_outer_steps", "unroll_length"):
             check_integer(name, getattr(self, name), low=1, high=_LARGEST)
         check_integer("num_particles", self.num_particles, low=2, high=_MOST_PARTICLES)
@@ -151,23 +154,23 @@ class MetaTrainingConfig:
             )
 
     @property
-    def problem_length(self):
+    def problem_length(self) -> int:
         """Inner steps of the longest problems."""
         return self.horizon or self.unroll_length
 
     @property
-    def deciding(self):
+    def deciding(self) -> dict[str, Any]:
         """What must be the same when the run is resumed, as JSON can hold it: dict."""
         if self.flags is not None:
             return dict(self.flags)
         fields = (field.name for field in dataclasses.fields(self))
         return {n: _plain(getattr(self, n)) for n in fields if n not in _WITHOUT_EFFECT}
 
-    def make_rule(self):
+    def make_rule(self) -> UpdateRule:
         """The `UpdateRule`."""
         return rules.get(self.rule, **self.rule_config)
 
-    def make_task(self):
+    def make_task(self) -> Task:
         """The `Task`, before it is augmented; not of a mixture."""
         if not isinstance(self.task, str):
             return self.task
@@ -179,7 +182,7 @@ class MetaTrainingConfig:
                 f"`task_config={self.task_config}` does not fit the task {self.task}: {error!r}"
             ) from error
 
-    def augmented(self, task):
+    def augmented(self, task: Task) -> Task:
         """A task in its disguise."""
         if not self.augmentation:
             return task
@@ -188,7 +191,7 @@ class MetaTrainingConfig:
         except (TypeError, ValueError) as error:
             raise ValueError(f"`augmentation={self.augmentation}` does not fit: {error}") from error
 
-    def make_estimator(self, rule, task):
+    def make_estimator(self, rule: UpdateRule, task: Task) -> Estimator:
         """The `Estimator` on a task, which is augmented for it."""
         recomputation = {}
         if self.segment_length is not None:
@@ -209,7 +212,7 @@ class MetaTrainingConfig:
             **recomputation,
         )
 
-    def _trained(self, rule):
+    def _trained(self, rule: UpdateRule) -> list[str]:
         """The names of the entries of theta to train."""
         try:
             return [name for name in rule.theta_shapes() if re.fullmatch(self.trained, name)]
@@ -218,7 +221,7 @@ class MetaTrainingConfig:
                 f"`trained` must be a regular expression. Received: {self.trained}: {error}"
             ) from error
 
-    def make_outer_optimizer(self):
+    def make_outer_optimizer(self) -> Any:
         """The Keras optimizer of theta."""
         config = {"learning_rate": self.make_learning_rate()}
         try:
@@ -229,7 +232,7 @@ class MetaTrainingConfig:
                 f"Received: outer_optimizer={self.outer_optimizer}. {error}"
             ) from error
 
-    def make_learning_rate(self):
+    def make_learning_rate(self) -> Any:
         """Of the outer optimizer: a number, or the Keras schedule of warm-up and decay."""
         rate, warmup = self.outer_learning_rate, self.outer_warmup_steps
         decays = self.outer_learning_rate_schedule == "cosine"
@@ -243,7 +246,7 @@ class MetaTrainingConfig:
             warmup_steps=warmup,
         )
 
-    def make_curriculum(self):
+    def make_curriculum(self) -> Curriculum:
         """The `Curriculum`."""
         num_steps = self.curriculum_steps
         if num_steps is None and self.curriculum in ("linear", "exponential"):
@@ -259,7 +262,7 @@ class MetaTrainingConfig:
             ) from error
 
 
-def _check_positive(name, value):
+def _check_positive(name: str, value: Any) -> None:
     """Raises unless a number and its square, in float32, in which all is computed, are positive."""
     check_number(name, value, low_open=True)
     with np.errstate(over="ignore"):
@@ -271,10 +274,10 @@ def _check_positive(name, value):
         )
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """An argument as JSON can hold it."""
     if isinstance(value, rules.UpdateRule):
         return rules.serialize(value)
     if isinstance(value, tasks.Task):
         return {"name": value.name, "config": value.get_config()}
-    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else value
+    return dataclasses.asdict(value) if isinstance(value, Mixture) else value

@@ -1,9 +1,12 @@
 """How long inner problems are in the course of meta-training."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
 
+from lopt_keras.types import Tensor
 from lopt_keras.validation import check_integer
 from meta import random
 
@@ -35,7 +38,7 @@ class Curriculum:
     shortest: int | None = None
     num_steps: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.schedule not in SCHEDULES:
             raise ValueError(
                 f"`schedule` must be one of {SCHEDULES}. Received: schedule={self.schedule!r}"
@@ -44,7 +47,7 @@ class Curriculum:
         self._check("shortest", ("linear", "exponential", "log_uniform"), high=self.longest)
         self._check("num_steps", ("linear", "exponential"))
 
-    def _check(self, name, schedules, **bounds):
+    def _check(self, name: str, schedules: Sequence[str], **bounds: Any) -> None:
         """Raises unless the argument is there just where the schedule reads it."""
         value = getattr(self, name)
         if self.schedule in schedules:
@@ -55,7 +58,7 @@ class Curriculum:
                 f"Received: {name}={value!r} with schedule={self.schedule!r}"
             )
 
-    def length(self, step, seed):
+    def length(self, step: Tensor, seed: Tensor) -> Any:
         """Inner steps at an outer step.
 
         Args:
@@ -72,6 +75,7 @@ class Curriculum:
             fraction = random.uniform((), seed)
         else:
             fraction = tf.minimum(tf.cast(step, tf.float32) / self.num_steps, 1.0)
+        assert self.shortest is not None  # As was checked.
         if self.schedule == "linear":
             length = self.shortest + fraction * (self.longest - self.shortest)
         else:

@@ -1,12 +1,16 @@
 """Inner training: an update rule on the problems of a task, from the beginning."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from lopt_keras import fusion
+from lopt_keras.rules.base import UpdateRule
+from lopt_keras.types import Tensor, Theta
 from meta import random
+from meta.tasks.base import Task
 from meta.tasks.wrapper import Chosen
 from meta.training import unroll
 
@@ -41,24 +45,26 @@ class InnerTraining:
 
     def __init__(
         self,
-        task,
-        rule,
-        num_thetas,
-        num_problems,
-        num_steps,
-        signals_known,
-        split="validation",
-        test_batches=0,
-    ):
+        task: Task,
+        rule: UpdateRule,
+        num_thetas: int,
+        num_problems: int,
+        num_steps: int,
+        signals_known: bool,
+        split: str = "validation",
+        test_batches: int = 0,
+    ) -> None:
         self._task, self._rule = task, rule
         self._shape = (num_thetas, num_problems)
         self._num_steps = num_steps
         self._known = (num_steps if signals_known else 0, signals_known)
         self._split, self._test_batches = split, test_batches
         self._program = tf.function(self._train, jit_compile=True, autograph=False)
-        self._compiled = None
+        self._compiled: Any = None
 
-    def __call__(self, thetas, seed, variant=None):
+    def __call__(
+        self, thetas: Sequence[Mapping[str, Any]], seed: Tensor, variant: Any = None
+    ) -> list[Curves]:
         """Trains from the beginning.
 
         Args:
@@ -87,7 +93,7 @@ class InnerTraining:
             for i in range(self._shape[0])
         ]
 
-    def _train(self, particles, seed, *variant):
+    def _train(self, particles: Theta, seed: Tensor, *variant: Tensor) -> list[Tensor]:
         # Not `variant=None`: a concrete function would need it.
         problems = self._shape[1]
         task = Chosen(self._task, *variant) if variant else self._task

@@ -4,6 +4,8 @@ import contextlib
 import os
 import re
 import time
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,7 +14,9 @@ import tqdm
 
 from export import backend
 from export import checkpoint as run_checkpoint
+from lopt_keras.types import Arrays, Tensor, Tensors, Theta
 from meta import progress, random
+from meta.estimators.base import Estimator
 from meta.training import outer_state
 from meta.training.curriculum import Curriculum
 
@@ -47,17 +51,17 @@ class OuterLoop:
 
     def __init__(
         self,
-        estimators,
-        outer_optimizer,
-        seed,
-        out_dir,
-        checkpoint_every=100,
-        gradient_clip=1.0,
-        gradient_norm_clip=None,
-        curriculum=None,
-        initial_theta=None,
-    ):
-        if not isinstance(estimators, dict):
+        estimators: Estimator | Mapping[str, tuple[Estimator, float]],
+        outer_optimizer: Any,
+        seed: int,
+        out_dir: str,
+        checkpoint_every: int = 100,
+        gradient_clip: float = 1.0,
+        gradient_norm_clip: float | None = None,
+        curriculum: Curriculum | None = None,
+        initial_theta: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not isinstance(estimators, Mapping):
             estimators = {"": (estimators, 1.0)}
         self._names = list(estimators)
         self._estimators = [estimator for estimator, _ in estimators.values()]
@@ -79,7 +83,7 @@ class OuterLoop:
         self._seed_value = seed
         self._seed = random.seed(seed)
         self._estimate = progress.Estimate([weight for _, weight in estimators.values()])
-        self._latest = {}
+        self._latest: dict[str, Tensor] = {}
         theta = estimator.rule.init_theta(seed) if initial_theta is None else initial_theta
         self._theta = {
             name: keras.Variable(value, name=name)
@@ -106,34 +110,34 @@ class OuterLoop:
             seconds=self._seconds,
             compile_seconds=self._compile_seconds,
         )
-        self._checkpoints = None
+        self._checkpoints: Any = None
 
     @property
-    def theta(self):
+    def theta(self) -> Arrays:
         """The meta-parameters: dict of NumPy arrays."""
         return {name: variable.numpy() for name, variable in self._theta.items()}
 
     @property
-    def step(self):
+    def step(self) -> int:
         """Outer steps taken so far."""
         return int(self._step)
 
     @property
-    def smoothed_loss(self):
+    def smoothed_loss(self) -> float:
         """Running mean of the meta-loss over about 50 outer steps, bias-corrected."""
         return float(self._smoothed_loss)
 
     @property
-    def seconds(self):
+    def seconds(self) -> float:
         """Of all outer steps so far, but for the first of each program in each process."""
         return float(self._seconds)
 
     @property
-    def compile_seconds(self):
+    def compile_seconds(self) -> float:
         """Of tracing the programs, in this process, and of the first step of each in any."""
         return float(self._compile_seconds) + self._trace_seconds
 
-    def restore(self):
+    def restore(self) -> int:
         """Continues from the newest whole checkpoint in `out_dir`, if there is any.
 
         Returns:
@@ -158,7 +162,7 @@ class OuterLoop:
         )
         return self.step
 
-    def go_on_from(self, file):
+    def go_on_from(self, file: str) -> None:
         """Takes theta, the outer optimizer's state and the outer step from a file.
 
         The inner problems begin anew: such a run is reproducible, but not the one that would
@@ -185,7 +189,7 @@ class OuterLoop:
         self._seconds.assign(numbers["seconds"])
         self._smoothed_loss.assign(numbers["smoothed_loss"])
 
-    def _write_outer_state(self):
+    def _write_outer_state(self) -> None:
         numbers = {
             "step": self.step,
             "seconds": self.seconds,
@@ -195,7 +199,7 @@ class OuterLoop:
         file = os.path.join(self._out_dir, outer_state.FILE)
         outer_state.write(file, self.theta, optimizer, numbers)
 
-    def run(self, num_steps):
+    def run(self, num_steps: int) -> None:
         """Takes outer steps until `num_steps` have been taken in all.
 
         It restores first, if that was not done.
@@ -228,7 +232,7 @@ class OuterLoop:
                 writer.flush()
 
     @contextlib.contextmanager
-    def _writing(self, what):
+    def _writing(self, what: str) -> Iterator[None]:
         """What is written here fails with one line that says what is kept."""
         try:
             yield
@@ -240,7 +244,7 @@ class OuterLoop:
                 f"{backend.reason(error)}. {kept}"
             ) from error
 
-    def _trace(self):
+    def _trace(self) -> float:
         """Traces the programs, always in one order and before anything is restored: seconds.
 
         TensorFlow numbers functions as it traces them, and a cache of compiled programs knows
@@ -251,7 +255,7 @@ class OuterLoop:
             self._outer_step.get_concrete_function(i)
         return time.perf_counter() - start
 
-    def _step_and_record(self, bar):
+    def _step_and_record(self, bar: Any) -> None:
         index, start = self._choose(), time.perf_counter()
         is_new = not self._estimate.is_compiled(index)
         with self._telling_of_compilation(bar) if is_new else contextlib.nullcontext():
@@ -272,17 +276,17 @@ class OuterLoop:
             with self._writing("summaries"):
                 self._summarise()
 
-    def _telling_of_compilation(self, bar):
+    def _telling_of_compilation(self, bar: Any) -> contextlib.AbstractContextManager[None]:
         number = self._estimate.num_compiled + 1
         return progress.telling(bar, f"compiling program {number} of {len(self._estimators)}")
 
-    def _tell(self, bar, num_steps):
+    def _tell(self, bar: Any, num_steps: int) -> None:
         steps_left = num_steps - self.step
         left = progress.remaining_text(self._estimate.remaining(steps_left)) if steps_left else ""
         told = [left, f"meta_loss={self.smoothed_loss:.4f}"]
         bar.set_postfix_str(", ".join(filter(None, told)), refresh=False)
 
-    def _summarise(self):
+    def _summarise(self) -> None:
         for name, value in self._latest.items():
             tf.summary.scalar(name, value, step=self._step)
         tf.summary.scalar("meta_loss_smoothed", self._smoothed_loss, step=self._step)
@@ -290,20 +294,20 @@ class OuterLoop:
         tf.summary.scalar("compile_seconds", self.compile_seconds, step=self._step)
         self._latest.clear()
 
-    def _choose(self):
+    def _choose(self) -> int:
         """Which estimator the next outer step is of."""
         drawn = np.random.default_rng([self._seed_value, self.step]).random() * self._ends[-1]
         return int(np.searchsorted(self._ends, drawn, side="right"))
 
     @tf.function(autograph=False)
-    def _init_state(self, theta, index):
+    def _init_state(self, theta: Theta, index: int) -> Any:
         # Not compiled: it runs once.
         seed = random.fold_in(random.fold_in(self._seed, 0), index)
         length = self._length(tf.constant(0, tf.int64))
         return self._estimators[index].init_state(theta, seed, length)
 
     @tf.function(jit_compile=True, autograph=False)
-    def _outer_step(self, index):
+    def _outer_step(self, index: int) -> Tensors:
         theta = self._theta_tensors()
         seed = random.fold_in(random.fold_in(self._seed, 1), self._step)
         state = tf.nest.map_structure(tf.convert_to_tensor, self._states[index])
@@ -337,16 +341,16 @@ class OuterLoop:
             "outer_step_size": tf.linalg.global_norm(moved),
         }
 
-    def _length(self, step):
+    def _length(self, step: Tensor) -> Any:
         """Inner steps of the problems that begin at this outer step."""
         seed = random.fold_in(random.fold_in(self._seed, 2), step)
         return self._curriculum.length(step, seed)
 
-    def _theta_tensors(self):
+    def _theta_tensors(self) -> Tensors:
         return {name: tf.convert_to_tensor(value) for name, value in self._theta.items()}
 
 
-def _list_checkpoints(folder, newest):
+def _list_checkpoints(folder: str, newest: str) -> None:
     """Writes the list that the manager goes by, of which anything may be damaged or lost.
 
     It is a `CheckpointState` as text, with names relative to the folder.

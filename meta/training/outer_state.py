@@ -8,15 +8,21 @@ kept under version control, and another machine goes on from it with new problem
 import hashlib
 import os
 import zipfile
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+
+from lopt_keras.types import Array, Arrays
 
 FILE = "outer_state.npz"
 _THETA, _OPTIMIZER = "theta/", "optimizer/"
 _NUMBERS = ("step", "seconds", "smoothed_loss")
 
 
-def write(file, theta, optimizer, numbers):
+def write(
+    file: str, theta: Mapping[str, Any], optimizer: Sequence[Any], numbers: dict[str, float]
+) -> None:
     """Writes a state to a temporary name, then renames it.
 
     Args:
@@ -29,11 +35,11 @@ def write(file, theta, optimizer, numbers):
     arrays |= {f"{_OPTIMIZER}{i:04}": value for i, value in enumerate(optimizer)}
     temporary = f"{file}.tmp"
     with open(temporary, "wb") as f:
-        np.savez(f, **arrays, **numbers)
+        np.savez(f, **arrays, **numbers)  # type: ignore[arg-type]
     os.replace(temporary, file)
 
 
-def read(file):
+def read(file: str) -> tuple[Arrays, list[Array], dict[str, float]]:
     """`(theta, optimizer, numbers)`, as they were given to `write`.
 
     Raises:
@@ -49,7 +55,7 @@ def read(file):
     return theta, [arrays[k] for k in sorted(arrays) if k.startswith(_OPTIMIZER)], numbers
 
 
-def digest(file):
+def digest(file: str) -> str:
     """The file's sha256, hexadecimal."""
     with open(file, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()

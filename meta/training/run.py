@@ -3,16 +3,22 @@
 import contextlib
 import dataclasses
 import os
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import export
 from export import checkpoint
 from lopt_keras import pretrained, rules, saved_model
+from lopt_keras.rules.base import UpdateRule
+from lopt_keras.types import Arrays
 from meta import memory
+from meta.tasks.base import Task
 from meta.training import outer_state, run_directory
+from meta.training.config import MetaTrainingConfig
 from meta.training.outer_loop import OuterLoop
 
 
-def train(config):
+def train(config: MetaTrainingConfig) -> "MetaTraining":
     """Meta-trains, or goes on where an earlier call with the same config was cut off.
 
     Args:
@@ -32,7 +38,7 @@ def train(config):
 
 
 @contextlib.contextmanager
-def started(config):
+def started(config: MetaTrainingConfig) -> Iterator["MetaTraining"]:
     """A `MetaTraining`, restored; while the block runs, its directory is this process's.
 
     Args:
@@ -58,16 +64,24 @@ class MetaTraining:
         loop: `OuterLoop`.
     """
 
-    def __init__(self, config, rule, task, weights, loop, description):
+    def __init__(
+        self,
+        config: MetaTrainingConfig,
+        rule: UpdateRule,
+        task: Task | None,
+        weights: dict[str, float],
+        loop: OuterLoop,
+        description: dict[str, Any],
+    ) -> None:
         self.rule, self.task, self.weights, self.loop = rule, task, weights, loop
         self._config, self._description = config, description
 
     @property
-    def export_dir(self):
+    def export_dir(self) -> str:
         """Where the SavedModel goes."""
         return _export_dir(self._config)
 
-    def claim(self):
+    def claim(self) -> None:
         """Makes the directory this run's, and restores what it holds."""
         config, loop = self._config, self.loop
         is_begun = os.path.exists(os.path.join(config.out_dir, run_directory.RUN_FILE))
@@ -79,7 +93,7 @@ class MetaTraining:
         if loop.step:
             print(f"Resuming at outer step {loop.step}.")
 
-    def finish(self):
+    def finish(self) -> None:
         """Takes the outer steps that are left, and exports theta.
 
         Raises:
@@ -96,7 +110,7 @@ class MetaTraining:
             ) from error
         print(f"SavedModel: {self.export_dir}")
 
-    def export(self):
+    def export(self) -> None:
         """Writes theta as a SavedModel, with what it comes from."""
         loop = self.loop
         metadata = checkpoint.provenance(
@@ -112,7 +126,7 @@ class _Plan:
         description: what `run.json` is to hold: dict.
     """
 
-    def __init__(self, config):
+    def __init__(self, config: MetaTrainingConfig) -> None:
         self._config = config
         self._rule = config.make_rule()
         saved_model.check_rule_size(self._rule)
@@ -131,14 +145,18 @@ class _Plan:
             self.description["outer_state_sha256"] = outer_state.digest(config.outer_state)
         _check_directories(config, self.description)
         self._task = None if config.tasks else config.make_task()
-        tried = self._task or next(config.tasks.candidates()).build(config.data_dir)
+        if config.tasks:
+            tried = next(config.tasks.candidates()).build(config.data_dir)
+        else:
+            tried = self._task
         self.description |= _described(config, self._task)
         memory.check(tried, config.num_particles)
         config.make_estimator(self._rule, tried)  # Of a mixture, the others differ in size only.
 
-    def build(self):
+    def build(self) -> MetaTraining:
         """The `MetaTraining`, its programs traced."""
         config, mixture = self._config, self._config.tasks
+        programs: Mapping[str, tuple[Any, float]]
         if mixture is None:
             programs = {"": (self._task, 1.0)}
         else:
@@ -164,15 +182,15 @@ class _Plan:
         return MetaTraining(config, self._rule, self._task, weights, loop, self.description)
 
 
-def _described(config, task):
+def _described(config: MetaTrainingConfig, task: Task | None) -> dict[str, Any]:
     """What the run's metadata says of what it trains on: dict."""
-    if task is None:
-        return {"tasks": dataclasses.asdict(config.tasks)}
+    if task is None or config.tasks is not None:
+        return {"tasks": dataclasses.asdict(config.tasks)}  # type: ignore[arg-type]
     name = config.task if isinstance(config.task, str) else task.name
     return {"task": {"name": name, "config": task.get_config()}}
 
 
-def _initial_theta(weights, rule):
+def _initial_theta(weights: Any, rule: UpdateRule) -> tuple[Arrays | None, dict[str, str]]:
     """Where theta starts, or None, and what the run's metadata says of it."""
     if weights is None:
         return None, {}
@@ -186,11 +204,11 @@ def _initial_theta(weights, rule):
         ) from error
 
 
-def _export_dir(config):
+def _export_dir(config: MetaTrainingConfig) -> str:
     return config.export_dir or os.path.join(config.out_dir, "export")
 
 
-def _check_directories(config, description):
+def _check_directories(config: MetaTrainingConfig, description: dict[str, Any]) -> None:
     """Raises if something cannot be written, or would be replaced that is not this run's."""
     for name in ("out_dir", "export_dir", "data_dir"):
         if getattr(config, name) is not None:

@@ -7,6 +7,8 @@ import pathlib
 import socket
 import threading
 import time
+from collections.abc import Iterator
+from typing import Any
 
 from export import checkpoint, locks
 from meta import provenance
@@ -21,7 +23,7 @@ _SIGN_OF_LIFE, _SILENCE = 30.0, 180.0
 
 
 @contextlib.contextmanager
-def lock(out_dir):
+def lock(out_dir: str | os.PathLike[str]) -> Iterator[None]:
     """Keeps other processes out of a directory.
 
     The file `lock` in it says which process of which machine is at work, and is touched every
@@ -41,7 +43,7 @@ def lock(out_dir):
         descriptor = locks.acquire(file, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise ValueError(f"`{out_dir}` cannot be written to: {error}") from error
-    _check_free(out_dir, file, descriptor)
+    descriptor = _check_free(out_dir, file, descriptor)
     ended = threading.Event()
     try:
         own = {"host": socket.gethostname(), "process": os.getpid(), "since": time.ctime()}
@@ -59,8 +61,8 @@ def lock(out_dir):
         os.close(descriptor)
 
 
-def _check_free(out_dir, file, descriptor):
-    """Raises if another process holds the lock, as far as that can be known."""
+def _check_free(out_dir: str, file: str, descriptor: int | None) -> int:
+    """The descriptor; raises if another process holds the lock, as far as that can be known."""
     try:
         holder = json.loads(pathlib.Path(file).read_text(encoding="utf-8"))
         host, process, since = (holder[name] for name in ("host", "process", "since"))
@@ -76,15 +78,16 @@ def _check_free(out_dir, file, descriptor):
             f"`{out_dir}` is in use by process {process} on {host}, since {since}. "
             "Wait until it ends, or choose another directory."
         )
+    return descriptor
 
 
-def _show_life(file, ended):
+def _show_life(file: str, ended: threading.Event) -> None:
     while not ended.wait(_SIGN_OF_LIFE):
         with contextlib.suppress(OSError):
             os.utime(file)
 
 
-def check_writable(directory, flag=None):
+def check_writable(directory: str | os.PathLike[str], flag: str | None = None) -> None:
     """Raises unless files can be written to a directory that exists, or that can be made.
 
     Args:
@@ -104,7 +107,7 @@ def check_writable(directory, flag=None):
         raise ValueError(f"{flag}`{directory}` cannot be written to: no permission for {place!r}.")
 
 
-def check(out_dir, run):
+def check(out_dir: Any, run: dict[str, Any]) -> dict[str, Any] | None:
     """Raises if the directory belongs to another run.
 
     A directory without checkpoints and without an export belongs to nobody yet: whatever
@@ -141,7 +144,7 @@ def check(out_dir, run):
     return earlier
 
 
-def claim(out_dir, run):
+def claim(out_dir: Any, run: dict[str, Any]) -> dict[str, Any]:
     """Makes the directory this run's, or checks that it already is.
 
     Writes `run.json`: the content of `run`, and `commits`, the revisions of this
@@ -171,12 +174,12 @@ def claim(out_dir, run):
     return content
 
 
-def with_new_names(flags):
+def with_new_names(flags: dict[str, Any]) -> dict[str, Any]:
     """Flags, a dict, under the names that they have now."""
     return {RENAMED.get(name, name): value for name, value in flags.items()}
 
 
-def _check_flags(out_dir, earlier, flags):
+def _check_flags(out_dir: Any, earlier: dict[str, Any], flags: dict[str, Any]) -> None:
     for name in sorted(set(earlier) | set(flags)):
         if earlier.get(name) != flags.get(name):
             raise ValueError(

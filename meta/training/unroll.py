@@ -6,12 +6,16 @@ batches) are drawn, and particle i works on problem i modulo Q. Both halves of a
 antithetic pair, or all hyperparameters of a grid, then see the same problems.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from lopt_keras import features, gating, rules
+from lopt_keras.rules.base import State, UpdateRule
+from lopt_keras.types import Tensor, Theta
 from meta import random
+from meta.tasks.base import Task
 
 _VALIDATION_EVERY = 10
 
@@ -31,16 +35,16 @@ class InnerState(NamedTuple):
         setting: of the task, which variant of it each problem is: nest of `[P, ...]`.
     """
 
-    params: Any
-    averages: Any
-    rule_state: Any
-    step: Any
-    total_steps: Any
-    validation_known: Any
-    setting: Any
+    params: list[Tensor]
+    averages: list[Tensor]
+    rule_state: State
+    step: Tensor
+    total_steps: Tensor
+    validation_known: Tensor
+    setting: dict[str, Any]
 
     @property
-    def kept(self):
+    def kept(self) -> list[Tensor]:
         """The parameters that a user keeps: the averages if there are some."""
         return self.averages or self.params
 
@@ -57,13 +61,21 @@ class Trajectory(NamedTuple):
         step_size: root mean square of the step over all parameters.
     """
 
-    train_loss: Any
-    kept_train_loss: Any
-    outer_loss: Any
-    step_size: Any
+    train_loss: Tensor
+    kept_train_loss: Tensor
+    outer_loss: Tensor
+    step_size: Tensor
 
 
-def begin(rule, task, theta, seed, num_problems, total_steps=0, validation_known=True):
+def begin(
+    rule: UpdateRule,
+    task: Task,
+    theta: Theta,
+    seed: Tensor,
+    num_problems: int,
+    total_steps: Any = 0,
+    validation_known: Any = True,
+) -> InnerState:
     """`InnerState` before the first step.
 
     Args:
@@ -89,17 +101,17 @@ def begin(rule, task, theta, seed, num_problems, total_steps=0, validation_known
 
 
 def run(
-    rule,
-    task,
-    theta,
-    inner,
-    seed,
-    length,
-    num_problems,
-    outer_split="train",
-    first=0,
-    num_steps=None,
-):
+    rule: UpdateRule,
+    task: Task,
+    theta: Theta,
+    inner: InnerState,
+    seed: Tensor,
+    length: int,
+    num_problems: int,
+    outer_split: str = "train",
+    first: Any = 0,
+    num_steps: Any = None,
+) -> tuple[Trajectory, InnerState]:
     """Takes `length` steps with every particle.
 
     The rule hears the training loss, the horizon that `begin` was given, and, if it
@@ -125,7 +137,7 @@ def run(
     """
     num_steps = length if num_steps is None else num_steps
 
-    def body(i, inner, trajectory):
+    def body(i: Tensor, inner: Any, trajectory: Any) -> tuple[Tensor, InnerState, Trajectory]:
         step_seed = random.fold_in(seed, first + i)
         inner, measured = _step(rule, task, theta, inner, step_seed, num_problems, outer_split)
         written = [array.write(i, x) for array, x in zip(trajectory, measured, strict=True)]
@@ -144,7 +156,9 @@ def run(
     return Trajectory(*[array.stack() for array in trajectory]), inner
 
 
-def evaluate(task, inner, seed, split, num_batches, num_problems):
+def evaluate(
+    task: Task, inner: InnerState, seed: Tensor, split: str, num_batches: int, num_problems: int
+) -> Tensor:
     """The mean score of the parameters over fresh batches.
 
     Args:
@@ -161,7 +175,7 @@ def evaluate(task, inner, seed, split, num_batches, num_problems):
     particles = inner.step.shape[0]
     problems = tf.nest.map_structure(lambda x: x[:num_problems], inner.setting)
 
-    def body(i, total):
+    def body(i: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
         data = task.batch(split, random.fold_in(seed, i), num_problems, problems)
         data = _repeat(data, particles // num_problems)
         loss = task.loss(inner.kept, data, inner.setting)
@@ -172,15 +186,23 @@ def evaluate(task, inner, seed, split, num_batches, num_problems):
     return total / num_batches
 
 
-def _step(rule, task, theta, inner, seed, num_problems, outer_split):
+def _step(
+    rule: UpdateRule,
+    task: Task,
+    theta: Theta,
+    inner: InnerState,
+    seed: Tensor,
+    num_problems: int,
+    outer_split: str,
+) -> tuple[InnerState, Trajectory]:
     copies = _num_particles(theta) // num_problems
     params, _, state, step, total_steps, validation_known, setting = inner
 
-    def batch(split, seed):
+    def batch(split: str, seed: Tensor) -> Any:
         problems = tf.nest.map_structure(lambda x: x[:num_problems], setting)
         return _repeat(task.batch(split, seed, num_problems, problems), copies)
 
-    def is_smooth():
+    def is_smooth() -> Tensor:
         moved = gating.gradients_are_usable(updates)
         return usable & moved & tf.math.is_finite(train_loss) & ~overflows
 
@@ -236,7 +258,13 @@ def _step(rule, task, theta, inner, seed, num_problems, outer_split):
     return inner, Trajectory(*losses, score, step_size)
 
 
-def _averaged(rule, averages, params, state, usable):
+def _averaged(
+    rule: UpdateRule,
+    averages: Sequence[Tensor],
+    params: Sequence[Tensor],
+    state: Any,
+    usable: Tensor,
+) -> list[Tensor]:
     """The running averages after a step; those of a particle that stayed are as they were."""
     if not averages:
         return []
@@ -247,7 +275,7 @@ def _averaged(rule, averages, params, state, usable):
     ]
 
 
-def _gated(nest, is_open):
+def _gated(nest: Any, is_open: Callable[[], Tensor]) -> Any:
     """The same tensors, to which gradients return only for particles that pass.
 
     A tape multiplies by the Jacobian even where what comes back is zero, and zero
@@ -260,8 +288,8 @@ def _gated(nest, is_open):
     """
 
     @tf.custom_gradient
-    def identity(*tensors):
-        def backward(*upstream):
+    def identity(*tensors: Tensor) -> Any:
+        def backward(*upstream: Tensor) -> list[Tensor]:
             return [gating.select(is_open(), dy, tf.zeros_like(dy)) for dy in upstream]
 
         return [tf.identity(x) for x in tensors], backward
@@ -273,21 +301,21 @@ def _gated(nest, is_open):
     return tf.nest.pack_sequence_as(nest, flat)
 
 
-def _root_mean_square(tensors):
+def _root_mean_square(tensors: Sequence[Tensor]) -> Tensor:
     """Over all entries of all tensors `[P, *shape]`: `[P]`."""
     total = sum(tf.reduce_sum(tf.square(x), axis=range(1, x.shape.rank)) for x in tensors)
     count = sum(x.shape[1:].num_elements() for x in tensors)
     return tf.sqrt(total / count)
 
 
-def _num_particles(theta):
+def _num_particles(theta: Theta) -> int:
     return next(iter(theta.values())).shape[0]
 
 
-def _repeat(nest, copies):
+def _repeat(nest: Any, copies: int) -> Any:
     """`[Q, ...]` -> `[copies * Q, ...]`, one whole copy after the other."""
 
-    def repeated(x):
+    def repeated(x: Tensor) -> Tensor:
         # A concatenation would have XLA compute each entry of a copy on its own.
         copied = tf.broadcast_to(x, [copies, *x.shape])
         return tf.reshape(copied, [copies * x.shape[0], *x.shape[1:]])

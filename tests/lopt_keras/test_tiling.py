@@ -58,10 +58,13 @@ def test_sums_are_over_each_tensor(layout):
     given = tensors()
     tiles = [ops.sum(t, axis=(2, 3), keepdims=True) for t in layout.gather(given)]
     expected = np.stack([np.reshape(x, (2, -1)).sum(axis=1) for x in given], axis=1)
-    np.testing.assert_allclose(layout.sums(tiles), expected, rtol=1e-4, atol=1e-4)
+    once, twice = layout.sums(tiles, [2.0 * tile for tile in tiles])
+    np.testing.assert_allclose(once, expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(twice, 2.0 * expected, rtol=1e-4, atol=1e-4)
 
 
 def test_spread_gives_each_tile_the_value_of_its_tensor(layout):
     values = ops.convert_to_tensor(np.arange(14, dtype="float32").reshape(2, 7))
-    for group, spread in zip(layout.groups, layout.spread(values), strict=True):
-        np.testing.assert_array_equal(spread[1, :, 0, 0], 7.0 + group.segments)
+    for group, once, twice in zip(layout.groups, *layout.spread(values, 2 * values), strict=True):
+        np.testing.assert_array_equal(once[1, :, 0, 0], 7.0 + group.segments)
+        np.testing.assert_array_equal(twice[1, :, 0, 0], 2.0 * (7.0 + group.segments))

@@ -1,5 +1,7 @@
 """The families of tasks, by name."""
 
+from typing import Any
+
 from meta.tasks.families.analytic_continuation import AnalyticContinuation
 from meta.tasks.families.autoencoder import ConvAutoencoder, MLPAutoencoder
 from meta.tasks.families.char_rnn import CharRNN
@@ -18,7 +20,7 @@ from meta.tasks.families.two_moons import TwoMoons
 from meta.tasks.families.vae import VAE
 from meta.tasks.families.vision_transformer import VisionTransformer
 
-FAMILIES = {
+FAMILIES: dict[str, Any] = {
     family.name: family
     for family in (
         AnalyticContinuation,

@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
-import numpy as np
 import tensorflow as tf
 
+from lopt_keras.types import Shape, Tensor
 from lopt_keras.validation import check_number
 from meta import random
 from meta.tasks import base
@@ -41,12 +43,15 @@ class Augmented(Wrapper):
     Moudgil et al., arXiv 2602.19142, meta-train.
     """
 
+    # Of the parameters of the task.
+    _shapes: ClassVar[list[tuple[int, ...]]]
+
     reparameterisation: str = "none"
     loss_scale: tuple[float, float] = (1.0, 1.0)
     gradient_noise: tuple[float, float] = (0.0, 0.0)
     factors: tuple[float, float] = (1e-3, 1e3)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.reparameterisation not in REPARAMETERISATIONS:
             raise ValueError(
                 f"`reparameterisation` must be one of {REPARAMETERISATIONS}. "
@@ -59,16 +64,17 @@ class Augmented(Wrapper):
         start = self.task.init(seed, 1, self.task.draw(seed, 1))
         object.__setattr__(self, "_shapes", [tuple(param.shape[1:]) for param in start])
 
-    def draw(self, seed, num, variant=None):
+    def draw(self, seed: Tensor, num: int, variant: Any = None) -> dict[str, Any]:
         """The task's setting as an entry of that name, its `variant`, factors and level."""
         seeds = [random.fold_in(seed, i) for i in range(4)]
         setting = self.task.draw(seeds[0], num, variant)
-        shapes = {
+        of_kind: dict[str, list[tuple[int, ...]]] = {
             "none": [],
             "task": [()],
             "tensor": [()] * len(self._shapes),
             "parameter": self._shapes,
-        }[self.reparameterisation]
+        }
+        shapes = of_kind[self.reparameterisation]
         return {
             "variant": setting["variant"],
             "task": setting,
@@ -80,11 +86,11 @@ class Augmented(Wrapper):
             "gradient_noise": random.uniform((num,), seeds[3], *self.gradient_noise),
         }
 
-    def init(self, seed, num, setting):
+    def init(self, seed: Tensor, num: int, setting: Mapping[str, Any]) -> list[Tensor]:
         params = self.task.init(seed, num, setting["task"])
         return [p / c for p, c in zip(params, self._factors(setting), strict=True)]
 
-    def batch(self, split, seed, num, setting):
+    def batch(self, split: str, seed: Tensor, num: int, setting: Mapping[str, Any]) -> Any:
         """The task's batch, and the noise of the gradient; none where it has no use."""
         data = self.task.batch(split, random.fold_in(seed, 0), num, setting["task"])
         if split != "train" or not self._is_noisy:
@@ -94,11 +100,13 @@ class Augmented(Wrapper):
             random.normal((num, *shape), s) for shape, s in zip(self._shapes, seeds, strict=True)
         ]
 
-    def loss(self, params, data, setting):
+    def loss(self, params: Sequence[Tensor], data: Any, setting: Mapping[str, Any]) -> Tensor:
         params = [p * c for p, c in zip(params, self._factors(setting), strict=True)]
         return setting["loss_scale"] * self.task.loss(params, data[0], setting["task"])
 
-    def seen_gradient(self, grads, data, setting):
+    def seen_gradient(
+        self, grads: Sequence[Tensor], data: Any, setting: Mapping[str, Any]
+    ) -> Sequence[Tensor]:
         data, noise = data
         grads = self.task.seen_gradient(grads, data, setting["task"])
         if not self._is_noisy:
@@ -109,20 +117,20 @@ class Augmented(Wrapper):
             for g, n in zip(grads, noise, strict=True)
         ]
 
-    def score(self, losses, setting):
+    def score(self, losses: Tensor, setting: Mapping[str, Any]) -> Tensor:
         return self.task.score(losses / setting["loss_scale"], setting["task"])
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The task's, and its disguise as the entry `augmentation`."""
         own = (f.name for f in dataclasses.fields(self) if f.name != "task")
         disguise = {name: base.plain(getattr(self, name)) for name in own}
         return {**self.task.get_config(), "augmentation": disguise}
 
     @property
-    def _is_noisy(self):
+    def _is_noisy(self) -> bool:
         return self.gradient_noise[1] > 0
 
-    def _factors(self, setting):
+    def _factors(self, setting: Mapping[str, Any]) -> list[Tensor]:
         """One for each parameter, `[P, ...]` of its rank."""
         factors = {
             "none": [tf.ones(1)] * len(self._shapes),
@@ -132,24 +140,24 @@ class Augmented(Wrapper):
         return [_as_rank(c, rank) for c, rank in zip(factors, ranks, strict=True)]
 
 
-def _as_rank(x, rank):
+def _as_rank(x: Tensor, rank: int) -> Tensor:
     """With axes of length one at the end."""
     return tf.reshape(x, (*x.shape, *(1,) * (rank - x.shape.rank)))
 
 
-def _log_uniform(shape, seed, bounds):
+def _log_uniform(shape: Shape, seed: Tensor, bounds: Sequence[float]) -> Tensor:
     return tf.exp(random.uniform(shape, seed, *(math.log(bound) for bound in bounds)))
 
 
-def _root_mean_square(x):
+def _root_mean_square(x: Tensor) -> Tensor:
     """Over all but the particle axis of `[P, ...]`, which it keeps: `[P, 1, ...]`."""
     mean = tf.reduce_mean(tf.square(x), axis=range(1, x.shape.rank), keepdims=True)
     return tf.sqrt(mean + 1e-30)  # The root has no finite slope at zero.
 
 
-def _check_range(name, value, low_open=False):
+def _check_range(name: str, value: Any, low_open: bool = False) -> None:
     """Raises unless `value` is `(low, high)`, neither negative, nor zero if `low_open`."""
-    if isinstance(value, str) or not np.iterable(value) or len(value) != 2:
+    if isinstance(value, str) or not hasattr(value, "__len__") or len(value) != 2:
         raise TypeError(f"`{name}` must be a pair (low, high). Received: {name}={value!r}")
     for bound in value:
         check_number(name, bound, low_open=low_open)

@@ -14,10 +14,12 @@ make as many tasks of them as there are seeds.
 import functools
 import json
 import zlib
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from meta.tasks.base import Task
 from meta.tasks.families import FAMILIES
 from meta.tasks.ranges import Choice
 
@@ -41,21 +43,21 @@ class Config(NamedTuple):
     setting: dict
 
     @property
-    def program(self):
+    def program(self) -> str:
         """A string that is the same for tasks that are one XLA program."""
         return f"{self.family} {json.dumps(self.architecture, sort_keys=True)}"
 
     @property
-    def key(self):
+    def key(self) -> str:
         """A string that tells the task from any other."""
         return f"{self.program} {json.dumps(self.setting, sort_keys=True)}"
 
-    def build(self, data_dir=None):
+    def build(self, data_dir: Any = None) -> Task:
         """The `Task`."""
         return build([self], data_dir)
 
 
-def families(of):
+def families(of: str) -> tuple[str, ...]:
     """The names of the families in a set.
 
     Raises:
@@ -71,7 +73,7 @@ def families(of):
     return tuple(seen)
 
 
-def sample(seed, of="train", data_dir=None):
+def sample(seed: int, of: str = "train", data_dir: Any = None) -> Task:
     """The task of that seed, the same on every machine.
 
     Args:
@@ -88,7 +90,7 @@ def sample(seed, of="train", data_dir=None):
     return sample_config(seed, of).build(data_dir)
 
 
-def sample_config(seed, of="train"):
+def sample_config(seed: int, of: str = "train") -> Config:
     """The `Config` of `sample`: the families take turns.
 
     Args:
@@ -101,7 +103,7 @@ def sample_config(seed, of="train"):
     return config(known[seed % len(known)], seed // len(known), of)
 
 
-def config(family, number, of="train"):
+def config(family: str, number: int, of: str = "train") -> Config:
     """The `Config` of a family's task of that number.
 
     Args:
@@ -115,14 +117,15 @@ def config(family, number, of="train"):
 
 
 @functools.cache
-def architectures(family, of="train"):
+def architectures(family: str, of: str = "train") -> list[dict[str, Any]]:
     """The architectures that tasks of a family have in a set: list of dicts, all different.
 
     Those of `heldout_easy` differ from those of `train`.
     """
     cls, ranges = FAMILIES[family], architecture_ranges(family, of)
     taken = architectures(family, "train") if of == "heldout_easy" else []
-    found, attempt = [], 0
+    found: list[dict[str, Any]] = []
+    attempt = 0
     # A family may have fewer architectures than it is allowed.
     while len(found) < cls.num_architectures and attempt < 20 * cls.num_architectures:
         candidate = _draw(ranges, _rng(family, of, attempt))
@@ -132,21 +135,21 @@ def architectures(family, of="train"):
     return found
 
 
-def architecture_ranges(family, of="train"):
+def architecture_ranges(family: str, of: str = "train") -> dict[str, Any]:
     """The ranges of a family's architectures in a set: dict."""
     cls = FAMILIES[family]
     return {**cls.architecture, **(cls.large if of == "heldout_scale" else {})}
 
 
-def by_program(configs):
+def by_program(configs: Iterable[Config]) -> dict[str, list[Config]]:
     """Dict from program to the list of those `Config`s that it is of."""
-    groups = {}
+    groups: dict[str, list[Config]] = {}
     for config in configs:
         groups.setdefault(config.program, []).append(config)
     return groups
 
 
-def build(configs, data_dir=None):
+def build(configs: Sequence[Any], data_dir: Any = None) -> Task:
     """One `Task` of which tasks that share their program are the variants.
 
     Args:
@@ -165,13 +168,13 @@ def build(configs, data_dir=None):
     return cls(**first.architecture, **columns, **where)
 
 
-def _draw(ranges, rng):
-    drawn = {}
+def _draw(ranges: Mapping[str, Any], rng: Any) -> dict[str, Any]:
+    drawn: dict[str, Any] = {}
     for name, values in ranges.items():
         drawn[name] = values.sample(rng, drawn)
     return drawn
 
 
-def _rng(purpose, of, number):
+def _rng(purpose: str, of: str, number: int) -> np.random.Generator:
     """A generator for each purpose, set and number, the same on every machine."""
     return np.random.default_rng([zlib.crc32(purpose.encode()), SETS.index(of), number])

@@ -4,8 +4,12 @@ The file `curves.json` beside this one holds them for the tasks of some mixtures
 `python -m meta.tasks --references_of=MIXTURE`, with a mixture that is scored by them.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
+from lopt_keras.types import Array
 from meta.tasks.scoring import references
 from meta.tasks.scoring.measured import Measured
 
@@ -17,13 +21,13 @@ FRACTIONS = np.diff(np.log(KNOTS)) / np.log(KNOTS[-1])
 _PROBLEMS, _SEED = 4, 0
 
 
-def compute(configs, data_dir=None):
+def compute(configs: Sequence[Any], data_dir: Any = None) -> list[list[float]]:
     """The losses at the `KNOTS` of each of some tasks that are one program: list of lists."""
     losses = references.adams(configs, KNOTS[-1], _PROBLEMS, data_dir)(_SEED)
     return [envelope(own) for own in np.moveaxis(losses.mean(axis=2), -1, 0)]
 
 
-def envelope(losses):
+def envelope(losses: Array) -> list[float]:
     """The lowest loss that any learning rate has reached by each of the `KNOTS`.
 
     Args:
@@ -40,7 +44,7 @@ def envelope(losses):
     return [float(f"{loss:.5g}") for loss in np.minimum.accumulate(at_knots)]
 
 
-def _parse(values):
+def _parse(values: Sequence[float]) -> list[float]:
     if len(values) != len(KNOTS):
         raise ValueError(f"a curve must have {len(KNOTS)} losses")
     return [float(value) for value in values]

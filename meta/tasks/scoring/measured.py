@@ -5,6 +5,8 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import tqdm
 
@@ -27,12 +29,17 @@ class Measured:
             ValueError if it cannot.
     """
 
-    def __init__(self, name, measure, parse=list):
+    def __init__(
+        self,
+        name: str,
+        measure: Callable[[Sequence[Any], Any], list[Any]],
+        parse: Callable[[Any], Any] = list,
+    ) -> None:
         self.file = os.path.join(os.path.dirname(__file__), name)
         self._name, self._measure, self._parse = name, measure, parse
         self.shipped = functools.cache(lambda: self._read(self.file))
 
-    def known(self, data_dir=None):
+    def known(self, data_dir: Any = None) -> dict[str, Any]:
         """All that is known: dict from key to figures.
 
         Args:
@@ -46,7 +53,9 @@ class Measured:
             own = {}
         return {**own, **self.shipped()}
 
-    def complete(self, configs, data_dir=None, ships=False):
+    def complete(
+        self, configs: Sequence[Any], data_dir: Any = None, ships: bool = False
+    ) -> list[Any]:
         """Computes what is lacking for some tasks, and writes it, program by program.
 
         Args:
@@ -63,7 +72,9 @@ class Measured:
             self._compute(missing, found, data_dir, ships)
         return [found[identify(config)] for config in configs]
 
-    def _compute(self, missing, found, data_dir, ships):
+    def _compute(
+        self, missing: dict[str, Any], found: dict[str, Any], data_dir: Any, ships: bool
+    ) -> None:
         file = self.file if ships else self._own_file(data_dir)
         os.makedirs(os.path.dirname(file), exist_ok=True)
         groups = distribution.by_program(missing.values()).values()
@@ -76,10 +87,10 @@ class Measured:
         self.shipped.cache_clear()
         print(f"Kept in {file}")
 
-    def _own_file(self, data_dir):
+    def _own_file(self, data_dir: Any) -> str:
         return os.path.join(preparing.directory(data_dir), "lopt_keras", self._name)
 
-    def _read(self, file):
+    def _read(self, file: str) -> dict[str, Any]:
         """Dict from key to figures, empty if there is no such file.
 
         Raises:
@@ -94,6 +105,6 @@ class Measured:
             raise ValueError(f"The figures of tasks in {file!r} are damaged: {error}.") from error
 
 
-def identify(config):
+def identify(config: Any) -> str:
     """The key of a task, 16 hexadecimal digits."""
     return hashlib.sha256(config.key.encode()).hexdigest()[:16]

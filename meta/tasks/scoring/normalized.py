@@ -1,11 +1,14 @@
 """Losses that can be compared between tasks."""
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
 
+from lopt_keras.types import Tensor
+from meta.tasks.base import Task
 from meta.tasks.scoring import curves
 from meta.tasks.wrapper import Wrapper
 
@@ -43,11 +46,14 @@ class Normalized(Wrapper):
     by the losses of baselines; this form is ours.
     """
 
+    # Both, as tensors.
+    _known: ClassVar[dict[str, Tensor]]
+
     initial: Any
     reference: Any
     loss_clip: ClassVar[float] = _LARGEST_SCORE
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         task, initial, reference = self.task, self.initial, self.reference
         _check_count(task, initial=initial, reference=reference)
         if not (np.asarray(initial) > np.asarray(reference)).all():
@@ -65,7 +71,7 @@ class Normalized(Wrapper):
         known = {name: tf.constant(values, tf.float32) for name, values in known.items()}
         object.__setattr__(self, "_known", known)
 
-    def score(self, losses, setting):
+    def score(self, losses: Tensor, setting: Mapping[str, Any]) -> Tensor:
         losses = self.task.score(losses, setting)
         initial, reference = (
             tf.gather(values, setting["variant"]) for values in self._known.values()
@@ -100,10 +106,13 @@ class AdamSteps(Wrapper):
         ValueError: if there are not as many as the task has variants, or one does not fall.
     """
 
+    # The same as a tensor.
+    _losses: ClassVar[Tensor]
+
     losses: Any
     loss_clip: ClassVar[float] = _LARGEST_SCORE
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _check_count(self.task, losses=self.losses)
         losses = np.asarray(self.losses, np.float64)
         if losses.shape[1:] != (len(curves.KNOTS),) or not (losses[:, 0] > losses[:, -1]).all():
@@ -113,7 +122,7 @@ class AdamSteps(Wrapper):
             )
         object.__setattr__(self, "_losses", tf.constant(losses, tf.float32))
 
-    def score(self, losses, setting):
+    def score(self, losses: Tensor, setting: Mapping[str, Any]) -> Tensor:
         losses = self.task.score(losses, setting)[..., None]
         knots = tf.gather(self._losses, setting["variant"])
         before, after = knots[..., :-1], knots[..., 1:]
@@ -126,7 +135,7 @@ class AdamSteps(Wrapper):
         return 1.0 - fraction + beyond / (first - last)
 
 
-def _check_count(task, **given):
+def _check_count(task: Task, **given: Any) -> None:
     """Raises unless there is a value for each variant of the task."""
     for name, values in given.items():
         if len(values) != task.num_variants:

@@ -5,11 +5,13 @@ The file `references.json` beside this one holds them for the tasks of meta-trai
 """
 
 import time
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from lopt_keras import rules
+from lopt_keras.types import Array
 from meta import random
 from meta.tasks.sampling import distribution
 from meta.tasks.scoring.measured import Measured
@@ -41,12 +43,13 @@ class Reference(NamedTuple):
     milliseconds: float
 
     @property
-    def is_trainable(self):
+    def is_trainable(self) -> bool:
         """Whether Adam lowers the loss, by more than what rounding or luck might."""
-        return np.isfinite(self).all() and self.initial - self.final > 0.02 * abs(self.initial)
+        finite = bool(np.isfinite(self).all())
+        return finite and self.initial - self.final > 0.02 * abs(self.initial)
 
 
-def compute(configs, data_dir=None):
+def compute(configs: Sequence[Any], data_dir: Any = None) -> list[Reference]:
     """The `Reference` of each of some tasks that are one program: list."""
     train = adams(configs, NUM_STEPS, _PROBLEMS, data_dir)
     train(_SEED + 1)  # Compiles.
@@ -64,7 +67,9 @@ def compute(configs, data_dir=None):
     ]
 
 
-def adams(configs, num_steps, num_problems, data_dir=None):
+def adams(
+    configs: Sequence[Any], num_steps: int, num_problems: int, data_dir: Any = None
+) -> Callable[[int], Array]:
     """Adam at each of `LEARNING_RATES`, on some tasks that are one program.
 
     Returns:
@@ -79,7 +84,7 @@ def adams(configs, num_steps, num_problems, data_dir=None):
     )
     variant = np.tile(np.arange(variants), num_problems)
 
-    def train(seed):
+    def train(seed: int) -> Array:
         curves = training(thetas, random.seed(seed), variant)
         losses = np.stack([own.held_out for own in curves], axis=1)
         return losses.reshape(num_steps, rates, num_problems, variants).astype(np.float64)
@@ -87,11 +92,11 @@ def adams(configs, num_steps, num_problems, data_dir=None):
     return train
 
 
-def _rounded(*values):
+def _rounded(*values: float) -> Reference:
     return Reference(*(float(f"{value:.5g}") for value in values))
 
 
-def _parse(values):
+def _parse(values: Any) -> Reference:
     return Reference(*map(float, values))
 
 
