@@ -114,7 +114,7 @@ class Task(abc.ABC):
         """The loss of each particle: `[P]`, from params, data and setting of P particles."""
 
     def seen_gradient(self, grads, data, setting):
-        """What the optimizer sees of the gradient of `loss`: here the gradient itself.
+        """The gradient that the optimizer sees; here that of `loss` itself.
 
         Args:
             grads: list of `[P, *shape]`.
@@ -127,7 +127,7 @@ class Task(abc.ABC):
         return grads
 
     def score(self, losses, setting):
-        """What meta-training makes of losses, to compare tasks: here the losses themselves.
+        """The scores with which meta-training compares tasks; here the losses themselves.
 
         Args:
             losses: `[..., P]`.
