@@ -1,7 +1,7 @@
-"""TensorFlow without what it tells its own developers.
+"""TensorFlow without the messages for its own developers.
 
-It tells of the processor, of missing GPUs and of its own start before anyone can set a log
-level. With `TF_CPP_MIN_LOG_LEVEL` set to 0 it tells all.
+It reports the processor, missing GPUs and its own start before anyone can set a log level.
+With `TF_CPP_MIN_LOG_LEVEL` set to 0, all messages are shown.
 """
 
 import os

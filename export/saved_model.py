@@ -43,12 +43,15 @@ def save(
     - `update_rank_r(parameter, gradient, state_*, step)` gives the new
       `parameter` and `state_*`; `step` counts from 0, an int32 scalar.
 
-    A rule with state that belongs to no tensor gives and takes `shared_*` too, the
-    same for all tensors of a step. One that hears losses or the horizon takes
-    them as float32 scalars, `train_loss`, `validation_loss`, `total_steps`: NaN
-    where they are not known. A rule that mixes or fuses tensors has no signatures, as its
-    step is not that of one tensor; one whose update depends on the order of the
-    axes, and that does not take all tensors as matrices, has them for ranks up to 2.
+    Some rules have more or fewer:
+
+    - A rule with state that belongs to no tensor also takes and gives `shared_*`, the same
+      for all tensors of a step.
+    - A rule that uses losses or the horizon takes `train_loss`, `validation_loss` and
+      `total_steps`. They are float32 scalars, NaN if they are not known.
+    - A rule that mixes or fuses tensors has no signatures: it cannot step with one tensor.
+    - A rule whose update depends on the order of the axes has signatures for ranks up to 2,
+      unless it takes all tensors as matrices.
 
     The asset `theta.npz` holds theta as plain arrays, which is what
     `LearnedOptimizer` reads. The asset `metadata.json` holds the given metadata and:

@@ -35,10 +35,10 @@ class _OptimizerCallback(keras.callbacks.Callback):
 class Horizon(_OptimizerCallback):
     """Tells the optimizer how many steps `fit` is going to take.
 
-    Sets `total_steps` at the beginning of each epoch, to the steps taken so far and
-    those of the epochs to come, and takes it back at the end of `fit`: what `total_steps` was
-    before holds again, if that many steps have not been taken yet, or None. Where `fit` does not
-    know the steps of an epoch (a generator), the horizon is known from the second epoch on.
+    It sets `total_steps` at the beginning of each epoch: the steps taken so far, and those of
+    the epochs to come. At the end of `fit` it restores the earlier `total_steps`, or None if
+    that many steps have been taken. If `fit` does not know the steps of an epoch (a generator),
+    the horizon is known from the second epoch on.
     """
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
@@ -74,9 +74,9 @@ class ValidationLoss(_OptimizerCallback):
     >>> model.fit(x, y, callbacks=[ValidationLoss(data=held_out, every=100)])
 
     Args:
-        data: `None`: the `val_loss` of `fit`, at the end of each epoch in which it
-            is computed. Or whatever `fit` takes as `validation_data`: the mean loss of
-            one batch of it, in turn.
+        data: `None` for the `val_loss` of `fit`, at the end of each epoch that computes
+            it. Or whatever `fit` takes as `validation_data`, for the mean loss of one
+            batch of it. The batches take turns.
         every: Number of training batches between two batches of `data`. With
             `steps_per_execution`, those that are due are told after each execution.
             Defaults to 100.
@@ -174,6 +174,6 @@ def _loss_function(model: Any) -> Callable[..., Any]:
 
 
 def _synchronise(model: Any) -> None:
-    """Lets the variables have their values: with JAX, `fit` keeps them elsewhere."""
+    """Writes the values to the variables. With JAX, `fit` keeps the values elsewhere."""
     if keras.backend.backend() == "jax":
         model.jax_state_sync()

@@ -3,7 +3,7 @@
 Written as matrix products, a small network on large tensors is bound by memory: its
 features and hidden units are written and read again, 64 bytes and more for each entry.
 Spelled out in scalar weights, it is one long elementwise expression, of which XLA makes
-one loop; inputs and hidden units stay in registers. (Measured in docs/performance.md.)
+one loop; inputs and hidden units stay in registers. (docs/performance.md has more.)
 """
 
 import contextlib
@@ -29,9 +29,9 @@ _LONGEST_FOLD, _FEWEST_ENTRIES_TO_FOLD = 128, 2**16
 
 @contextlib.contextmanager
 def scope() -> Iterator[None]:
-    """To be entered where a function is traced that XLA compiles and nobody differentiates.
+    """Enter it while tracing a function that XLA compiles and that nobody differentiates.
 
-    Elsewhere, what is spelled out is slow.
+    Elsewhere, a network that is spelled out is slow.
     """
     token = _fusing.set(True)
     try:

@@ -15,8 +15,8 @@ from lopt_keras.types import Tensor
 def gradients_are_usable(gradients: Sequence[Tensor]) -> Tensor:
     """Whether all gradients are finite, with squares that float32 can sum.
 
-    The rules accumulate squared gradients: one that overflows would poison the
-    state for good, just as a NaN would.
+    The rules accumulate squared gradients. A square that overflows would spoil the state
+    for ever, as a NaN would.
 
     Args:
         gradients: list of `[P, *shape]`.

@@ -47,23 +47,26 @@ class LearnedOptimizer(keras_private.Optimizer):
 
     >>> model.compile(optimizer=LearnedOptimizer(), loss="mse")
 
-    Parameters of any rank and float dtype are trained; network arithmetic is
-    float32. A step in which a gradient is not finite, or too large for its square
-    to be summed in float32 (about 1e19), changes nothing but `skipped_steps`.
+    It trains parameters of any rank and float dtype. The arithmetic of the network is
+    float32. A step changes nothing but `skipped_steps` if a gradient is not finite, or if
+    it is too large (about 1e19): float32 could not hold the sum of its squares.
 
-    A rule may make use of more than gradients (`rule.signals`). The training loss
-    arrives by itself in `fit` with TensorFlow and torch, except under a
-    `LossScaleOptimizer` or `MultiOptimizer`, and by `observe` in a custom loop;
-    the validation loss by `lopt_keras.callbacks.ValidationLoss` or `observe`; the
-    planned number of steps by `total_steps` or `lopt_keras.callbacks.Horizon`. A
-    rule that does not hear a signal works from a neutral value. The first step
-    warns of a training loss that is not heard, as it should arrive by itself. Beyond the
-    planned number of steps, training goes on as if it were not known, with a warning.
+    A rule may use more than gradients (`rule.signals`):
 
-    Steps shrink as training goes on. Where what is learned changes, as in online and
-    reinforcement learning, `reset` makes them as large as at the start again.
+    - The training loss arrives by itself in `fit` with TensorFlow and torch, except under
+      a `LossScaleOptimizer` or `MultiOptimizer`. A custom loop passes it to `observe`.
+    - `lopt_keras.callbacks.ValidationLoss` or `observe` passes the validation loss.
+    - `lopt_keras.callbacks.Horizon` or `total_steps` passes the planned number of steps.
 
-    A step is not recorded by gradient tapes: there are no gradients through it.
+    A rule uses a neutral value for a signal that is not known. The first step warns if the
+    training loss is not known, because it should arrive by itself. Training may continue
+    beyond the planned number of steps. The optimizer then warns, and works as if the number
+    were not known.
+
+    Steps shrink during training. If the problem changes, as in online and reinforcement
+    learning, `reset` makes them as large as at the start again.
+
+    Gradient tapes do not record a step: there are no gradients through it.
 
     Args:
         weights: The meta-parameters theta. One of:
@@ -77,8 +80,8 @@ class LearnedOptimizer(keras_private.Optimizer):
             that the weights carry, and to `FactoredMLP` for random ones.
         learning_rate: A float, a `keras.optimizers.schedules.LearningRateSchedule`
             or a callable without arguments. Multiplies the learned step.
-            Defaults to `1.0`, what the weights were meta-trained with; numbers below 0.1, as
-            other optimizers have, are warned of.
+            Defaults to `1.0`, with which the weights were meta-trained. A number below 0.1
+            gives a warning: it is more likely meant for another optimizer.
         total_steps: Planned number of steps, for rules that can use the horizon,
             or `None` if it is not known. An attribute that can be assigned, also
             while training. Defaults to `None`.
@@ -92,10 +95,10 @@ class LearnedOptimizer(keras_private.Optimizer):
             `keras.callbacks.SwapEMAWeights(swap_on_epoch=True)` validates with it.
         clipnorm, clipvalue, global_clipnorm: As for every Keras optimizer.
         ema_momentum, ema_overwrite_frequency: As for every Keras optimizer.
-        loss_scale_factor, gradient_accumulation_steps: As for every Keras optimizer. A
-            gradient accumulation that meets a gradient that is not finite leaves that
-            micro-batch out. Options are attributes: one that is assigned is obeyed, or an
-            AttributeError where it would not be, as in a training step that is compiled.
+        loss_scale_factor, gradient_accumulation_steps: As for every Keras optimizer.
+            Gradient accumulation leaves out a micro-batch whose gradient is not finite.
+            All options are attributes that can be assigned. An assignment that would have
+            no effect, as in a compiled training step, raises an AttributeError.
         jit_compile: Whether XLA compiles the optimizer's step, whatever
             `model.compile` says of the model's (Keras leaves XLA off on machines
             without an accelerator). Only with TensorFlow, outside of
@@ -206,16 +209,16 @@ class LearnedOptimizer(keras_private.Optimizer):
         self._warned_of_horizon = value is None
 
     def reset(self) -> None:
-        """Has the rule start afresh, as for a task that has changed.
+        """Starts the rule again, for a task that has changed.
 
-        Its steps shrink as training goes on. Where what is learned changes (another
-        task, another part of a stream, another policy), call this for steps of a useful
-        size again. The rule's state and the losses heard are as at the first step, and the
-        rule counts time from here. The parameters, their moving averages, the learning
-        rate, `iterations`, `skipped_steps` and `total_steps` stay as they are.
+        Steps shrink during training. Call this if the problem changes (another task,
+        another part of a stream, another policy), and steps have a useful size again. The
+        rule's state and its losses are then as at the first step, and the rule counts time
+        from here. The parameters, their moving averages, the learning rate, `iterations`,
+        `skipped_steps` and `total_steps` stay as they are.
 
-        To be called between two steps, outside of compiled functions; a step that has been
-        compiled goes on with the new state.
+        Call it between two steps, outside of compiled functions. A compiled step continues
+        with the new state.
         """
         if not self.built:
             return
@@ -230,11 +233,11 @@ class LearnedOptimizer(keras_private.Optimizer):
         self._first_step.assign(ops.copy(ops.cast(self.iterations, self._first_step.dtype)))
 
     def observe(self, train_loss: Any = None, validation_loss: Any = None) -> None:
-        """Tells the rule a loss, for the next step.
+        """Passes a loss to the rule, for the next step.
 
-        Between two steps, several values of one loss are averaged. What the rule
-        does not make use of, and what is not finite, is ignored. In a replica of
-        `tf.distribute`, each replica tells the loss of its own part of the batch.
+        Several values of one loss between two steps are averaged. A loss that the rule
+        does not use, or that is not finite, is ignored. Each replica of `tf.distribute`
+        passes the loss of its own part of the batch.
 
         Args:
             train_loss: scalar, the mean loss whose gradients come next.
@@ -343,11 +346,11 @@ class LearnedOptimizer(keras_private.Optimizer):
     ) -> tuple[list[Tensor], Any]:
         """Gradients and losses, summed over all replicas of `tf.distribute`."""
         if _num_replicas() == 1:
-            # Not the one operation for all that this would become: Grappler takes it apart, with
-            # the order that it gave, and a loss may be forgotten before it is read.
+            # Summing would make one operation of all. Grappler would take it apart and lose the
+            # order that it gave, so that a loss could be forgotten before it is read.
             return _dense(grads, variables), sums
         pairs = [*zip(grads, variables, strict=True), *((x, None) for pair in sums for x in pair)]
-        # At once: collective operations of which the order is not certain would mix.
+        # All in one call: collective operations without a certain order would mix.
         reduced = self._summed_over_replicas(pairs)
         flat_sums = reduced[len(grads) :]
         grads = _dense(reduced[: len(grads)], variables)
@@ -469,8 +472,8 @@ class LearnedOptimizer(keras_private.Optimizer):
     def _run(self, kind: Hashable, part: Callable[..., Any], *args: Any) -> Any:
         """A part of the rule's step, as an XLA program if so asked.
 
-        A program for each kind of tensor, not one for the whole step: a model has far
-        fewer shapes than tensors, and compilation takes long.
+        Each kind of tensor has a program of its own. A model has far fewer shapes than
+        tensors, so this compiles faster than one program for the whole step.
         """
         compiled = self.jit_compile and keras.backend.backend() == "tensorflow"
         if not compiled or tf.distribute.has_strategy() or tensorflow_private.watches_operations():
@@ -735,7 +738,7 @@ def _num_replicas() -> int:
 
 def _warn_of_small_learning_rate(learning_rate: Any, step_dtype: Tensor) -> None:
     if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
-        # What is about its highest value, warm-up or not, is seen at one of these steps.
+        # With or without warm-up, the rate is near its highest value at one of these steps.
         steps = [0, *(2**i for i in range(20))]
         with _outside_of_graphs():
             steps = [ops.convert_to_tensor(step, step_dtype) for step in steps]
@@ -807,7 +810,7 @@ def _rounded(value: Any, old: Tensor, seed: Tensor) -> Tensor:
 
 def _covers(shape: Shape) -> Callable[[Tensor], bool]:
     """Whether an array of a state is as large as the tensor of that shape, or larger."""
-    # What is small next to the parameter is no burden in float32.
+    # An array that is much smaller than the parameter may stay in float32.
     return lambda array: bool(shape) and tuple(array.shape[-len(shape) :]) == tuple(shape)
 
 

@@ -1,4 +1,4 @@
-"""What the options of the optimizer may be, and how long they may change."""
+"""Which values the options of the optimizer may have, and until when they may change."""
 
 from typing import Any
 

@@ -27,9 +27,9 @@ def orthogonalized(x: Tensor) -> Tensor:
 def orthogonalized_wide(x: Tensor) -> Tensor:
     """As `orthogonalized`, for matrices with far more columns than rows.
 
-    Each iteration multiplies from the left by a polynomial of the Gram matrix. All of them
-    commute, so that they are multiplied first, as small square matrices, and the wide matrix
-    is read twice instead of ten times.
+    Each iteration multiplies from the left by a polynomial of the Gram matrix. These
+    polynomials commute. So the small square matrices are multiplied first, and the wide
+    matrix is read twice instead of ten times.
     """
     x = _normalized(x)
     gram = ops.matmul(x, ops.swapaxes(x, -2, -1))

@@ -1,8 +1,8 @@
 """Reading exported weights without executing anything they contain.
 
-An export (`export.saved_model.save`) is a SavedModel directory. Of its content
-only two assets are read here, theta as plain arrays and one JSON file, with
-NumPy alone: no TensorFlow is needed, and the graph is left alone.
+An export (`export.saved_model.save`) is a SavedModel directory. This module reads only two of
+its assets: theta as plain arrays, and one JSON file. It reads them with NumPy. It needs no
+TensorFlow, and does not touch the graph.
 """
 
 import hashlib

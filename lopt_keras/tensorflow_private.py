@@ -10,9 +10,9 @@ from tensorflow.python.framework import op_callbacks
 
 
 def stop_recording() -> contextlib.AbstractContextManager[None]:
-    """A scope in which no gradient tape records, whosever it is.
+    """A scope in which no gradient tape records.
 
-    `tf.GradientTape.stop_recording` is that of one tape, which an optimizer does not know.
+    `tf.GradientTape.stop_recording` stops one tape, and an optimizer does not know the tapes.
     In TensorFlow since 2.13.
     """
     return record.stop_recording()

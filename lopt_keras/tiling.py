@@ -1,8 +1,8 @@
 """The tensors of a model side by side, in a few large arrays.
 
-A matrix is cut into tiles, a vector into rows, and tiles of one size stand in one array.
-A step then is a few operations on large arrays, however many tensors a model has: quick to
-trace, to compile and to run.
+A matrix is cut into tiles, a vector into rows. All tiles of one size are in one array. So a
+step takes a few operations on large arrays, however many tensors a model has. These are
+quick to trace, to compile and to run.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Checks of arguments: what they name is the argument, what was received, what is expected."""
+"""Checks of arguments. Errors name the argument, what was received and what is expected."""
 
 import math
 from typing import Any

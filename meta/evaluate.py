@@ -3,9 +3,9 @@
 python -m meta.evaluate --weights=default --tasks=heldout_easy:20 --out_dir=out/evaluation
 python -m meta.evaluate --optimizer=keras.optimizers:Adamax --tasks=image_mlp:3 --out_dir=out/mine
 
-Writes results.json, results.csv, pictures and report.html. What is computed is kept in
-OUT_DIR/cache: killed and run again, it continues, and another optimizer costs only its
-own runs.
+Writes results.json, results.csv, plots and report.html. Runs are kept in OUT_DIR/cache. So
+the command continues if it is killed and run again, and another optimizer costs only its own
+runs.
 """
 
 import contextlib

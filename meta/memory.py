@@ -1,4 +1,4 @@
-"""Whether what a run must hold fits into the machine, before any of it is made."""
+"""Whether a run fits into the machine's memory, checked before anything is allocated."""
 
 import math
 import os

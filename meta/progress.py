@@ -1,4 +1,4 @@
-"""What a progress bar says while one step takes long, and how long all others will take."""
+"""What a progress bar shows during a long step, and an estimate of the time that remains."""
 
 import contextlib
 import sys

@@ -1,4 +1,4 @@
-"""Files of results: each is whole or not there, and says what made it."""
+"""Files of results. Each is written completely or not at all, and says what made it."""
 
 import json
 import os

@@ -53,10 +53,10 @@ class UpdateRule(abc.ABC):
             all its axes but the last by the last.
         state_follows_axes: whether each entry of a tensor's state ends with the tensor's own
             axes, each as long as the tensor's or of size 1.
-        averages: whether what is worth keeping is a running average of the parameters, of
-            which `average_weight` tells the weight of the newest.
-        fuses_tensors: whether the rule steps with all tensors at once: it has no three
-            parts but an `update` of its own, and all its state is shared.
+        averages: whether a user should keep a running average of the parameters. Then
+            `average_weight` gives the weight of the newest parameters in it.
+        fuses_tensors: whether the rule steps with all tensors at once. Such a rule has its
+            own `update` instead of the three parts, and all its state is shared.
     """
 
     signals: ClassVar[tuple[str, ...]] = ()
@@ -95,7 +95,7 @@ class UpdateRule(abc.ABC):
     def summarise(
         self, theta: Theta, state: Tensors, shared: Tensors, grad: Tensor, param: Tensor
     ) -> tuple[Tensors, Tensors]:
-        """What the other tensors are to know of one tensor.
+        """What the other tensors may know of one tensor.
 
         Returns:
             `(state, summary)`: the tensor's state as far as it is known now, and

@@ -36,20 +36,20 @@ class DirectionMixture(base.UpdateRule):
        root mean square of at most 1. The bias of m stays: it makes the first steps smaller.
     2. A matrix is cut into tiles (`lopt_keras.tiling`). In each, Muon's direction is the
        orthogonalised `(1 - c) m + c g`, as large as d is in that tile.
-    3. The direction is Muon's plus a learned fraction of what Adam's differs from it. Vectors,
-       scalars and embeddings have Adam's.
+    3. The direction is Muon's, plus a learned fraction of the difference between Adam's and
+       Muon's. Vectors, scalars and embeddings have Adam's direction.
     4. The step is the direction times the tensor's size, its root mean square between
        `min_parameter_scale` and `max_parameter_scale`; times `step_size`; times a schedule,
        `rsqrt(1 + t / decay_steps)`, and where the planned steps T are known
        `1 - anneal t / T`; times a learned factor between 1/10 and 10.
     5. A learned fraction of the parameter, at most a tenth of the step's, is taken away.
 
-    What is worth keeping is not the parameters themselves, which jitter, but their running
-    average with weight `w / (t + w)`: `averages` is true, w is `average_window` times a
+    The parameters themselves jitter. A user should keep their running average, in which the
+    newest have the weight `w / (t + w)`. So `averages` is true. w is `average_window` times a
     learned factor.
 
     One small MLP for all tensors reads time, horizon, losses and statistics of each tensor.
-    Its outputs start at zero, so that untrained the rule is a hand-designed optimizer.
+    Its outputs start at zero. So the untrained rule is a hand-designed optimizer.
 
     Theta: `w0`, `b0`, ... of that MLP, and `momentum` and `second_decay`, scalars that move
     the decays of m and v from 0.9 and 0.99.
@@ -60,9 +60,9 @@ class DirectionMixture(base.UpdateRule):
         step_size: of all tensors, relative to their size.
         min_parameter_scale, max_parameter_scale: bounds of a tensor's size, so that what
             starts at zero moves, and what is large does not leap.
-        vector_step_size, vector_max_scale: the same for a model without any matrix. Its
-            tensors are no part of a network, and their size says little of how
-            far they have to go.
+        vector_step_size, vector_max_scale: the same for a model without any matrix. Such a
+            model is no network, and the size of its tensors says little about how far
+            they have to move.
         decay_steps: after as many steps the schedule is at 71 %.
         anneal: in [0, 1], how far steps fall by the end of a known horizon.
         average_window: w.

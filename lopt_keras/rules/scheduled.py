@@ -28,9 +28,9 @@ class Scheduled(base.UpdateRule):
 
     State: that of the rule, and 3 numbers for each tensor.
 
-    A controller that was meta-trained with validation losses works badly without them, and
-    in `fit` they come only by a callback: `uses_validation_loss=False` is for weights that
-    are to serve where nobody tells them.
+    A controller that was meta-trained with validation losses works badly without them. In
+    `fit` they come only by a callback. Set `uses_validation_loss=False` for weights that must
+    work without that callback.
 
     Args:
         rule: an `UpdateRule`, its name, or its serialized form.
@@ -42,11 +42,12 @@ class Scheduled(base.UpdateRule):
             where they are known.
         decay_steps: if given, the factor also falls as `1 / (1 + t / decay_steps)` where
             the planned steps are not known, t being the steps taken so far.
-        min_parameter_scale: if given, steps are in units of the tensor's own size: the factor
-            is also multiplied by the root mean square of its entries, but by no less
-            than this, so that what starts at zero moves.
-        max_parameter_scale: if given, at least `min_parameter_scale`, and that factor is no more
-            than this, so that scales of normalisations, which are 1, do not move by leaps.
+        min_parameter_scale: if given, steps are relative to the size of the tensor: the factor
+            is also multiplied by the root mean square of the tensor's entries. It counts as
+            at least this value, so that a tensor that starts at zero moves.
+        max_parameter_scale: if given, the root mean square counts as at most this value, so
+            that scales of normalisations, which are 1, do not take too large steps. It must
+            be at least `min_parameter_scale`.
         uses_validation_loss: whether the controller reads the validation loss.
 
     Raises:

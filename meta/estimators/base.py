@@ -93,14 +93,15 @@ class Samples(NamedTuple):
 class Estimator(abc.ABC):
     """An estimator of the gradient of the smoothed outer loss.
 
-    Pure functions on tensors, to be called inside a `tf.function(jit_compile=True)`.
+    Its methods are pure functions on tensors. Call them inside a
+    `tf.function(jit_compile=True)`.
 
-    Where `horizon` is longer than `unroll_length`, the inner problems continue from
-    one estimate to the next, and each estimate sees a segment of `unroll_length`
-    steps. A pair begins a new problem at the horizon, or when one of its halves has
-    diverged. The pairs start staggered, so that at any time they are at different
-    points of their problems. But for `PES` and `NRES`, the gradient is then truncated: it
-    does not see how theta has changed the state that a segment starts from.
+    If `horizon` is longer than `unroll_length`, the inner problems continue from one
+    estimate to the next, and each estimate sees a segment of `unroll_length` steps. A pair
+    begins a new problem at the horizon, or when one of its halves has diverged. The pairs
+    start staggered, so that at any time they are at different points of their problems.
+    The gradient is then truncated, except with `PES` and `NRES`: it does not see how theta
+    has changed the state that a segment starts from.
 
     Args:
         rule: the `UpdateRule` whose theta is meta-trained.
@@ -115,10 +116,10 @@ class Estimator(abc.ABC):
         outer_tail: the outer loss is the mean over this fraction of a problem's steps, its
             last ones, in (0, 1]; less than 1 only where each estimate takes whole
             problems. The mean over all steps rewards speed, a short tail what is reached.
-        horizon_known: the fraction of problems of which the rule is told how many steps they
-            have; the others it has to train as a user does who does not say.
-        validation_known: likewise, the fraction of problems in which the rule hears
-            validation losses, if it makes use of them.
+        horizon_known: the fraction of problems whose number of steps the rule knows. In the
+            others it must work as for a user who does not give it.
+        validation_known: the fraction of problems in which the rule receives validation
+            losses, if it uses them.
         trained: names of the entries of theta that are perturbed and have a gradient;
             defaults to all. To train a part, as Celo trains a rule first and then its
             schedule (Moudgil et al., arXiv 2501.12670).
@@ -236,7 +237,7 @@ class Estimator(abc.ABC):
         return Estimate(gradient, EstimatorState(problems, memory), metrics)
 
     def init_memory(self, theta: Theta, seed: Tensor) -> Any:
-        """The estimator's own part of the worker, before the first estimate."""
+        """The estimator's own part of the `EstimatorState`, before the first estimate."""
         return ()
 
     def perturb(self, theta: Theta, seed: Tensor, begins: Tensor, memory: Any) -> Tensors:

@@ -44,11 +44,10 @@ class Memory(NamedTuple):
 class Merged(pathwise.Pathwise):
     """`(g_rp / v_rp + g_es / v_es) / (1 / v_rp + 1 / v_es)`, entry by entry.
 
-    Here v is what the variance of an estimate exceeds the covariance of the two by:
-    the weights with which the sum has the least variance. The problems that both have
-    seen are noise that no weights take away; where the loss is smooth in theta, the
-    covariance is v_rp, and ES adds noise only. (The paper leaves the covariance out.
-    A negative one is left out here too.)
+    Here v is the variance of an estimate less the covariance of the two. With these weights
+    the sum has the least variance. Both estimates have seen the same problems, and no weights
+    can remove this noise. Where the loss is smooth in theta, the covariance is v_rp, and ES
+    adds only noise. (The paper leaves the covariance out. Here a negative one is left out.)
 
     g_rp is the pathwise estimate and g_es that of `ES`, from the same particles.
     Variances are those of the antithetic pairs, averaged over this estimate and the 100
@@ -56,10 +55,10 @@ class Merged(pathwise.Pathwise):
     problems are about equally old: that gradients differ between the start and the end
     of a problem is no error of a mean over staggered pairs.
 
-    Weights from the samples alone that they weigh would make the sum biased, and let
-    the rare sample through that makes pathwise gradients useless: a few pairs without
-    it look precise. Weights from earlier estimates alone would take a first such sample
-    in full. Both are measured in docs/gradients.md.
+    Weights that come only from the samples that they weight would make the sum biased. They
+    would also let large gradients through: a few pairs without a rare, huge sample look
+    precise. Weights that come only from earlier estimates would take the first such sample in
+    full. Both are measured in docs/gradients.md.
 
     An entry for which a pair has no finite pathwise gradient is that of `ES`, and
     counts as a variance of 1e30. Metrics: `es_weight`, the mean weight of ES over

@@ -21,8 +21,8 @@ class Pathwise(base.Estimator):
     """`mean_i grad l(theta + e_i)` over the particles, by reverse differentiation.
 
     Memory: reverse differentiation keeps all that the inner steps compute. With
-    `segment_length` it keeps the inner state at the start of each segment instead,
-    and takes the steps of one segment at a time once more. The square root of
+    `segment_length` it keeps only the inner state at the start of each segment. It then
+    computes the steps of one segment at a time once more. The square root of
     `unroll_length` is a good choice (measured in docs/gradients.md).
 
     A particle whose gradient is not finite is left out of the mean, and counted in

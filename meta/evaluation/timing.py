@@ -1,9 +1,9 @@
 """Seconds of a step, on one problem.
 
-A step is a gradient and an update. The gradient is the same for all optimizers of a task,
-so it is timed once; each update is timed alone: so many programs that hold the
-gradient would take minutes to compile. All are called in turns, and the median is taken,
-so that another load on the machine meets all of them alike.
+A step is a gradient and an update. The gradient is the same for all optimizers of a task, so
+it is timed once. Each update is timed alone, because as many programs with the gradient would
+take minutes to compile. All are called in turns, so that other load on the machine affects
+all of them alike. The result is the median.
 """
 
 import time

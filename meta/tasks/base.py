@@ -121,7 +121,7 @@ class Task(abc.ABC):
     def seen_gradient(
         self, grads: Sequence[Tensor], data: Any, setting: Mapping[str, Any]
     ) -> Sequence[Tensor]:
-        """What the optimizer sees of the gradient of `loss`: here the gradient itself.
+        """The gradient that the optimizer sees; here that of `loss` itself.
 
         Args:
             grads: list of `[P, *shape]`.
@@ -134,7 +134,7 @@ class Task(abc.ABC):
         return grads
 
     def score(self, losses: Tensor, setting: Mapping[str, Any]) -> Tensor:
-        """What meta-training makes of losses, to compare tasks: here the losses themselves.
+        """The scores with which meta-training compares tasks; here the losses themselves.
 
         Args:
             losses: `[..., P]`.

@@ -34,9 +34,9 @@ class OuterLoop:
 
     Args:
         estimators: an `Estimator`, or a dict from name to `(Estimator, weight)` of several
-            that share rule and horizon, each with tasks of its own. Each outer step is
-            one of them's, drawn in proportion to the weights. What comes before a "/" in
-            a name, a family of tasks, has summaries of its own.
+            that share rule and horizon, each with its own tasks. Each outer step uses one of
+            them, drawn in proportion to the weights. The part of a name before a "/" is a
+            family of tasks, which has its own summaries.
         outer_optimizer: any Keras optimizer.
         seed: integer.
         out_dir: where checkpoints and TensorBoard summaries go.
@@ -165,8 +165,8 @@ class OuterLoop:
     def go_on_from(self, file: str) -> None:
         """Takes theta, the outer optimizer's state and the outer step from a file.
 
-        The inner problems begin anew: such a run is reproducible, but not the one that would
-        have gone on from a checkpoint.
+        The inner problems begin again. Such a run is reproducible, but it is not the same as one
+        that continues from a checkpoint.
 
         Args:
             file: as `run` writes it into `out_dir`, `outer_state.FILE`.
@@ -233,7 +233,7 @@ class OuterLoop:
 
     @contextlib.contextmanager
     def _writing(self, what: str) -> Iterator[None]:
-        """What is written here fails with one line that says what is kept."""
+        """If a write in this scope fails, the error says in one line what is kept."""
         try:
             yield
         except (tf.errors.OpError, OSError) as error:

@@ -1,8 +1,8 @@
 """What meta-training goes on from, without its inner problems: a small file.
 
-A checkpoint also holds the state of every inner problem, tens of megabytes. This file holds
-theta, the outer optimizer's variables and the count of outer steps, some kilobytes: it can be
-kept under version control, and another machine goes on from it with new problems.
+A checkpoint also holds the state of every inner problem: tens of megabytes. This file holds
+only theta, the outer optimizer's variables and the count of outer steps: some kilobytes. It
+can be kept under version control. Another machine continues from it with new problems.
 """
 
 import hashlib

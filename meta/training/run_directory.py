@@ -26,9 +26,9 @@ _SIGN_OF_LIFE, _SILENCE = 30.0, 180.0
 def lock(out_dir: str | os.PathLike[str]) -> Iterator[None]:
     """Keeps other processes out of a directory.
 
-    The file `lock` in it says which process of which machine is at work, and is touched every
-    half a minute. It keeps nobody out whose process has ended, or whose other machine has not
-    touched it for three minutes.
+    The file `lock` in it says which process of which machine is at work. That process touches
+    it every half a minute. The lock has no effect if the process has ended, or if it is on
+    another machine and has not touched the file for three minutes.
 
     Args:
         out_dir: the directory, made if there is none; removed again if nothing is put there.

@@ -1,9 +1,9 @@
 """The inner loop: T steps of an update rule on a task, as one XLA program.
 
-Pure functions, to be called inside a `tf.function(jit_compile=True)`. P particles
-run side by side, each with its own theta; Q problems (initial parameters and
-batches) are drawn, and particle i works on problem i modulo Q. Both halves of an
-antithetic pair, or all hyperparameters of a grid, then see the same problems.
+All functions are pure. Call them inside a `tf.function(jit_compile=True)`. P particles run
+side by side, each with its own theta. Q problems (initial parameters and batches) are drawn.
+Particle i works on problem i modulo Q. So both halves of an antithetic pair, or all
+hyperparameters of a grid, see the same problems.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,9 +29,9 @@ class InnerState(NamedTuple):
             not average.
         rule_state: the update rule's state.
         step: `[P]` int32, steps taken so far.
-        total_steps: `[P]` float32, the steps that the problem has in all, which the
-            rule may know; 0 if it is not told.
-        validation_known: `[P]` bool, whether the rule hears validation losses.
+        total_steps: `[P]` float32, the number of steps of the whole problem, as the rule
+            knows it; 0 if it does not know it.
+        validation_known: `[P]` bool, whether the rule receives validation losses.
         setting: of the task, which variant of it each problem is: nest of `[P, ...]`.
     """
 
@@ -114,13 +114,14 @@ def run(
 ) -> tuple[Trajectory, InnerState]:
     """Takes `length` steps with every particle.
 
-    The rule hears the training loss, the horizon that `begin` was given, and, if it
-    makes use of it and is told, the loss on a fresh validation batch every tenth step
-    (the outer loss itself, where that is a validation loss). A
-    particle whose gradient is not usable stays where it is in that step, as
-    `LearnedOptimizer` would. Under a gradient tape, a particle's step that is not
-    usable, or whose loss or update is not finite, is a constant: it passes on neither
-    a gradient of its own nor a NaN. Of the trajectory, only `outer_loss` has a gradient.
+    The rule receives the training loss, and the horizon that `begin` was given. Every tenth
+    step it receives the loss on a fresh validation batch, if it uses this loss and
+    `validation_known` holds. If the outer loss is a validation loss, it is that loss.
+
+    A particle whose gradient is not usable does not move in that step, as with
+    `LearnedOptimizer`. Under a gradient tape, such a step is a constant, and so is one whose
+    loss or update is not finite: it passes on neither a gradient nor a NaN. Only the
+    `outer_loss` of the trajectory has a gradient.
 
     Args:
         rule, task, theta, num_problems: as for `begin`.
@@ -234,7 +235,7 @@ def _step(
     overflows = tf.zeros(_num_particles(theta), tf.bool)
     if "validation_loss" in rule.signals:
         if outer_split == "validation":
-            # Measured before the step, so that to have heard it helps only later losses.
+            # Measured before the step: the rule's knowledge of it can lower only later losses.
             observed = outer_loss
         else:
             held_out = batch("validation", random.fold_in(seed, 2))
