@@ -38,7 +38,7 @@ from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer, pretrained, saved_model
 from meta import datasets, provenance, random, tasks
-from meta.evaluation import figures
+from meta.evaluation import metrics
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -275,7 +275,7 @@ def _half_decades():
 
 def smooth(losses):
     """Mean over the last 5 evaluations up to each: `[evaluations]`."""
-    return figures.smooth(np.array(losses)[:, None], _SMOOTHED)[:, 0]
+    return metrics.smooth(np.array(losses)[:, None], _SMOOTHED)[:, 0]
 
 
 def steps_of(horizons):
@@ -319,8 +319,8 @@ def compete(problem, candidates):
 
 def summarise(runs, target_runs):
     """The figures of one optimizer: dict that JSON can hold."""
-    figures = [figures_of(*pair) for pair in zip(runs, target_runs, strict=True)]
-    columns = {name: np.array([each[name] for each in figures]) for name in figures[0]}
+    results = [figures_of(*pair) for pair in zip(runs, target_runs, strict=True)]
+    columns = {name: np.array([each[name] for each in results]) for name in results[0]}
     summary = {"seeds_to_target": int(np.isfinite(columns["steps_to_target"]).sum())}
     for name, values in columns.items():
         if name.endswith("_loss"):
