@@ -31,7 +31,12 @@ class _Clock(keras.callbacks.Callback):
         self.seconds.append(time.perf_counter() - self._start - self._validating)
 
 
-def train(optimizer, workload, epochs, seed):
+def num_examples(workload):
+    """Of its training data, arrays or nests of arrays."""
+    return len(keras.tree.flatten(workload.train[0])[0])
+
+
+def train(optimizer, workload, epochs, seed, callbacks=()):
     """One fit: dict.
 
     `train` and `validation` are the losses of each epoch, `test` the loss at the end,
@@ -50,7 +55,7 @@ def train(optimizer, workload, epochs, seed):
         validation_data=workload.validation,
         batch_size=workload.batch_size,
         epochs=epochs,
-        callbacks=[clock, *averaging],
+        callbacks=[clock, *callbacks, *averaging],
         verbose=0,
     ).history
     seconds = time.perf_counter() - start

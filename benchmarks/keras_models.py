@@ -1,13 +1,15 @@
-"""Trains real Keras models with a learned optimizer, and with Adam.
+"""Trains real Keras models with a learned optimizer, with Adam, and with AdamW.
 
 python benchmarks/keras_models.py --weights=out/run/export --out_dir=out/keras_models
 
-Eight models with `fit`, on bundled data: `benchmarks/model_zoo.py`. Adam runs at its
-default learning rate and at the best of 9 half-decades, by validation loss at the end on a
-seed of its own. Adam's losses stay in OUT_DIR/adam.json: other weights cost only their own
-runs.
+Twelve models with `fit`, on bundled data: `benchmarks/model_zoo.py`. The learned optimizer runs as
+written, and with the callbacks that tell it the horizon and validation losses. Adam runs at its
+default learning rate and at the best of 9 half-decades, by validation loss at the end on a seed of
+its own; AdamW with warm-up and cosine decay likewise. Their losses stay in OUT_DIR/adam.json: other
+weights cost only their own runs.
 """
 
+import itertools
 import json
 import os
 
@@ -18,7 +20,7 @@ import model_zoo
 import tqdm
 from absl import app, flags, logging
 
-from lopt_keras import LearnedOptimizer, pretrained, saved_model
+from lopt_keras import LearnedOptimizer, callbacks, pretrained, saved_model
 from meta import provenance
 
 _WEIGHTS = flags.DEFINE_string("weights", "default", "Shipped weights, or a SavedModel.")
@@ -31,7 +33,9 @@ _OUT_DIR = flags.DEFINE_string("out_dir", "out/keras_models", "For the picture a
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
 
 _DEFAULT_RATE = 0.001
-_LEARNED, _DEFAULT, _TUNED = "LearnedOptimizer()", "Adam, default 0.001", "Adam, tuned"
+_LEARNED, _TOLD = "LearnedOptimizer()", "LearnedOptimizer(), with callbacks"
+_DEFAULT, _TUNED, _COSINE = "Adam, default 0.001", "Adam, tuned", "AdamW with cosine decay, tuned"
+_WARMUP = 0.05
 
 flags.register_validator(
     "models",
@@ -40,8 +44,27 @@ flags.register_validator(
 )
 
 
-class AdamRuns:
-    """Adam's trainings, kept in a file.
+def adam(rate, steps):
+    """Adam at a constant rate, whatever the number of steps."""
+    del steps
+    return keras.optimizers.Adam(rate)
+
+
+def adamw(rate, steps):
+    """AdamW with Keras's weight decay; its rate rises in the first steps, then falls to zero."""
+    warmup = max(1, round(_WARMUP * steps))
+    schedule = keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, steps - warmup), warmup_target=rate, warmup_steps=warmup
+    )
+    return keras.optimizers.AdamW(schedule)
+
+
+# The names stand in the file of what has run.
+_MAKERS = {"": adam, "AdamW, cosine, ": adamw}
+
+
+class BaselineRuns:
+    """The trainings by hand-designed optimizers, kept in a file.
 
     Args:
         file: JSON.
@@ -53,37 +76,46 @@ class AdamRuns:
             with open(file, encoding="utf-8") as f:
                 self._runs = json.load(f)
 
-    def train(self, name, workload, epochs, rate, seed):
-        """As `fitting.train`, if the file lacks it."""
-        key = f"{name}, {epochs} epochs, {rate:g}, seed {seed}, keras {keras.__version__}"
+    def train(self, kind, name, workload, epochs, rate, seed):
+        """As `fitting.train`, if the file lacks it; `kind` is one of `_MAKERS`."""
+        key = f"{kind}{name}, {epochs} epochs, {rate:g}, seed {seed}, keras {keras.__version__}"
         if key not in self._runs:
-            self._runs[key] = fitting.train(keras.optimizers.Adam(rate), workload, epochs, seed)
+            steps = epochs * -(-fitting.num_examples(workload) // workload.batch_size)
+            optimizer = _MAKERS[kind](rate, steps)
+            self._runs[key] = fitting.train(optimizer, workload, epochs, seed)
             provenance.write_json(self._file, self._runs)
         return self._runs[key]
 
 
-def compete(name, adam, bar):
-    """Trains one model with each optimizer: dict from optimizer to trainings, and Adam's rate."""
+def compete(name, baselines, bar):
+    """Trains one model with each optimizer: `(trainings, rates)`, dicts from the optimizer."""
     workload = model_zoo.WORKLOADS[name](_DATA_DIR.value)
     epochs = _EPOCHS.value or workload.epochs
     seeds = range(_SEEDS.value)
 
-    def adams(rate, seeds):
+    def trained(kind, rate, seeds):
         runs = []
         for seed in seeds:
-            bar.set_description(f"{name}, Adam {rate:g}")
-            runs.append(adam.train(name, workload, epochs, rate, seed))
+            bar.set_description(f"{name}, {kind or 'Adam, '}{rate:g}")
+            runs.append(baselines.train(kind, name, workload, epochs, rate, seed))
             bar.update()
         return runs
 
-    best = fitting.best_rate(lambda rate: adams(rate, [fitting.TUNING_SEED])[0])
-    runs = {_LEARNED: [], _DEFAULT: adams(_DEFAULT_RATE, seeds), _TUNED: adams(best, seeds)}
+    def tuned(kind):
+        return fitting.best_rate(lambda rate: trained(kind, rate, [fitting.TUNING_SEED])[0])
+
+    rates = {_TUNED: tuned(""), _COSINE: tuned("AdamW, cosine, ")}
+    runs = {_LEARNED: [], _TOLD: [], _DEFAULT: trained("", _DEFAULT_RATE, seeds)}
+    runs[_TUNED] = trained("", rates[_TUNED], seeds)
+    runs[_COSINE] = trained("AdamW, cosine, ", rates[_COSINE], seeds)
     for seed in seeds:
-        bar.set_description(f"{name}, learned")
-        optimizer = LearnedOptimizer(weights=_WEIGHTS.value)
-        runs[_LEARNED].append(fitting.train(optimizer, workload, epochs, seed))
-        bar.update()
-    return runs, best
+        for label, told in ((_LEARNED, []), (_TOLD, [callbacks.Horizon, callbacks.ValidationLoss])):
+            bar.set_description(f"{name}, {label}")
+            optimizer = LearnedOptimizer(weights=_WEIGHTS.value)
+            own = fitting.train(optimizer, workload, epochs, seed, [make() for make in told])
+            runs[label].append(own)
+            bar.update()
+    return runs, rates
 
 
 def table(summaries, rates):
@@ -91,7 +123,7 @@ def table(summaries, rates):
     lines = ["| model | optimizer | train loss | validation loss | test loss |", "|---" * 5 + "|"]
     for model, summary in summaries.items():
         for name, own in summary.items():
-            label = f"{name} {rates[model]:g}" if name == _TUNED else name
+            label = f"{name} {rates[model][name]:g}" if name in rates[model] else name
             cells = []
             for split in ("train", "validation", "test"):
                 text = f"{own[split]['mean']:.4f} ± {own[split]['std']:.4f}"
@@ -103,12 +135,12 @@ def table(summaries, rates):
 
 def show_wins(summaries):
     """Prints on how many models the learned optimizer ends lower, by each loss."""
-    for other in (_DEFAULT, _TUNED):
+    for own, other in itertools.product((_LEARNED, _TOLD), (_DEFAULT, _TUNED, _COSINE)):
         counts = []
         for split in ("train", "validation", "test"):
-            won = [s[_LEARNED][split]["mean"] < s[other][split]["mean"] for s in summaries.values()]
+            won = [s[own][split]["mean"] < s[other][split]["mean"] for s in summaries.values()]
             counts.append(f"{sum(won)} by {split} loss")
-        print(f"Lower than {other} on {', '.join(counts)}, of {len(summaries)} models.")
+        print(f"{own}: lower than {other} on {', '.join(counts)}, of {len(summaries)} models.")
 
 
 def main(argv):
@@ -119,12 +151,12 @@ def main(argv):
     except ValueError as error:
         raise app.UsageError(f"--weights={_WEIGHTS.value}: {error}") from error
     os.makedirs(_OUT_DIR.value, exist_ok=True)
-    adam = AdamRuns(os.path.join(_OUT_DIR.value, "adam.json"))
+    baselines = BaselineRuns(os.path.join(_OUT_DIR.value, "adam.json"))
     runs, rates = {}, {}
-    fits = len(_MODELS.value) * (len(fitting.ADAM_GRID) + 3 * _SEEDS.value)
+    fits = len(_MODELS.value) * (2 * len(fitting.ADAM_GRID) + 5 * _SEEDS.value)
     with tqdm.tqdm(total=fits, unit="fit") as bar:
         for name in _MODELS.value:
-            runs[name], rates[name] = compete(name, adam, bar)
+            runs[name], rates[name] = compete(name, baselines, bar)
     summaries = {name: fitting.summarise(own) for name, own in runs.items()}
     content = {
         "weights_sha256": sha256,
