@@ -38,7 +38,7 @@ from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer, pretrained, saved_model
 from meta import datasets, provenance, random, tasks
-from meta.evaluation import figures
+from meta.evaluation import metrics
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -275,7 +275,7 @@ def _half_decades():
 
 def smooth(losses):
     """Mean over the last 5 evaluations up to each: `[evaluations]`."""
-    return figures.smooth(np.array(losses)[:, None], _SMOOTHED)[:, 0]
+    return metrics.smooth(np.array(losses)[:, None], _SMOOTHED)[:, 0]
 
 
 def steps_of(horizons):
