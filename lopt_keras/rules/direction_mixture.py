@@ -92,6 +92,7 @@ class DirectionMixture(base.UpdateRule):
     max_parameter_scale: float = 0.3
     vector_step_size: float = 0.4
     vector_max_scale: float = 3.0
+    vector_trust: float = 0.0
     decay_steps: float = 50.0
     anneal: float = 0.9
     average_window: float = 9.0
@@ -110,7 +111,8 @@ class DirectionMixture(base.UpdateRule):
             validation.check_number(name, getattr(self, name), low=self.min_parameter_scale)
         validation.check_number("anneal", self.anneal, high=1.0 + 1e-9)
         validation.check_number("exp_mult", self.exp_mult)
-        validation.check_number("trust", self.trust)
+        for name in ("trust", "vector_trust"):
+            validation.check_number(name, getattr(self, name))
         for name in ("tile_rows", "tile_columns"):
             if getattr(self, name) not in tiling.LENGTHS:
                 raise ValueError(
@@ -187,8 +189,8 @@ class DirectionMixture(base.UpdateRule):
         adam, measured = _adam_directions(moments, signals, params, grads, layout)
         losses, heard = controller.listen(state.shared, signals)
         statistics, own = _tensor_features(state.shared, adam, measured, signals, layout)
-        outputs = self._network(theta, heard, own)
-        step_size, max_scale = self._sizes(layout)
+        step_size, max_scale, trust = self._constants(layout)
+        outputs = self._network(theta, heard, own, trust)
         scale = ops.clip(own.sizes, self.min_parameter_scale, max_scale)
         factor = ops.exp(self.exp_mult * outputs["factor"])
         factor = step_size * self._schedule(signals)[:, None] * factor
@@ -207,11 +209,11 @@ class DirectionMixture(base.UpdateRule):
         }
         return layout.scatter(updates), base.State(state.tensors, shared)
 
-    def _sizes(self, layout: tiling.Tiling) -> tuple[float, float]:
-        """The size of a step, and the largest size of a tensor."""
+    def _constants(self, layout: tiling.Tiling) -> tuple[float, float, float]:
+        """The size of a step, the largest size of a tensor, and the trust in the network."""
         if any(_is_matrix(shape) for shape in layout.shapes):
-            return self.step_size, self.max_parameter_scale
-        return self.vector_step_size, self.vector_max_scale
+            return self.step_size, self.max_parameter_scale, self.trust
+        return self.vector_step_size, self.vector_max_scale, self.vector_trust
 
     def _layout(self, params: Sequence[Tensor], names: Sequence[str] | None) -> tiling.Tiling:
         names = names or [""] * len(params)
@@ -225,11 +227,9 @@ class DirectionMixture(base.UpdateRule):
     def _moments(
         self, theta: Theta, shared: Tensors, grads: Sequence[Tensor], layout: Any
     ) -> "_Moments":
+        *_, trust = self._constants(layout)
         momentum, second_decay = (
-            1.0
-            - ops.minimum(
-                (1.0 - start) * ops.exp(self.trust * _GLOBAL_MULT * theta[name]), _FASTEST
-            )
+            1.0 - ops.minimum((1.0 - start) * ops.exp(trust * _GLOBAL_MULT * theta[name]), _FASTEST)
             for name, start in _GLOBALS.items()
         )
         momentum, second_decay = (x[:, None, None, None] for x in (momentum, second_decay))
@@ -243,14 +243,14 @@ class DirectionMixture(base.UpdateRule):
         ]
         return _Moments(m, v, second_decay)
 
-    def _network(self, theta: Theta, heard: Tensor, own: Any) -> Tensors:
+    def _network(self, theta: Theta, heard: Tensor, own: Any, trust: float) -> Tensors:
         """The outputs, each `tanh` of `[P, tensors]`: dict."""
         tensors = own.inputs.shape[1]
         first = networks.first_layer(theta, heard)[:, None]
         x = first + ops.matmul(own.inputs, theta["w0"][:, heard.shape[1] :])
         for i in range(1, self.hidden_layers + 1):
             x = ops.matmul(ops.maximum(x, 0.0), theta[f"w{i}"]) + theta[f"b{i}"][:, None]
-        x = ops.tanh(self.trust * ops.reshape(x, (-1, tensors, len(_OUTPUTS))))
+        x = ops.tanh(trust * ops.reshape(x, (-1, tensors, len(_OUTPUTS))))
         return {name: x[:, :, i] for i, name in enumerate(_OUTPUTS)}
 
     def _average_weight(self, outputs: Tensors, signals: Signals) -> Tensor:

@@ -122,6 +122,23 @@ def test_without_a_matrix_steps_are_larger():
     np.testing.assert_allclose(update, -0.1 * 0.3 * 0.1 * np.sign(grad), rtol=1e-5)
 
 
+def test_without_a_matrix_what_was_learned_is_left_out():
+    rng = np.random.default_rng(1)
+    theta = {
+        name: rng.standard_normal(shape).astype("float32")
+        for name, shape in rule().theta_shapes().items()
+    }
+    start, grad, matrix = np.ones(3), np.array([1.0, -2.0, 0.5]), np.ones((2, 3))
+    (alone,), _ = step_of(rule(), theta, [grad], [start])
+    (untrained,), _ = step_of(rule(), rule().init_theta(0), [grad], [start])
+    np.testing.assert_array_equal(alone, untrained)
+    (trusted,), _ = step_of(rule(vector_trust=1.0), theta, [grad], [start])
+    assert np.abs(trusted - untrained).max() > 1e-3
+    beside, _ = step_of(rule(), theta, [grad, matrix], [start, matrix])
+    plain, _ = step_of(rule(), rule().init_theta(0), [grad, matrix], [start, matrix])
+    assert np.abs(beside[0] - plain[0]).max() > 1e-3
+
+
 def step_of(rule, theta, grads, params, step=0, names=None):
     """One update of P = 1 from a fresh state: `(updates, state)`."""
     theta = {name: ops.convert_to_tensor(x[None]) for name, x in theta.items()}
@@ -217,6 +234,8 @@ def test_steps_fall_where_the_horizon_is_known_and_annealed():
         ({"step_size": 0.0}, ValueError),
         ({"max_parameter_scale": 0.001}, ValueError),
         ({"anneal": 1.5}, ValueError),
+        ({"vector_trust": -1.0}, ValueError),
+        ({"vector_max_scale": 0.001}, ValueError),
         ({"tile_rows": 24}, ValueError),
         ({"average_window": "9"}, TypeError),
         ({"hidden_size": 0}, ValueError),
