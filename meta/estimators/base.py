@@ -1,6 +1,7 @@
 """What the estimators of the meta-gradient share: particles, their problems and losses."""
 
 import abc
+import copy
 import functools
 from typing import Any, NamedTuple
 
@@ -184,6 +185,16 @@ class Estimator(abc.ABC):
         self.horizon_told = horizon_told
         self.validation_told = validation_told
         self.trained = trained
+
+    def with_stddev(self, stddev):
+        """The same estimator with other perturbations.
+
+        Args:
+            stddev: a number, or a scalar tensor.
+        """
+        other = copy.copy(self)
+        other.stddev = stddev
+        return other
 
     def init_worker(self, theta, seed, length=None):
         """The `Worker` before the first estimate.

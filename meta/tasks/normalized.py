@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from meta import random
 from meta.tasks import base, curves
 
 _SMALLEST_SPREAD, _SMALLEST_SHARE = 0.1, 1e-3
@@ -146,3 +147,46 @@ class AdamSteps(_Wrapped):
         first, last, losses = knots[..., 0], knots[..., -1], losses[..., 0]
         beyond = tf.maximum(losses - first, 0.0) - tf.maximum(last - losses, 0.0)
         return 1.0 - share + beyond / (first - last)
+
+
+class RelativeToStart(_Wrapped):
+    """A task whose score is 0 at the start of a problem: `log(loss / initial)`.
+
+    The initial loss is that of the problem's own start on a batch of its own, so that no
+    optimizer's losses are needed to compare problems. Losses are those above the task's
+    `loss_floor`, and count as at least a thousandth of the initial one. A task without a
+    floor has `loss - initial`. Scores are clipped at 3.
+
+    Args:
+        task: `Task`.
+    """
+
+    def draw(self, seed, num, variant=None):
+        seeds = [random.fold_in(seed, i) for i in range(3)]
+        setting = self.task.draw(seeds[0], num, variant)
+        start = self.task.init(seeds[1], num, setting)
+        initial = self.task.loss(start, self.task.batch("train", seeds[2], num, setting), setting)
+        # The start must be the one whose loss is known.
+        start_seed = tf.broadcast_to(seeds[1], [num, 2])
+        return {"task": setting, "initial": initial, "start_seed": start_seed}
+
+    def init(self, seed, num, setting):
+        return self.task.init(setting["start_seed"][0], num, setting["task"])
+
+    def batch(self, split, seed, num, setting):
+        return self.task.batch(split, seed, num, setting["task"])
+
+    def loss(self, params, data, setting):
+        return self.task.loss(params, data, setting["task"])
+
+    def seen_gradient(self, grads, data, setting):
+        return self.task.seen_gradient(grads, data, setting["task"])
+
+    def score(self, losses, setting):
+        losses = self.task.score(losses, setting["task"])
+        initial = self.task.score(setting["initial"], setting["task"])
+        floor = self.task.loss_floor
+        if floor is None:
+            return losses - initial
+        share = (losses - floor) / tf.maximum(initial - floor, 1e-30)
+        return tf.math.log(tf.maximum(share, _SMALLEST_SHARE))
