@@ -13,7 +13,7 @@ import os
 import matplotlib
 import numpy as np
 import tensorflow as tf
-from absl import app, flags
+from absl import app, flags, logging
 
 import export
 from lopt_keras import rules, saved_model
@@ -33,10 +33,12 @@ _OUT_DIR = flags.DEFINE_string("out_dir", "out/population", "For pictures, figur
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Populations of each kind.", 1)
 _GENERATIONS = flags.DEFINE_integer("generations", 50, "Of each population.", 1)
 
-_MEMBERS, _STEPS, _HORIZON, _PARTICLES, _STDDEV = 10, 20, 30, 16, 0.1
-_RULE = rules.MLP(
-    hidden_size=8, hidden_layers=1, step_mult=0.1, exp_mult=0.3, momentum_decays=(0.5, 0.9)
+_STEP_MULT = flags.DEFINE_float("step_mult", 0.1, "How large the steps of the random rules are.")
+_BRIEF = flags.DEFINE_bool(
+    "brief", False, "Only the self-trained populations, and those with frozen trainers."
 )
+
+_MEMBERS, _STEPS, _HORIZON, _PARTICLES, _STDDEV = 10, 20, 30, 16, 0.1
 _RANGES = {"multiplier": (0.01, 1.0), "stddev": (0.03, 0.3)}
 _EVOLUTION = Evolution("truncation", num_copied=2, **_RANGES)
 _DRIFT = Evolution("none", **_RANGES)
@@ -70,6 +72,17 @@ def make_task():
     return RelativeToStart(quadratics)
 
 
+def members_rule():
+    """The rule of the populations."""
+    return rules.MLP(
+        hidden_size=8,
+        hidden_layers=1,
+        step_mult=_STEP_MULT.value,
+        exp_mult=0.3,
+        momentum_decays=(0.5, 0.9),
+    )
+
+
 def estimator_of(rule):
     return estimators.get(
         "es", rule, make_task(), num_particles=_PARTICLES, stddev=_STDDEV, unroll_length=_HORIZON
@@ -84,7 +97,7 @@ def pool_of(rule, rates):
 
 def same_start(seed, count):
     """One random theta, `count` times."""
-    theta = _RULE.init_theta(seed)
+    theta = members_rule().init_theta(seed)
     return {name: np.stack([x] * count) for name, x in theta.items()}
 
 
@@ -119,10 +132,11 @@ class Study:
 
     def __init__(self, out_dir, generations):
         self._out_dir, self._generations = out_dir, generations
-        self._training = Training(estimator_of(_RULE), _STEPS)
+        self._rule = members_rule()
+        self._training = Training(estimator_of(self._rule), _STEPS)
         # Adam's state goes on for as long as it trains.
         endless = generations * _STEPS
-        self._by_adam = Training(estimator_of(_RULE), endless, rules.Adam())
+        self._by_adam = Training(estimator_of(self._rule), endless, rules.Adam())
         self._adam_rates = pool_of(rules.Adam, _RATES)
 
     def weights(self, seed):
@@ -188,7 +202,7 @@ class Study:
             "ancestry": genealogy.ancestry(best),
         }
         theta = {name: x[best] for name, x in population.theta.items()}
-        export.save(self.weights(seed), _RULE, theta, metadata, overwrite=True)
+        export.save(self.weights(seed), self._rule, theta, metadata, overwrite=True)
 
     def as_optimizers(self, seed):
         """Scores on fresh quadratics: of the self-trained rule, and of Adam at nine rates."""
@@ -197,7 +211,7 @@ class Study:
         fresh = random.fold_in(random.seed(seed), 99)
         adam = Scoring(estimator_of(rules.Adam()))
         return {
-            "self-trained": _rounded(Scoring(estimator_of(_RULE))(theta, fresh, _NUM_TESTED)),
+            "self-trained": _rounded(Scoring(estimator_of(self._rule))(theta, fresh, _NUM_TESTED)),
             "Adam": dict(
                 zip(
                     map(str, _RATES_OF_ADAM),
@@ -299,7 +313,7 @@ def plot(found, file):
     adam = stack(found["trainings"][ADAM])
     rate = tuned(adam)
     for axis, title in zip(axes, ("best of the population", "median"), strict=False):
-        _draw(axis, adam[:, :, rate], f"Adam, tuned: {_RATES[rate]}", "black")
+        _draw(axis, adam[:, :, rate], f"Adam, tuned: {_RATES[rate]:g}", "black")
         axis.set_title(title)
     for i, (name, settings) in enumerate(
         ((_TRAINED_BY_SELF, _MULTIPLIERS), (_TRAINED_BY_ADAM, _RATES))
@@ -307,7 +321,7 @@ def plot(found, file):
         curves = stack(found["fresh"][name])
         index = tuned(curves[:, :, : len(settings)])
         color = ("C0", "black")[i]
-        _draw(axes[2], curves[:, :, index], f"by {name}, tuned: {settings[index]}", color)
+        _draw(axes[2], curves[:, :, index], f"by {name}, tuned: {settings[index]:g}", color)
     axes[2].set_title("a fresh random rule, trained")
     inner = found["as optimizers"]["quadratics"]
     rates = np.asarray([list(inner[s]["Adam"].values()) for s in inner])
@@ -317,6 +331,18 @@ def plot(found, file):
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
     axes[0].set_ylabel("mean log(loss / loss at the start), fresh problems")
+    figure.savefig(file, dpi=120)
+    plt.close(figure)
+
+
+def plot_brief(found, file):
+    """Best of the self-trained populations, and of those with frozen trainers."""
+    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for i, arm in enumerate((SELF, FROZEN)):
+        _draw(axis, np.nanmin(stack(found["trainings"][arm]), axis=2), arm, f"C{i}")
+    axis.set(xlabel="outer step", ylabel="best score of the population")
+    axis.grid(alpha=0.3)
+    axis.legend()
     figure.savefig(file, dpi=120)
     plt.close(figure)
 
@@ -334,17 +360,27 @@ def main(argv):
     out_dir = _OUT_DIR.value
     os.makedirs(out_dir, exist_ok=True)
     results, study = Results(out_dir), Study(out_dir, _GENERATIONS.value)
+    arms = (SELF, FROZEN) if _BRIEF.value else _ARMS
     for seed in range(_SEEDS.value):
-        for arm in _ARMS:
+        for arm in arms:
             results.get("trainings", arm, seed, lambda a=arm, s=seed: study.population(a, s))
-        results.get("trainings", ADAM, seed, lambda s=seed: study.adam(s))
-        results.get("as optimizers", "quadratics", seed, lambda s=seed: study.as_optimizers(s))
-        for name in (_TRAINED_BY_SELF, _TRAINED_BY_ADAM):
-            results.get("fresh", name, seed, lambda n=name, s=seed: study.fresh(n, s))
+        if not _BRIEF.value:
+            measure_the_rest(results, study, seed)
         print(f"Seed {seed} is done.", flush=True)
-    plot(results.found, os.path.join(out_dir, "population.png"))
-    run_directory.write_json(os.path.join(out_dir, "summary.json"), summarise(results.found))
+    draw = plot_brief if _BRIEF.value else plot
+    draw(results.found, os.path.join(out_dir, "population.png"))
+    if not _BRIEF.value:
+        run_directory.write_json(os.path.join(out_dir, "summary.json"), summarise(results.found))
+
+
+def measure_the_rest(results, study, seed):
+    """Adam in the place of trainers, and what came of the self-trained population."""
+    results.get("trainings", ADAM, seed, lambda: study.adam(seed))
+    results.get("as optimizers", "quadratics", seed, lambda: study.as_optimizers(seed))
+    for name in (_TRAINED_BY_SELF, _TRAINED_BY_ADAM):
+        results.get("fresh", name, seed, lambda n=name: study.fresh(n, seed))
 
 
 if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)
     app.run(main)

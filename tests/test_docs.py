@@ -55,11 +55,13 @@ def test_pages_name_flags_and_modules_that_exist():
         "benchmarks/continuation.py",
         "meta/continuation/command.py",
         "meta/evaluate.py",
+        "meta/population/command.py",
+        "benchmarks/population.py",
         "meta/train.py",
         "benchmarks/own_model.py",
     )
     sources = "".join((ROOT / file).read_text(encoding="utf-8") for file in binaries)
-    for page in ("continuation.md", "quickstart.md", "meta_training.md"):
+    for page in ("continuation.md", "population.md", "quickstart.md", "meta_training.md"):
         text = (ROOT / "docs" / page).read_text(encoding="utf-8")
         for flag in re.findall(r"--([a-z_]+)", text):
             names = {flag, flag.removeprefix("no")}

@@ -48,16 +48,17 @@ _OUTER_OBJECTIVE = flags.DEFINE_enum(
 _NUM_MEMBERS = flags.DEFINE_integer("num_members", 10, "Learned optimizers in the population.")
 _NUM_GENERATIONS = flags.DEFINE_integer("num_generations", 100, "How often they are scored.", 1)
 _STEPS_PER_GENERATION = flags.DEFINE_integer(
-    "steps_per_generation", 20, "Outer steps from one score to the next."
+    "steps_per_generation", 20, "Outer steps from one score to the next.", 1
 )
 _OUTER_HORIZON = flags.DEFINE_integer(
     "outer_horizon",
     None,
     "Outer steps after which a trainer begins with a fresh state, at step 0. "
     "Default: steps_per_generation.",
+    1,
 )
 _NUM_PROBLEMS = flags.DEFINE_integer(
-    "num_problems", 64, "Fresh problems, the same for all, by which members are scored."
+    "num_problems", 64, "Fresh problems, the same for all, by which members are scored.", 1
 )
 _TRAINERS = flags.DEFINE_enum(
     "trainers",
@@ -138,7 +139,9 @@ def _plan():
     rule = rules.get(_RULE.value, **json_flag.parse("rule_config", _RULE_CONFIG.value))
     check_rule_size(rule)
     task = _task()
-    memory.check(task, _NUM_PARTICLES.value)
+    # Each member's perturbed copies in turn; all members, before and after, to be scored.
+    scored = 2 * _NUM_MEMBERS.value * _NUM_PROBLEMS.value
+    memory.check(task, max(_NUM_PARTICLES.value, scored))
     estimator = estimators.get(
         _ESTIMATOR.value,
         rule,
@@ -148,7 +151,10 @@ def _plan():
         unroll_length=_UNROLL_LENGTH.value,
         outer_split=_OUTER_OBJECTIVE.value,
     )
-    training = Training(estimator, _OUTER_HORIZON.value or _STEPS_PER_GENERATION.value)
+    outer_horizon = _OUTER_HORIZON.value
+    if outer_horizon is None:
+        outer_horizon = _STEPS_PER_GENERATION.value
+    training = Training(estimator, outer_horizon)
     evolution = Evolution(
         _SELECTION.value,
         _NUM_COPIED.value,

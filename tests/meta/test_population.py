@@ -350,3 +350,42 @@ def test_the_command_is_killed_and_resumed_and_makes_no_hand_designed_optimizer(
     assert metadata["ancestry"][-1]["member"] == metadata["member"] == whole.best
     assert metadata["outer_steps"] == STEPS * GENERATIONS
     assert LearnedOptimizer(weights=run / "export").rule == RULE
+
+
+REFUSED = {
+    "--rule=adam": "must be a network without a hand-designed optimizer inside",
+    '--rule_config={"step_mult": 0}': "cannot train",
+    "--num_members=1": "`num_members` must be",
+    "--num_members=3": "`num_members` must be at least 4",
+    "--num_particles=7": "`num_particles` must be even",
+    "--multiplier=1": "`--multiplier` must be LOW,HIGH. Received: --multiplier=1",
+    "--stddev=0.3,0.1": "`stddev` must be",
+    "--length=0.5,2": "`length` must be",
+    "--new_trainer=2": "`new_trainer` must be a probability",
+    "--progress_weight=-1": "`progress_weight` must be",
+    '--task_config={"dimension": 0}': "dimension",
+    "--horizon=35": "`horizon` must be a multiple of unroll_length",
+}
+TRIED = """
+import json, sys
+from absl import app, flags
+from meta.population import command
+
+for flag in sys.argv[2:]:
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["population", "--task=quadratic", f"--out_dir={sys.argv[1]}", flag])
+    try:
+        command.main(["population"])
+    except app.UsageError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def test_bad_flags_are_refused_before_any_work(tmp_path):
+    code = [sys.executable, "-c", TRIED, str(tmp_path / "out"), *REFUSED]
+    result = subprocess.run(code, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    messages = [json.loads(line) for line in result.stdout.splitlines()]
+    for message, text in zip(messages, REFUSED.values(), strict=True):
+        assert text in message
+    assert not (tmp_path / "out").exists()
