@@ -194,7 +194,7 @@ class Study:
         genealogy, best = population.genealogy, population.best
         name = os.path.join(self._out_dir, f"genealogy_{seed}")
         run_directory.write_json(f"{name}.json", genealogy.to_dict())
-        pictures.plot(genealogy, f"{name}.png")
+        pictures.plot(genealogy, best, f"{name}.png")
         metadata = {
             "command": f"python benchmarks/population.py, seed {seed}",
             "commits": [run_directory.commit()],

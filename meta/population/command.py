@@ -208,7 +208,7 @@ def _finish(population, plan):
     file = os.path.join(_OUT_DIR.value, "genealogy.json")
     run_directory.write_json(file, genealogy.to_dict())
     picture = os.path.join(_OUT_DIR.value, "genealogy.png")
-    pictures.plot(genealogy, picture)
+    pictures.plot(genealogy, best, picture)
     score = genealogy.generations[-1]["scores"][best]
     metadata = {name: value for name, value in plan.run.items() if name != "rule"}
     metadata |= {

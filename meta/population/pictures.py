@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 _MOST_ARROWS = 400
 
 
-def plot(genealogy, file):
+def plot(genealogy, best, file):
     """Draws scores, and lineages: a row for each member, coloured by its score.
 
     A line between rows, with a dot at its end, is a copy of theta. The line of the best
@@ -18,6 +18,7 @@ def plot(genealogy, file):
 
     Args:
         genealogy: `Genealogy` of one generation or more.
+        best: index of that member.
         file: PNG to write.
     """
     figure, axes = plt.subplots(
@@ -27,7 +28,7 @@ def plot(genealogy, file):
     _plot_scores(axes[0], steps, scores)
     colors = _plot_rows(axes[1], steps, scores)
     _plot_copies(axes[1], genealogy)
-    _plot_best_line(axes[1], genealogy)
+    _plot_line(axes[1], genealogy, best)
     figure.colorbar(colors, ax=axes[1], label="score")
     founders = [len(set(row)) for row in genealogy.founders().tolist()]
     axes[2].step(steps, founders, where="post", color="black", label="founders with descendants")
@@ -73,9 +74,7 @@ def _plot_copies(axis, genealogy):
     )
 
 
-def _plot_best_line(axis, genealogy):
-    last = genealogy.scores[-1]
-    best = int(np.argmin(np.where(np.isnan(last), np.inf, last)))
+def _plot_line(axis, genealogy, best):
     line = genealogy.ancestry(best)
     begins = [0, *genealogy.steps]
     places = [(begins[list(genealogy.steps).index(e["step"])], e["member"]) for e in line]

@@ -87,7 +87,7 @@ class Population:
         self.genealogy = Genealogy(num_members)
         self._previous = np.full(num_members, np.nan, np.float32)
         self._estimate = progress.Estimate([1.0])
-        self._checkpoints = None
+        self._checkpoint = self._checkpoints = self._variables = None
 
     @property
     def generation(self):
@@ -111,9 +111,13 @@ class Population:
 
     @property
     def best(self):
-        """The index of the member with the best score of the last generation."""
-        scores = self.genealogy.scores[-1]
-        return int(np.argmin(np.where(np.isnan(scores), np.inf, scores)))
+        """The index of the member with the best score of the last generation.
+
+        Of those that are still there: with `progress_weight`, it may be one that was given up.
+        """
+        scores = np.nan_to_num(self.genealogy.scores[-1], nan=np.inf)
+        scores[[loser for loser, _ in self.genealogy.generations[-1]["copies"]]] = np.inf
+        return int(np.argmin(scores))
 
     def run(self, num_generations):
         """Goes on until there were so many generations in all.
@@ -156,9 +160,8 @@ class Population:
         Raises:
             ValueError: if there are checkpoints, but none that is whole and of such a population.
         """
-        variables = tf.nest.map_structure(tf.Variable, self._saved())
-        self._checkpoint = tf.train.Checkpoint(variables=tf.nest.flatten(variables))
-        self._variables = variables
+        self._variables = tf.nest.map_structure(tf.Variable, self._saved())
+        self._checkpoint = tf.train.Checkpoint(variables=tf.nest.flatten(self._variables))
         newest = run_checkpoint.newest_whole(self._out_dir)
         if newest is not None:
             try:
@@ -168,11 +171,10 @@ class Population:
                     f"The checkpoint {newest!r} is not one of this population, or of another "
                     f"version: {backend.reason(error)}"
                 ) from error
-            self._members, self._previous, text = tf.nest.map_structure(
-                tf.convert_to_tensor, variables
+            self._members, previous, text = tf.nest.map_structure(
+                tf.convert_to_tensor, self._variables
             )
-            self._previous = self._previous.numpy()
-            self.genealogy = Genealogy.parse(text.numpy().decode())
+            self._previous, self.genealogy = previous.numpy(), Genealogy.parse(text.numpy())
         folder = os.path.join(self._out_dir, run_checkpoint.CHECKPOINTS)
         self._checkpoints = tf.train.CheckpointManager(
             self._checkpoint, folder, max_to_keep=_KEPT_CHECKPOINTS

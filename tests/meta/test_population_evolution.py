@@ -176,5 +176,5 @@ def test_a_genealogy_is_json_and_back():
 
 
 def test_the_picture(tmp_path):
-    pictures.plot(genealogy(), tmp_path / "genealogy.png")
+    pictures.plot(genealogy(), 1, tmp_path / "genealogy.png")
     assert (tmp_path / "genealogy.png").read_bytes().startswith(b"\x89PNG")
