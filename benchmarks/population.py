@@ -14,17 +14,18 @@ import matplotlib
 import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
+from meta.tasks.scoring.normalized import RelativeToStart
+from meta.training import run_directory
 
 import export
 from lopt_keras import rules, saved_model
-from meta import estimators, random, run_directory, tasks
+from meta import estimators, random, tasks
 from meta.population import pictures
 from meta.population.evolution import Evolution
 from meta.population.members import Hyperparameters
 from meta.population.population import Population
 from meta.population.scoring import Scoring
 from meta.population.training import Training
-from meta.tasks.normalized import RelativeToStart
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -16,12 +16,13 @@ from absl import app, flags
 from export import checkpoint, saved_model
 from lopt_keras import rules
 from lopt_keras.saved_model import check_rule_size
-from meta import estimators, json_flag, memory, run_directory, tasks
+from meta import estimators, json_flag, memory, tasks
 from meta.population import pictures
 from meta.population.evolution import SELECTIONS, Evolution
 from meta.population.population import Population
 from meta.population.training import Training
-from meta.tasks.normalized import RelativeToStart
+from meta.tasks.scoring.normalized import RelativeToStart
+from meta.training import run_directory
 
 _LARGEST = 2**31 - 1  # Counters and seeds are int32.
 TRAINERS = ("members", "start")
@@ -82,7 +83,7 @@ _STDDEV = flags.DEFINE_list(
     "stddev", ["0.03", "0.3"], "LOW,HIGH of the standard deviation of the perturbations."
 )
 _LENGTH = flags.DEFINE_list(
-    "length", ["1", "1"], "LOW,HIGH of the length of problems, as a share of the horizon."
+    "length", ["1", "1"], "LOW,HIGH of the length of problems, as a fraction of the horizon."
 )
 _RESAMPLED = flags.DEFINE_float(
     "resampled", 0.1, "Probability that a copy's hyperparameter is drawn anew."

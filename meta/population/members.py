@@ -11,7 +11,7 @@ class Hyperparameters(NamedTuple):
     Attributes:
         multiplier: of the steps that a trainer takes with the member's theta.
         stddev: standard deviation of the perturbations of theta in its meta-gradient.
-        length: of its problems in meta-training, as a share of the horizon.
+        length: of its problems in meta-training, as a fraction of the horizon.
     """
 
     multiplier: Any
@@ -25,7 +25,7 @@ class Members(NamedTuple):
     Attributes:
         theta: dict of `[N, ...]`.
         state: `State` of the rule that trains theta, `[N, ...]`.
-        workers: `Worker` of the estimator, `[N, ...]`.
+        workers: `EstimatorState` of the estimator, `[N, ...]`.
         trainers: `[N]` int32, which theta of the pool of trainers trains the member.
         hyperparameters: `Hyperparameters`.
     """

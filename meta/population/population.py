@@ -7,11 +7,11 @@ import time
 import numpy as np
 import tensorflow as tf
 import tqdm
+from lopt_keras.validation import check_integer, check_number
 
 from export import backend
 from export import checkpoint as run_checkpoint
-from lopt_keras import features
-from lopt_keras.rules.base import check_integer, check_number
+from lopt_keras import gating
 from meta import progress, random
 from meta.population.genealogy import Genealogy
 from meta.population.members import Hyperparameters, Members, gather
@@ -209,7 +209,7 @@ class Population:
         after, old = scores[: self._num_members], scores[self._num_members :]
         worse = ~(after <= old)
         restored = tf.nest.map_structure(
-            functools.partial(features.select, tf.constant(worse)), before, members
+            functools.partial(gating.select, tf.constant(worse)), before, members
         )
         return restored, np.where(worse, old, after), np.flatnonzero(worse).tolist()
 

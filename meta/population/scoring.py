@@ -2,7 +2,8 @@
 
 import tensorflow as tf
 
-from meta import random, unroll
+from meta import random
+from meta.training import unroll
 
 
 class Scoring:
@@ -30,7 +31,7 @@ class Scoring:
         estimator = self._estimator
         rule, task, horizon = estimator.rule, estimator.task, estimator.horizon
         copies = {name: tf.repeat(x, num_problems, axis=0) for name, x in theta.items()}
-        told = (horizon if estimator.horizon_told else 0), estimator.validation_told > 0
+        told = (horizon if estimator.horizon_known else 0), estimator.validation_known > 0
         seeds = [random.fold_in(seed, i) for i in range(2)]
         inner = unroll.begin(rule, task, copies, seeds[0], num_problems, *told)
         trajectory, _ = unroll.run(

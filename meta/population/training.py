@@ -3,9 +3,9 @@
 import functools
 
 import tensorflow as tf
+from lopt_keras.validation import check_integer
 
-from lopt_keras import features, rules
-from lopt_keras.rules.base import check_integer
+from lopt_keras import features, gating, rules
 from meta import random
 from meta.population.eligible import check_rule
 from meta.population.members import gather
@@ -69,7 +69,7 @@ class Training:
             estimator = self.estimator.with_stddev(own.stddev)
             member = {name: x[i] for name, x in theta.items()}
             length = self._length(own)
-            workers.append(estimator.init_worker(member, random.fold_in(seed, i), length))
+            workers.append(estimator.init_state(member, random.fold_in(seed, i), length))
         return tf.nest.map_structure(lambda *x: tf.stack(x), *workers)
 
     @tf.function(jit_compile=True, autograph=False)
@@ -121,9 +121,9 @@ class Training:
             for update, x in zip(updates, params, strict=True)
         ]
         # A member stays where it is in a step that would not leave it finite.
-        usable = features.gradients_are_usable(grads) & features.gradients_are_usable(updates)
-        updates = [features.select(usable, x, tf.zeros_like(x)) for x in updates]
-        select = functools.partial(features.select, usable)
+        usable = gating.gradients_are_usable(grads) & gating.gradients_are_usable(updates)
+        updates = [gating.select(usable, x, tf.zeros_like(x)) for x in updates]
+        select = functools.partial(gating.select, usable)
         state = tf.nest.map_structure(select, new_state, state)
         squares = [tf.reduce_sum(tf.square(x), axis=range(1, x.shape.rank)) for x in updates]
         metrics["outer_step_size"] = tf.sqrt(sum(squares))
@@ -142,7 +142,7 @@ class Training:
             estimator = self.estimator.with_stddev(own.stddev)
             member_seed, length = random.fold_in(seed, index), self._length(own)
             found = estimator.estimate(theta, workers, member_seed, length)
-            return found.gradient, found.worker, {name: found.metrics[name] for name in _ESTIMATED}
+            return found.gradient, found.state, {name: found.metrics[name] for name in _ESTIMATED}
 
         specs = tf.nest.map_structure(
             lambda x: tf.TensorSpec(x.shape[1:], x.dtype), (members.theta, members.workers)

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
+from meta.tasks.scoring.normalized import RelativeToStart
 from problems import Quadratic
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -18,7 +19,6 @@ from meta.population.evolution import Evolution
 from meta.population.members import Hyperparameters
 from meta.population.population import Population
 from meta.population.training import METRICS, Training
-from meta.tasks.normalized import RelativeToStart
 
 RULE_CONFIG = {
     "hidden_size": 2,
@@ -287,7 +287,7 @@ import keras
 from absl import flags
 from export import command as commands
 from lopt_keras import rules
-from lopt_keras.rules.handcrafted import Handcrafted
+from lopt_keras.rules.hand_designed import Handcrafted
 from meta.population import command
 from meta.population.population import Population
 
