@@ -156,12 +156,9 @@ class DirectionMixture(base.UpdateRule):
     def update(self, theta, state, grads, params, signals, names=None):
         layout = self._layout(params, names)
         grads, params = layout.gather(grads), layout.gather(params)
-        moments = self._moments(theta, state.shared, grads, layout)
-        adam = _adam_directions(moments, signals, layout)
-        losses, heard = controller.listen(state.shared, signals)
-        measured = _measured(params, grads, layout)
-        statistics, own = _tensor_features(state.shared, adam, measured, signals, layout)
-        outputs = self._network(theta, heard, own)
+        moments, adam, own, outputs, heard = self._look(
+            theta, state, grads, params, signals, layout
+        )
         scale = ops.clip(own.sizes, self.min_parameter_scale, self.max_parameter_scale)
         factor = ops.exp(self.exp_mult * outputs["factor"])
         factor = self.step_size * self._schedule(signals)[:, None] * factor
@@ -172,11 +169,43 @@ class DirectionMixture(base.UpdateRule):
         shared = {
             **{f"m_{g.name}": m for g, m in zip(layout.groups, moments.m, strict=True)},
             **{f"v_{g.name}": v for g, v in zip(layout.groups, moments.v, strict=True)},
-            **losses,
-            **statistics,
+            **heard,
             "average_weight": self._average_weight(outputs, signals),
         }
         return layout.scatter(updates), base.State(state.tensors, shared)
+
+    def controls(self, theta, state, grads, params, signals, names=None):
+        """What the network chooses for each tensor in the step that `update` would take.
+
+        Args:
+            theta, state, grads, params, signals, names: as for `update`.
+
+        Returns:
+            Dict of `[P, tensors]`: `factor` of the step, `mix`, the share of what Adam's
+            direction differs from Muon's, `lookahead`, the c of Muon's direction, `decay`,
+            the share of the relative step that is taken from a parameter, and `window` of the
+            average, whose logarithm is averaged over the tensors.
+        """
+        layout = self._layout(params, names)
+        grads, params = layout.gather(grads), layout.gather(params)
+        outputs = self._look(theta, state, grads, params, signals, layout)[3]
+        return {
+            "factor": ops.exp(self.exp_mult * outputs["factor"]),
+            "mix": outputs["mix"],
+            "lookahead": _LOOKAHEAD * ops.exp(_LOOKAHEAD_MULT * outputs["lookahead"]),
+            "decay": _WEIGHT_DECAY * ops.maximum(outputs["decay"], 0.0),
+            "window": self.average_window * ops.exp(_WINDOW_MULT * outputs["window"]),
+        }
+
+    def _look(self, theta, state, grads, params, signals, layout):
+        """All up to the network: moments, directions, its own features, outputs, statistics."""
+        moments = self._moments(theta, state.shared, grads, layout)
+        adam = _adam_directions(moments, signals, layout)
+        losses, heard = controller.listen(state.shared, signals)
+        measured = _measured(params, grads, layout)
+        statistics, own = _tensor_features(state.shared, adam, measured, signals, layout)
+        outputs = self._network(theta, heard, own)
+        return moments, adam, own, outputs, {**losses, **statistics}
 
     def _layout(self, params, names):
         names = names or [""] * len(params)
