@@ -36,7 +36,9 @@ REFERENCES = {
     "momentum": Subject.hand_designed("momentum", rules.SGD(1.0, _MOMENTUM)),
     "Adam": Subject.hand_designed("Adam", rules.Adam(1.0)),
     "sign": Subject.hand_designed("sign", rules.Lion(1.0)),
-    "Muon": Subject.hand_designed("Muon", rules.Muon(1.0, weight_decay=_NO_DECAY, adam_weight_decay=_NO_DECAY)),
+    "Muon": Subject.hand_designed(
+        "Muon", rules.Muon(1.0, weight_decay=_NO_DECAY, adam_weight_decay=_NO_DECAY)
+    ),
 }
 """Whose steps, at a learning rate of 1, are the directions besides the gradient."""
 
@@ -79,9 +81,7 @@ def explain(updates, directions, normalised=True):
         raise ValueError("There are no steps to explain: all are zero.")
     target = _columns([updates], normalised)[:, 0]
     matrix = -_columns([directions[name] for name in names], normalised)
-    cosines = np.mean(
-        [_cosines([updates], [directions[name]]) for name in names], axis=1
-    )
+    cosines = np.mean([_cosines([updates], [directions[name]]) for name in names], axis=1)
     total = target @ target
 
     def variance(columns):

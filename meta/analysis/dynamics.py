@@ -173,9 +173,7 @@ class Dynamics:
             tape.watch([states, gradients])
             params = self._parameters(count * outputs)
             new, updates = self._update(states, gradients, params, steps)
-            both = tf.reshape(
-                tf.concat([new, updates[:, :1]], axis=1), [count, outputs, outputs]
-            )
+            both = tf.reshape(tf.concat([new, updates[:, :1]], axis=1), [count, outputs, outputs])
             diagonal = tf.linalg.diag_part(both)
         zero = tf.UnconnectedGradients.ZERO
         of_state, of_gradient = tape.gradient(diagonal, [states, gradients], None, zero)
@@ -209,7 +207,9 @@ class Dynamics:
             return self._update_once(states, gradients, params, steps)
         signs = self._patterns()
         count, copies = states.shape[0], len(signs)
-        states, gradients, steps = (tf.repeat(x, copies, axis=0) for x in (states, gradients, steps))
+        states, gradients, steps = (
+            tf.repeat(x, copies, axis=0) for x in (states, gradients, steps)
+        )
         params = [tf.repeat(x, copies, axis=0) for x in params]
         gradients += self.noise * tf.tile(tf.reshape(signs, [copies, -1]), [count, 1])
         found = self._update_once(states, gradients, params, steps)
@@ -241,9 +241,7 @@ class Dynamics:
         count = states.shape[0]
         parts = iter(tf.split(states, [size for size in self._sizes if size], axis=1))
         flat = [
-            tf.reshape(next(parts), [count, *x.shape[1:]])
-            if size
-            else tf.repeat(x, count, axis=0)
+            tf.reshape(next(parts), [count, *x.shape[1:]]) if size else tf.repeat(x, count, axis=0)
             for x, size in zip(tf.nest.flatten(self._structure), self._sizes, strict=True)
         ]
         return tf.nest.pack_sequence_as(self._structure, flat)
@@ -272,4 +270,3 @@ class Dynamics:
         signs = rng.choice([-1.0, 1.0], [half, self._entries])
         signs[:, 0] = 1.0
         return (signs if odd else np.concatenate([signs, -signs])).astype("float32")
-

@@ -7,7 +7,7 @@ import numpy as np
 from lopt_keras.rules.base import check_integer, check_number
 
 _INITIAL_DAMPING, _LESS, _MORE = 1e-3, 0.3, 4.0
-_MOST_STALLED, _SHORTEST = 8, 1e-7
+_MOST_STALLED, _SHORTEST, _STANDING = 8, 1e-7, 1e-14
 
 
 class FixedPoints(NamedTuple):
@@ -85,21 +85,28 @@ def along(dynamics, starts, gradients, **kwargs):
 
 def _minimise(dynamics, states, gradient, num_steps):
     """The states after the minimisation, their speeds, and how long the last tried step was."""
-    residuals = states - _mapped(dynamics, states, gradient)
+    free, unread = _variables(dynamics, states, gradient)
+
+    def residuals_of(states):
+        residuals = states - _mapped(dynamics, states, gradient)
+        return np.where(unread, 0.0, residuals)
+
+    residuals = residuals_of(states)
     speeds = _speeds(residuals)
     damping = np.full(len(states), _INITIAL_DAMPING)
     identity = np.eye(dynamics.size)
     lengths, stalled = np.full(len(states), np.inf), 0
     for _ in range(num_steps):
         slopes = identity - dynamics.jacobians(states, gradient)[0].astype("float64")
+        slopes = slopes * free * ~unread[:, None]
         gram = np.swapaxes(slopes, 1, 2) @ slopes
-        # Relative to each direction's own slope: accumulators differ by orders of magnitude.
-        diagonal = np.einsum("nii->ni", gram).max(axis=1)
-        damped = gram + (damping * diagonal + 1e-14)[:, None, None] * identity
-        downhill = (np.swapaxes(slopes, 1, 2) @ residuals[:, :, None])
+        # Relative to each entry's own slope: accumulators differ by orders of magnitude.
+        diagonal = np.einsum("nii->ni", gram)
+        damped = gram + (damping[:, None] * diagonal + _STANDING)[:, None] * identity
+        downhill = np.swapaxes(slopes, 1, 2) @ residuals[:, :, None]
         steps = np.linalg.solve(damped, downhill)[:, :, 0]
         tried = states - steps
-        tried_residuals = tried - _mapped(dynamics, tried, gradient)
+        tried_residuals = residuals_of(tried)
         tried_speeds = _speeds(tried_residuals)
         better = tried_speeds < speeds
         states = np.where(better[:, None], tried, states)
@@ -110,7 +117,22 @@ def _minimise(dynamics, states, gradient, num_steps):
         stalled = 0 if better.any() else stalled + 1
         if stalled == _MOST_STALLED or (lengths <= _SHORTEST).all():
             break
+    states = np.where(unread, _mapped(dynamics, states, gradient), states)
     return states, speeds, lengths
+
+
+def _variables(dynamics, states, gradient):
+    """Which entries of the state are to be found, and which nothing reads: `[size]` booleans.
+
+    What stays as it is whatever happens, such as counts of losses that are not heard, is no
+    variable: others depend on it, and it would be a lever to move them. What is written and not
+    read, such as the weight of an average, follows from the rest.
+    """
+    slopes = dynamics.jacobians(states, gradient)[0]
+    unread = (slopes == 0.0).all(axis=(0, 1))
+    stays = (slopes == np.eye(dynamics.size)).all(axis=(0, 2))
+    stays &= (_mapped(dynamics, states, gradient) == states).all(axis=0)
+    return ~stays & ~unread, unread
 
 
 def _mapped(dynamics, states, gradient):

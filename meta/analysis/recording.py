@@ -91,9 +91,7 @@ def record(subject, task, num_steps, seed, num_problems=1, told=False, keep_stat
 
     def step(inner, i):
         batches = random.fold_in(seed, 1)
-        return unroll.run(
-            rule, task, theta, inner, batches, 1, num_problems, "validation", first=i
-        )
+        return unroll.run(rule, task, theta, inner, batches, 1, num_problems, "validation", first=i)
 
     # Not by XLA: a few hundred steps take less time than to compile one.
     inner, rows, states = programs.traced(begin)(), [], []

@@ -59,9 +59,7 @@ def sweep(subject, values, make_task, num_steps, seed):
     """
     relative, rates = [], []
     for value in values:
-        found = recording.record(
-            subject, make_task(value), num_steps, seed, keep_states=num_steps
-        )
+        found = recording.record(subject, make_task(value), num_steps, seed, keep_states=num_steps)
         if found.diverged.any():
             raise ValueError(f"{subject.name} diverges at the value {value}.")
         size, rate = _steps(found)
@@ -83,7 +81,9 @@ def _steps(found):
         found.kinds, found.updates, found.grads, found.params, strict=True
     ):
         if kind in ("matrix", "kernel"):
-            u, g, p = (x[half:].reshape(len(x) - half, -1).astype("float64") for x in (update, grad, param))
+            u, g, p = (
+                x[half:].reshape(len(x) - half, -1).astype("float64") for x in (update, grad, param)
+            )
             sizes.append(np.linalg.norm(u, axis=1) / np.linalg.norm(p, axis=1))
             rates.append(-(u * g).sum(axis=1).mean() / np.square(g).sum(axis=1).mean())
     if min(rates) <= 0:

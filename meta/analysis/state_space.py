@@ -75,7 +75,9 @@ def components(states, num=3, standardised=False):
     # What does not move has no unit.
     moving = spread > 1e-9 * np.maximum(np.abs(mean), 1e-9)
     scale = np.where(moving, spread, 1.0) if standardised else np.ones_like(spread)
-    _, values, axes = np.linalg.svd(np.where(moving, (flat - mean) / scale, 0.0), full_matrices=False)
+    _, values, axes = np.linalg.svd(
+        np.where(moving, (flat - mean) / scale, 0.0), full_matrices=False
+    )
     shares = np.square(values) / np.square(values).sum()
     return Components(mean, scale, axes[:num], shares[:num])
 
