@@ -31,6 +31,7 @@ setup(
     packages=find_packages(include=["lopt_keras*", "meta*", "export*"]),
     package_data={
         "lopt_keras.pretrained": ["*/*", "*/*/*"],
+        "meta.analysis": ["*.html"],
         "meta.continuation": ["*.npz"],
         "meta.evaluation": ["*.html"],
         "meta.tasks": ["*.json"],
@@ -39,6 +40,7 @@ setup(
     extras_require={"meta": _META, "test": _META + _TEST, "backends": _BACKENDS},
     entry_points={
         "console_scripts": [
+            "lopt-analyze = export.command:analyze",
             "lopt-continuation = export.command:continuation",
             "lopt-meta-train = export.command:meta_train",
             "lopt-evaluate = export.command:evaluate",

@@ -48,6 +48,11 @@ def evaluate():
     _run_module("meta.evaluate")
 
 
+def analyze():
+    """The console command `lopt-analyze`."""
+    _run_module("meta.analyze")
+
+
 def continuation():
     """The console command `lopt-continuation`."""
     _run_module("meta.continuation")

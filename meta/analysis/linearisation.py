@@ -95,7 +95,8 @@ def linearise(dynamics, state, gradient=0.0, length=100):
     transition, drive, readout, direct = (x[0].astype("float64") for x in found)
     if not all(np.isfinite(x).all() for x in (transition, drive, readout, direct)):
         raise ValueError(
-            f"{dynamics.subject.name} has no finite derivative at this state and gradient {gradient}."
+            f"{dynamics.subject.name} has no finite derivative at this state and the gradient "
+            f"{gradient}."
         )
     eigenvalues, right = np.linalg.eig(transition)
     order = np.argsort(-np.abs(eigenvalues), kind="stable")

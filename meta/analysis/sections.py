@@ -62,7 +62,9 @@ def training(study):
         rows.append([name, losses[0], losses[-1], held_out[-1]])
         data[name] = {"train_loss": losses[-1], "validation_loss": held_out[-1]}
     lowest = min(curve.y.min() for curve in curves)
-    panel = Panel("training loss, held-out loss dashed", "step", "loss", curves, log_y=lowest > 0)
+    panel = Panel(
+        "training loss, held-out loss dashed", "step", "loss", curves, log_y=bool(lowest > 0)
+    )
     best = min(rows, key=lambda row: row[2])
     sentence = f"The lowest training loss at the end is that of {best[0]}: {_short(best[2])}."
     heads = ["optimizer", "loss at the start", "training loss at the end", "held-out loss"]
@@ -177,9 +179,12 @@ def clip(study):
             "asymmetry": found.asymmetry,
         }
     panel = Panel(
-        f"step {at} against its gradient", "gradient / typical size", "step / largest", curves,
+        f"step {at} against its gradient",
+        "gradient / typical size",
+        "step / largest",
+        curves,
         log_x=0.1,
-    )  # fmt: skip
+    )
     heads = ["rule, tensor", "slope at zero", "linear up to (typical sizes)"]
     heads += ["clips negative at", "clips positive at", "asymmetry"]
     return Section("Does it clip gradients?", findings, [Table(heads, rows)], [panel], data)
@@ -281,9 +286,13 @@ def adapt(study):
         )
         data[label] = {"exponent": found.exponent, "exponents": found.exponents}
     panel = Panel(
-        "step in the end of constant gradients", "gradient / typical size", "|step|", curves,
-        log_x=True, log_y=True,
-    )  # fmt: skip
+        "step in the end of constant gradients",
+        "gradient / typical size",
+        "|step|",
+        curves,
+        log_x=True,
+        log_y=True,
+    )
     heads = ["rule, tensor", "power", "for small gradients", "for large ones"]
     return Section(
         "Does it adapt to the size of gradients?", findings, [Table(heads, rows)], [panel], data
@@ -306,8 +315,9 @@ def scale(study):
                 "rate_exponent": found.rate_exponent,
             }
             findings.append(
-                f"{subject.name}: relative steps grow with the {name} to the power "
-                f"{_short(found.exponent)}, steps along the gradient to {_short(found.rate_exponent)}."
+                f"{subject.name}: relative steps grow with the {name} to the power of "
+                f"{_short(found.exponent)}, the part along the gradient, over the gradient, to "
+                f"that of {_short(found.rate_exponent)}."
             )
         panels.append(Panel(name, name, "step / parameter", curves, log_x=True, log_y=True))
     heads = ["changed", "optimizer", "lowest value", "middle", "highest", "power"]
@@ -344,7 +354,8 @@ def direction(study):
 def _cosine_panel(subject, found, parts):
     curves = []
     for name, tensors in parts.items():
-        products = sum((u * d).reshape(len(u), -1).sum(1) for u, d in zip(found.updates, tensors))  # noqa: B905
+        pairs = zip(found.updates, tensors, strict=True)
+        products = sum((u * d).reshape(len(u), -1).sum(axis=1) for u, d in pairs)
         sizes = [
             np.sqrt(sum(np.square(x).reshape(len(x), -1).sum(1) for x in xs))
             for xs in (found.updates, tensors)
@@ -382,7 +393,7 @@ def regularise(study):
             "training loss",
             label,
             [Curve(name, gap.levels, y) for name, y in zip(names, values, strict=True)],
-        )  # fmt: skip
+        )
         for title, label, values in (
             ("held-out loss at equal training loss", "held-out loss", (gap.first, gap.second)),
             ("norm there, over the start", "norm", (gap.first_norms, gap.second_norms)),
@@ -418,9 +429,14 @@ def states(study):
             paths = [found.project(visited[:, i])[:, :2].T for i in range(3)]
             curves = [Curve("", *path) for path in paths]
             panels.append(
-                Panel(f"{label}: trajectories, flow without gradient", "first component",
-                      "second", curves, arrows=flow)
-            )  # fmt: skip
+                Panel(
+                    f"{label}: trajectories, flow without gradient",
+                    "first component",
+                    "second",
+                    curves,
+                    arrows=flow,
+                )
+            )
     heads = ["rule, tensor", "numbers", "effective dimension", "first", "second", "third component"]
     return Section("Which states does it visit?", findings, [Table(heads, rows)], panels, data)
 
