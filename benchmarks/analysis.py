@@ -13,13 +13,15 @@ import os
 
 import numpy as np
 from absl import app, flags
+from meta.training import run_directory
 
 from export import command
 from lopt_keras import rules, saved_model
-from meta import comparison, random, run_directory, tasks
+from meta import random, tasks
 from meta.analysis import pictures, report
 from meta.analysis.study import Study
 from meta.analysis.subject import Subject
+from meta.evaluation import comparison
 
 _OUT_DIR = flags.DEFINE_string("out_dir", None, "Where weights are, and results go.", required=True)
 _TASKS = flags.DEFINE_list("tasks", ["quadratic", "rosenbrock", "two_moons"], "Of the three.")

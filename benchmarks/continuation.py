@@ -21,12 +21,12 @@ import matplotlib
 import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
+from meta.training.run_directory import write_json
 
 from lopt_keras import LearnedOptimizer
 from meta import random
 from meta.continuation import classical, evaluation, kernels, saving, solving, spectra, training
 from meta.continuation.problem import Problem
-from meta.run_directory import write_json
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -42,7 +42,7 @@ TUNING_SEED, FRESH_SEED, UNSEEN_SEED = 1001, 1002, 1003
 BLURS = (0.5, 1.0, 2.0, 4.0, 8.0)
 """Standard deviations in cells, by which the learned answer may be blurred as a default model."""
 
-SHARES = (0.25, 0.5, 0.75, 1.0)
+FRACTIONS = (0.25, 0.5, 0.75, 1.0)
 """Of the learned answer in a default model, the rest being maximum entropy's answer itself."""
 
 _FREQUENCIES = 128
@@ -264,29 +264,29 @@ def mixtures(solver, level, options):
         options: of `entropy`, as tuned, for the answer that is to be improved.
     """
     tuning = evaluation.make(_TUNING.value, level, _FREQUENCIES, TUNING_SEED)
-    improved = {share: improvement(solver, tuning, options, share) for share in SHARES}
-    share = max(SHARES, key=lambda x: improved[x]["improves_share"])
-    result = {"noise": level, "tuned": share, "on_tuning": list(improved.values())}
+    improved = {fraction: improvement(solver, tuning, options, fraction) for fraction in FRACTIONS}
+    fraction = max(FRACTIONS, key=lambda x: improved[x]["improves_fraction"])
+    result = {"noise": level, "tuned": fraction, "on_tuning": list(improved.values())}
     for kind, seed, families in (
         ("seen", FRESH_SEED, None),
         ("unseen", UNSEEN_SEED, spectra.UNSEEN),
     ):
         test = evaluation.make(_SPECTRA.value, level, _FREQUENCIES, seed, families)
-        result[kind] = improvement(solver, test, options, share)
+        result[kind] = improvement(solver, test, options, fraction)
     return result
 
 
-def improvement(solver, test, options, share):
+def improvement(solver, test, options, fraction):
     """Maximum entropy with a mixture as default model, to chi2 = 1, against it as tuned."""
     every = range(len(test.truth))
     plain = entropy(test, every, **options)
-    mixed = share * learned(solver, test).weights + (1.0 - share) * plain
+    mixed = fraction * learned(solver, test).weights + (1.0 - fraction) * plain
     defaults = solving.as_default(mixed, _LITTLE)
     helped = entropy(test, every, defaults, choice="discrepancy")
     before, after = (evaluation.relative_errors(x, test.truth) for x in (plain, helped))
     return {
-        "share": share,
-        "improves_share": float(np.mean(after < before)),
+        "share": fraction,
+        "improves_fraction": float(np.mean(after < before)),
         "error": float(np.median(after)),
         "error_before": float(np.median(before)),
     }
@@ -309,7 +309,7 @@ def summarise(answers, solution, test):
     return {
         "methods": figures,
         "maximum_entropy_on_the_few": float(np.median(plain[:few])),
-        "default_improves_share": float(np.mean(helped < plain)),
+        "default_improves_fraction": float(np.mean(helped < plain)),
         "default_error_ratio_median": float(np.median(helped / plain)),
         "coverage": evaluation.coverage(solution.weights, solution.bars, test.truth).tolist(),
         "chi2_median": float(np.median(solution.chi2)),
@@ -456,8 +456,10 @@ def write_comparison(solver, metadata, file):
             for name, figures in own["methods"].items():
                 error, distance = figures["relative_error"][0], figures["moved"][0]
                 print(f"{level:g} {kind:>6} {name:>34}: error {error:.3f}, moved {distance:.4f}")
-            shares = own["default_improves_share"], own["coverage"]
-            print(f"{level:g} {kind:>6} default improves {shares[0]:.2f}, coverage {shares[1]}")
+            fractions = own["default_improves_fraction"], own["coverage"]
+            print(
+                f"{level:g} {kind:>6} default improves {fractions[0]:.2f}, coverage {fractions[1]}"
+            )
         print(flush=True)
     summary = {
         "weights": {name: metadata[name] for name in ("command", "commit", "sha256")},

@@ -16,13 +16,13 @@ import keras
 import matplotlib
 import numpy as np
 from absl import app, flags, logging
+from meta.training.run_directory import write_json
 from skimage import restoration
 
 from meta import random
 from meta.continuation import classical, evaluation, saving, solving, spectra, training
 from meta.continuation.evaluation import TestSet
 from meta.continuation.solver import UnrolledSolver
-from meta.run_directory import write_json
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -19,11 +19,11 @@ import matplotlib
 import numpy as np
 from absl import app, flags, logging
 from keras import ops
+from meta.training.run_directory import write_json
 
 from meta.continuation import evaluation, solving, training
 from meta.continuation.problem import Problem
 from meta.continuation.solver import QUANTILES, UnrolledSolver, compress, neighbours
-from meta.run_directory import write_json
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

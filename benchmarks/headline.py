@@ -35,9 +35,11 @@ import matplotlib
 import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
+from meta.training import run_directory
 
 from lopt_keras import LearnedOptimizer, pretrained, saved_model
-from meta import comparison, datasets, random, run_directory, tasks
+from meta import datasets, random, tasks
+from meta.evaluation import comparison
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -158,7 +160,7 @@ class Training:
     def __init__(self, problem, optimizer):
         self._problem, self._optimizer = problem, optimizer
         self._learned = isinstance(optimizer, LearnedOptimizer)
-        self._hears = self._learned and "validation_loss" in optimizer.rule.hears
+        self._hears = self._learned and "validation_loss" in optimizer.rule.signals
         optimizer.build(problem.variables)
         self._initial = [variable.numpy() for variable in optimizer.variables]
         self._step = tf.function(self._take_step, jit_compile=True, autograph=False)
@@ -296,7 +298,7 @@ def labelled(weights):
     return paths
 
 
-def compete(problem, contestants):
+def compete(problem, candidates):
     """Runs all on fresh seeds.
 
     Args:
@@ -306,9 +308,9 @@ def compete(problem, contestants):
         Dict from name to the list of runs, each as from `Training.run`, with the loss
         of the whole training split at the end as `final_train`.
     """
-    runs = {name: [] for name in contestants}
+    runs = {name: [] for name in candidates}
     for seed in range(_SEEDS.value):
-        for name, (training, steps) in contestants.items():
+        for name, (training, steps) in candidates.items():
             run = training.run(seed, steps, ("validation", "test"))
             run = {measure: np.round(values, 5).tolist() for measure, values in run.items()}
             runs[name].append({**run, "final_train": problem.evaluate("train")})
@@ -341,7 +343,7 @@ def figures_of(run, target_run):
     return {
         "steps_to_target": steps,
         "seconds_to_target": seconds,
-        "share_of_adams_seconds": seconds / adam_seconds,
+        "fraction_of_adams_seconds": seconds / adam_seconds,
         "milliseconds_per_step": 1e3 * run["seconds"][-1] / run["steps"][-1],
         "best_validation_loss": validation[best],
         "test_at_best_validation_loss": smooth(run["test"])[best],
@@ -395,17 +397,17 @@ def plot(runs, num_learned, file):
 
 def show(summary):
     for name, figures in summary.items():
-        steps, seconds, share = (
+        steps, seconds, fraction = (
             "{median} ({min} to {max})".format(
                 **{k: "never" if v is None else f"{v:.3g}" for k, v in figures[key].items()}
             )
-            for key in ("steps_to_target", "seconds_to_target", "share_of_adams_seconds")
+            for key in ("steps_to_target", "seconds_to_target", "fraction_of_adams_seconds")
         )
         print(
             f"{name}, {figures['milliseconds_per_step']['median']:.1f} ms a step, "
             f"first {figures['first_step_seconds']:.1f} s\n"
             f"  target on {figures['seeds_to_target']} of {_SEEDS.value} seeds: "
-            f"steps {steps}, seconds {seconds}, share of Adam's {share}\n  "
+            f"steps {steps}, seconds {seconds}, fraction of Adam's {fraction}\n  "
             + ", ".join(
                 f"{key} {value['mean']:.4f} ± {value['std']:.4f}"
                 for key, value in figures.items()
@@ -439,19 +441,19 @@ def main(argv):
     baselines = start_baselines(problem, horizons)
     if not _SEEDS.value:
         return
-    contestants = {}
+    candidates = {}
     for label, optimizer in learned.items():
         training = Training(problem, optimizer)
-        contestants |= {f"{label}, {steps} steps": (training, steps) for steps in horizons}
-    num_learned = len(contestants)
-    contestants |= {baseline.name: (baseline.training, baseline.steps) for baseline in baselines}
-    runs = compete(problem, contestants)
+        candidates |= {f"{label}, {steps} steps": (training, steps) for steps in horizons}
+    num_learned = len(candidates)
+    candidates |= {baseline.name: (baseline.training, baseline.steps) for baseline in baselines}
+    runs = compete(problem, candidates)
     summary = {
         name: {
             **summarise(runs[name], runs[_TARGET]),
             "first_step_seconds": training.first_step_seconds,
         }
-        for name, (training, _) in contestants.items()
+        for name, (training, _) in candidates.items()
     }
     show(summary)
     content = {

@@ -18,9 +18,9 @@ import model_zoo
 import numpy as np
 import tqdm
 from absl import app, flags, logging
+from meta.training import run_directory
 
 from lopt_keras import LearnedOptimizer, pretrained, saved_model
-from meta import run_directory
 
 _WEIGHTS = flags.DEFINE_string("weights", "default", "Shipped weights, or a SavedModel.")
 _MODELS = flags.DEFINE_list("models", list(model_zoo.WORKLOADS), "Which models, by name.")

@@ -9,10 +9,9 @@ import os
 import matplotlib
 import numpy as np
 from absl import app, flags, logging
+from meta.training import run_directory
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
-
-from meta import run_directory
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -27,11 +27,12 @@ import model_zoo
 import numpy as np
 import tqdm
 from absl import app, flags
+from meta.training import run_directory
+from meta.training.outer_loop import OuterLoop
 
 import export
 from lopt_keras import LearnedOptimizer, pretrained, rules, saved_model
-from meta import datasets, estimators, run_directory, tasks
-from meta.outer_loop import OuterLoop
+from meta import datasets, estimators, tasks
 
 _MODEL = flags.DEFINE_enum("model", "digits", ("digits", "convnet", "wine"), "Which model.")
 _WEIGHTS = flags.DEFINE_string("weights", "default", "Shipped weights to begin with.")

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
+from meta.tasks.networks.convolution import Windows, convolve
 
 from meta import datasets, random, tasks
-from meta.tasks.convolution import Windows, convolve
 
 _PARTICLES = flags.DEFINE_multi_integer("particles", [1, 8, 32], "Particle counts.", lower_bound=1)
 _BATCH_SIZES = flags.DEFINE_multi_integer("batch_sizes", [8, 32], "Batch sizes.", lower_bound=1)

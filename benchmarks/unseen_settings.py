@@ -12,7 +12,8 @@ import os
 from absl import app, flags, logging
 
 from lopt_keras import pretrained, saved_model
-from meta import comparison, tasks
+from meta import tasks
+from meta.evaluation import comparison
 
 _WEIGHTS = flags.DEFINE_string("weights", "digits", "Name of shipped weights.")
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/unseen_settings", "For the pictures and figures.")

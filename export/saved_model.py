@@ -206,7 +206,7 @@ def _signatures(rule, theta, exported_rank):
         for name, shape in sorted_shapes.items()
     }
     specs |= {_SHARED + k: tf.TensorSpec(shape, tf.float32) for k, shape in shared_shapes.items()}
-    specs |= {name: tf.TensorSpec([], tf.float32) for name in rule.hears}
+    specs |= {name: tf.TensorSpec([], tf.float32) for name in rule.signals}
 
     def named(state, inverse):
         (tensor_state,), shared = state
@@ -236,7 +236,7 @@ def _signatures(rule, theta, exported_rank):
             State([tensor_state], shared),
             [_permute(gradient, order)[None]],
             [_permute(parameter, order)[None]],
-            Signals.silent(step[None], **{name: others[name][None] for name in rule.hears}),
+            Signals.silent(step[None], **{name: others[name][None] for name in rule.signals}),
         )
         parameter = tf.reshape(parameter + _permute(change[0], inverse), shape)
         return {"parameter": parameter, **named(state, inverse)}

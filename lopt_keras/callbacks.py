@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from lopt_keras.learned_optimizer import LearnedOptimizer
-from lopt_keras.rules.base import check_integer
+from lopt_keras.validation import check_integer
 from lopt_keras.validation_batches import ValidationBatches
 
 if keras.backend.backend() == "tensorflow":

@@ -46,7 +46,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
     float32. A step in which a gradient is not finite, or too large for its square
     to be summed in float32 (about 1e19), changes nothing but `skipped_steps`.
 
-    A rule may make use of more than gradients (`rule.hears`). The training loss
+    A rule may make use of more than gradients (`rule.signals`). The training loss
     arrives by itself in `fit` with TensorFlow and torch, except under a
     `LossScaleOptimizer` or `MultiOptimizer`, and by `observe` in a custom loop;
     the validation loss by `lopt_keras.callbacks.ValidationLoss` or `observe`; the
@@ -77,7 +77,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         total_steps: Planned number of steps, for rules that can use the horizon,
             or `None` if it is not known. An attribute that can be assigned, also
             while training. Defaults to `None`.
-        weight_decay: Share of each parameter taken away per step, times
+        weight_decay: Fraction of each parameter taken away per step, times
             `learning_rate` (mind that it is 1 here, not 0.001). Defaults to `None`.
         use_ema: Whether a running average of the variables is kept beside them, which
             `fit` leaves in the model at its end. Defaults to `rule.averages`: a rule that
@@ -167,7 +167,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         self.total_steps = total_steps
         self._observations = {
             name: observations.Observation(self, name)
-            for name in rule.hears
+            for name in rule.signals
             if name != "total_steps"
         }
         _warn_of_small_learning_rate(learning_rate, self._iterations.dtype)
@@ -347,7 +347,7 @@ class LearnedOptimizer(keras.optimizers.Optimizer):
         return grads, list(zip(flat_sums[::2], flat_sums[1::2], strict=True))
 
     def _warn_of_missing_loss(self):
-        missing = "train_loss" in self.rule.hears and not self._heard_train_loss
+        missing = "train_loss" in self.rule.signals and not self._heard_train_loss
         if missing and not self._warned:
             warnings.warn(
                 f"The update rule {type(self.rule).__name__} makes use of the training loss, "
@@ -697,7 +697,7 @@ def _resolve(weights, rule, seed):
 
 
 def _are_usable(grads):
-    """As `features.gradients_are_usable`, but quick also where it is not compiled."""
+    """As `gating.gradients_are_usable`, but quick also where it is not compiled."""
     if keras.backend.backend() == "tensorflow":
         # Uncompiled, a fifth of the time of a product, and half that of a sum of squares.
         squares = [tf.nn.l2_loss(grad) for grad in grads]

@@ -6,7 +6,7 @@ Shapes: `P` particles, `K` decays. The statistics of a loss are a dict of `mean`
 
 from keras import ops
 
-from lopt_keras import features
+from lopt_keras import features, gating
 
 
 def init(particles, decays, prefix):
@@ -34,7 +34,7 @@ def observe(statistics, loss, decays, prefix):
         f"{prefix}_var": var,
         f"{prefix}_count": statistics[f"{prefix}_count"] + 1.0,
     }
-    return {name: features.select(heard, x, statistics[name]) for name, x in new.items()}
+    return {name: gating.select(heard, x, statistics[name]) for name, x in new.items()}
 
 
 def corrected_mean(statistics, decays, prefix):

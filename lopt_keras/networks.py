@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from lopt_keras import features, fusion
+from lopt_keras import features, fusion, reductions
 
 
 def mlp_shapes(sizes, prefix=""):
@@ -166,7 +166,7 @@ def _normalised_planes(members, inputs, arrays, epsilon, axes):
     x = [planes[k][index] for index, _, group in members for k in range(group.shape[1])]
     rank = len(members[0].x.shape) - 2
     trailing = tuple(range(2 + max(0, rank - (axes or rank)), 2 + rank))
-    moments = features.means([ops.square(group) for *_, group in members], trailing)
+    moments = reductions.means([ops.square(group) for *_, group in members], trailing)
     scales = ops.unstack(ops.rsqrt(epsilon + moments), len(x), axis=1)
     return [plane * scale for plane, scale in zip(x, scales, strict=True)]
 

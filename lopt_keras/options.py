@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from lopt_keras.rules import base
+from lopt_keras import validation
 
 _STATE_DTYPES = ("float32", "bfloat16")
 _HIGHEST_COUNT = 2**31 - 1
@@ -43,17 +43,17 @@ def check(name, value):
         TypeError, ValueError: naming the option, its value and what is expected.
     """
     if name in _NUMBERS and value is not None:
-        base.check_number(name, value, **_NUMBERS[name])
+        validation.check_number(name, value, **_NUMBERS[name])
     elif name in _INTEGERS and value is not None:
-        base.check_integer(name, value, **_INTEGERS[name])
+        validation.check_integer(name, value, **_INTEGERS[name])
     elif name in _BOOLS and not (name == "use_ema" and value is None):
-        base.check_bool(name, value)
+        validation.check_bool(name, value)
     elif name == "ema_momentum":
-        base.check_number(name, value, high=1.0)
+        validation.check_number(name, value, high=1.0)
     elif name == "learning_rate" and isinstance(value, int | float | np.number):
-        base.check_number(name, value)
+        validation.check_number(name, value)
     elif name == "seed":
-        base.check_integer(name, value, low=0)
+        validation.check_integer(name, value, low=0)
     elif name == "state_dtype" and value not in _STATE_DTYPES:
         raise ValueError(f"`{name}` must be one of {_STATE_DTYPES}. Received: {name}={value!r}")
     elif name == "name" and not (value is None or isinstance(value, str)):

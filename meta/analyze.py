@@ -16,12 +16,13 @@ from absl import app, flags
 
 from export import command
 from lopt_keras import rules
-from meta import json_flag, memory, run_directory, tasks
+from meta import json_flag, memory, tasks
 from meta.analysis import report
 from meta.analysis.sections import SECTIONS
 from meta.analysis.study import Study
 from meta.analysis.subject import Subject
-from meta.evaluation import contestants
+from meta.evaluation import candidates
+from meta.training import run_directory
 
 _WEIGHTS = flags.DEFINE_string(
     "weights", None, "Shipped weights or a SavedModel, also as label=weights."
@@ -93,7 +94,7 @@ def _subject():
     if (_WEIGHTS.value is None) == (_RULE.value is None):
         raise ValueError("Give one of --weights and --rule.")
     if _WEIGHTS.value is not None:
-        learned = contestants.learned(_WEIGHTS.value)
+        learned = candidates.learned(_WEIGHTS.value)
         return Subject(learned.name, learned.rule, learned.theta)
     rule = rules.get(_RULE.value, **json_flag.parse("rule_config", _RULE_CONFIG.value))
     return Subject.hand_designed(f"{type(rule).__name__} as given", rule)

@@ -8,7 +8,8 @@ import tensorflow as tf
 import tqdm
 
 from lopt_keras import fusion, rules
-from meta import progress, random, unroll
+from meta import progress, random
+from meta.training import unroll
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

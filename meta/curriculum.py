@@ -3,8 +3,8 @@
 import dataclasses
 
 import tensorflow as tf
+from lopt_keras.validation import check_integer
 
-from lopt_keras.rules.base import check_integer
 from meta import random
 
 SCHEDULES = ("constant", "linear", "exponential", "log_uniform")
@@ -69,11 +69,11 @@ class Curriculum:
         if self.schedule == "constant":
             return self.longest
         if self.schedule == "log_uniform":
-            share = random.uniform((), seed)
+            fraction = random.uniform((), seed)
         else:
-            share = tf.minimum(tf.cast(step, tf.float32) / self.num_steps, 1.0)
+            fraction = tf.minimum(tf.cast(step, tf.float32) / self.num_steps, 1.0)
         if self.schedule == "linear":
-            length = self.shortest + share * (self.longest - self.shortest)
+            length = self.shortest + fraction * (self.longest - self.shortest)
         else:
-            length = self.shortest * (self.longest / self.shortest) ** share
+            length = self.shortest * (self.longest / self.shortest) ** fraction
         return tf.cast(tf.round(length), tf.int32)

@@ -16,11 +16,12 @@ import sys
 from absl import app, flags
 
 from export import command
-from meta import json_flag, memory, run_directory
-from meta.evaluation import benchmark, contestants, report, suite
+from meta import json_flag, memory
+from meta.evaluation import benchmark, candidates, report, suite
 from meta.evaluation.store import Store
-from meta.tasks import distribution
-from meta.tasks.augmentation import Augmented
+from meta.tasks.sampling import distribution
+from meta.tasks.sampling.augmentation import Augmented
+from meta.training import run_directory
 
 _WEIGHTS = flags.DEFINE_list(
     "weights", "", "Shipped weights or SavedModels, each also as label=weights."
@@ -110,9 +111,9 @@ def main(argv):
 
 def _rivals():
     """The optimizers to compare with the baselines: list."""
-    found = [contestants.learned(text) for text in _WEIGHTS.value]
-    found += [contestants.from_import_path(text) for text in _OPTIMIZER.value]
-    names = [*contestants.BASELINES, *(rival.name for rival in found)]
+    found = [candidates.learned(text) for text in _WEIGHTS.value]
+    found += [candidates.from_import_path(text) for text in _OPTIMIZER.value]
+    names = [*candidates.BASELINES, *(rival.name for rival in found)]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise ValueError(
             f"`--weights` and `--optimizer` need different names. Received twice: {repeated}. "
@@ -122,10 +123,10 @@ def _rivals():
 
 
 def _baselines():
-    known = contestants.BASELINES
+    known = candidates.BASELINES
     if unknown := set(_BASELINES.value) - set(known):
         raise ValueError(f"`--baselines` must be some of {list(known)}. Received: {unknown}")
-    chosen = {*(_BASELINES.value or known), contestants.ADAM}
+    chosen = {*(_BASELINES.value or known), candidates.ADAM}
     return [baseline for name, baseline in known.items() if name in chosen]
 
 
@@ -167,7 +168,7 @@ def _show(summary):
         print(
             f"{name:>26}: {quartiles[2]:.2f} times fewer steps than Adam in the median, "
             f"{quartiles[0]:.2f} at worst; validation loss no worse on "
-            f"{100 * own['share_validation_no_worse']:.0f} % of tasks; "
+            f"{100 * own['fraction_validation_no_worse']:.0f} % of tasks; "
             f"diverged {own['diverged']} of {own['pairs']}"
         )
     print(f"Report: {os.path.join(_OUT_DIR.value, 'report.html')}")

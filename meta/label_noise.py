@@ -8,8 +8,7 @@ NumPy only. Source: Gish et al., arXiv 1909.09136.
 """
 
 import numpy as np
-
-from lopt_keras.rules.base import check_integer, check_number
+from lopt_keras.validation import check_integer, check_number
 
 
 def noisy_posterior(posterior, r0, r1):
@@ -113,8 +112,8 @@ def flip_rates(class_prior, label_prior, r0=None, r1=None):
     either, the rates are taken to be equal.
 
     Args:
-        class_prior: share of class 1, in (0, 1), known from elsewhere.
-        label_prior: share of label 1, in (0, 1), as counted.
+        class_prior: fraction of class 1, in (0, 1), known from elsewhere.
+        label_prior: fraction of label 1, in (0, 1), as counted.
         r0, r1: at most one of the rates, if it is known.
 
     Raises:

@@ -5,10 +5,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 
-from lopt_keras.rules.base import check_integer, check_number
-from meta.tasks import curves, distribution, references
-from meta.tasks.measured import identify
-from meta.tasks.normalized import AdamSteps, Normalized
+from lopt_keras.validation import check_integer, check_number
+
+from meta.tasks.sampling import distribution
+from meta.tasks.scoring import curves, references
+from meta.tasks.scoring.measured import identify
+from meta.tasks.scoring.normalized import AdamSteps, Normalized
 
 SCORES = ("loss", "adam_steps")
 """How losses are made comparable: by `Normalized` or by `AdamSteps`."""
@@ -21,14 +23,14 @@ class Mixture:
     """Which tasks of the set `train`, and how often.
 
     Args:
-        families: dict from name of family to its weight: the share of the tasks that are
+        families: dict from name of family to its weight: the fraction of the tasks that are
             of it. By default all families of meta-training, equally.
         num_tasks: how many tasks. The families take turns, each with its tasks 0, 1, ...,
             so that a smaller mixture of the same families is part of a larger one.
         milliseconds: time budget: tasks of which a step of a particle takes longer, by
-            `meta/tasks/references.json`, are left out. By default none are.
+            `meta/tasks/scoring/references.json`, are left out. By default none are.
         score: one of `SCORES`. "adam_steps" needs learning curves too,
-            `meta/tasks/curves.json`.
+            `meta/tasks/scoring/curves.json`.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what is expected.
@@ -128,7 +130,7 @@ class Mixture:
         weights = self.families or dict.fromkeys(distribution.families("train"), 1.0)
         counts = dict.fromkeys(weights, 0)
         for _ in range(self.num_tasks):
-            # The one that lags most behind its share.
+            # The one that lags most behind its fraction.
             family = min(weights, key=lambda name: (counts[name] + 1) / weights[name])
             yield distribution.config(family, counts[family])
             counts[family] += 1

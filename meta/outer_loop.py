@@ -12,8 +12,9 @@ import tqdm
 
 from export import backend
 from export import checkpoint as run_checkpoint
-from meta import outer_state, progress, random
-from meta.curriculum import Curriculum
+from meta import progress, random
+from meta.training import outer_state
+from meta.training.curriculum import Curriculum
 
 _SMOOTHING = 0.98
 _SUMMARY_EVERY = 10
@@ -86,8 +87,8 @@ class OuterLoop:
         }
         self._trained = [name for name in self._theta if name in estimator.trained]
         outer_optimizer.build([self._theta[name] for name in self._trained])
-        self._workers = [
-            tf.nest.map_structure(tf.Variable, self._init_worker(self._theta_tensors(), i))
+        self._states = [
+            tf.nest.map_structure(tf.Variable, self._init_state(self._theta_tensors(), i))
             for i in range(len(self._estimators))
         ]
         self._step = tf.Variable(0, dtype=tf.int64)
@@ -98,7 +99,7 @@ class OuterLoop:
         self._checkpoint = tf.train.Checkpoint(
             theta={name: variable.value for name, variable in self._theta.items()},
             optimizer=[variable.value for variable in outer_optimizer.variables],
-            workers=[tf.nest.flatten(worker) for worker in self._workers],
+            workers=[tf.nest.flatten(state) for state in self._states],
             step=self._step,
             smoothed_loss=self._smoothed_loss,
             seconds=self._seconds,
@@ -294,19 +295,19 @@ class OuterLoop:
         return int(np.searchsorted(self._ends, drawn, side="right"))
 
     @tf.function(autograph=False)
-    def _init_worker(self, theta, index):
+    def _init_state(self, theta, index):
         # Not compiled: it runs once.
         seed = random.fold_in(random.fold_in(self._seed, 0), index)
         length = self._length(tf.constant(0, tf.int64))
-        return self._estimators[index].init_worker(theta, seed, length)
+        return self._estimators[index].init_state(theta, seed, length)
 
     @tf.function(jit_compile=True, autograph=False)
     def _outer_step(self, index):
         theta = self._theta_tensors()
         seed = random.fold_in(random.fold_in(self._seed, 1), self._step)
-        worker = tf.nest.map_structure(tf.convert_to_tensor, self._workers[index])
+        state = tf.nest.map_structure(tf.convert_to_tensor, self._states[index])
         length = self._length(self._step)
-        estimate = self._estimators[index].estimate(theta, worker, seed, length)
+        estimate = self._estimators[index].estimate(theta, state, seed, length)
         gradient = {
             name: tf.where(tf.math.is_finite(g), g, 0.0)
             for name, g in estimate.gradient.items()
@@ -323,7 +324,7 @@ class OuterLoop:
             [self._theta[name] for name in self._trained],
         )
         for variable, value in zip(
-            tf.nest.flatten(self._workers[index]), tf.nest.flatten(estimate.worker), strict=True
+            tf.nest.flatten(self._states[index]), tf.nest.flatten(estimate.state), strict=True
         ):
             variable.assign(value)
         self._step.assign_add(1)

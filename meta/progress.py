@@ -46,8 +46,8 @@ class Estimate:
     """
 
     def __init__(self, weights):
-        self._shares = np.asarray(weights, float) / np.sum(weights)
-        self._seconds = np.full(len(self._shares), np.nan)
+        self._fractions = np.asarray(weights, float) / np.sum(weights)
+        self._seconds = np.full(len(self._fractions), np.nan)
         self._compilations = {}
 
     @property
@@ -73,11 +73,11 @@ class Estimate:
         known = ~np.isnan(self._seconds)
         if not known.any():
             return np.nan
-        shares = self._shares[known]
-        mean = (shares * self._seconds[known]).sum() / shares.sum()
-        steps = num_steps * (self._shares * np.where(known, self._seconds, mean)).sum()
-        new = [i for i in range(len(self._shares)) if i not in self._compilations]
-        met = 1.0 - (1.0 - self._shares[new]) ** num_steps
+        fractions = self._fractions[known]
+        mean = (fractions * self._seconds[known]).sum() / fractions.sum()
+        steps = num_steps * (self._fractions * np.where(known, self._seconds, mean)).sum()
+        new = [i for i in range(len(self._fractions)) if i not in self._compilations]
+        met = 1.0 - (1.0 - self._fractions[new]) ** num_steps
         return float(steps + met.sum() * np.mean(list(self._compilations.values())))
 
 

@@ -20,19 +20,12 @@ from absl import app, flags
 import export
 from export import command
 from lopt_keras import pretrained, rules, saved_model
-from meta import (
-    comparison,
-    curriculum,
-    estimators,
-    json_flag,
-    memory,
-    outer_state,
-    run_directory,
-    tasks,
-)
-from meta.mixture import Mixture
-from meta.outer_loop import OuterLoop
-from meta.tasks.augmentation import Augmented
+from meta import estimators, json_flag, memory, tasks
+from meta.evaluation import comparison
+from meta.tasks.mixture import Mixture
+from meta.tasks.sampling.augmentation import Augmented
+from meta.training import curriculum, outer_state, run_directory
+from meta.training.outer_loop import OuterLoop
 
 _LARGEST = 2**31 - 1  # Counters and seeds are int32.
 
@@ -138,20 +131,20 @@ _OUTER_OBJECTIVE = flags.DEFINE_enum(
 _OUTER_TAIL = flags.DEFINE_float(
     "outer_tail",
     1.0,
-    "The outer loss is the mean over this share of a problem's steps, its last; less than 1 "
+    "The outer loss is the mean over this fraction of a problem's steps, its last; less than 1 "
     "only where every estimate takes whole problems.",
 )
-_HORIZON_TOLD = flags.DEFINE_float(
-    "horizon_told",
+_HORIZON_KNOWN = flags.DEFINE_float(
+    "horizon_known",
     1.0,
-    "Share of problems of which the rule is told how many steps they have.",
+    "Fraction of problems of which the rule is told how many steps they have.",
     lower_bound=0.0,
     upper_bound=1.0,
 )
 _VALIDATION_TOLD = flags.DEFINE_float(
-    "validation_told",
+    "validation_known",
     1.0,
-    "Share of problems in which the rule hears validation losses, if it makes use of them.",
+    "Fraction of problems in which the rule hears validation losses, if it makes use of them.",
     lower_bound=0.0,
     upper_bound=1.0,
 )
@@ -202,7 +195,7 @@ for _name in (
     flags.register_validator(
         _name, _is_positive, "must be positive, and so must be its square in float32, and finite."
     )
-for _name in ("horizon_told", "validation_told"):
+for _name in ("horizon_known", "validation_known"):
     flags.register_validator(_name, lambda x: 0 <= x <= 1, "must be in [0, 1].")
 flags.register_multi_flags_validator(
     ["outer_warmup_steps", "num_outer_steps"],
@@ -391,8 +384,8 @@ def _estimator(rule, task):
         unroll_length=_UNROLL_LENGTH.value,
         outer_split=_OUTER_OBJECTIVE.value,
         outer_tail=_OUTER_TAIL.value,
-        horizon_told=_HORIZON_TOLD.value,
-        validation_told=_VALIDATION_TOLD.value,
+        horizon_known=_HORIZON_KNOWN.value,
+        validation_known=_VALIDATION_TOLD.value,
         trained=_trained(rule),
         **recomputation,
     )

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from lopt_keras import features, rules
+from lopt_keras import features, gating, rules
 from meta import random
 
 _VALIDATION_EVERY = 10
@@ -27,7 +27,7 @@ class InnerState(NamedTuple):
         step: `[P]` int32, steps taken so far.
         total_steps: `[P]` float32, the steps that the problem has in all, which the
             rule may know; 0 if it is not told.
-        validation_told: `[P]` bool, whether the rule hears validation losses.
+        validation_known: `[P]` bool, whether the rule hears validation losses.
         setting: of the task, which variant of it each problem is: nest of `[P, ...]`.
     """
 
@@ -36,7 +36,7 @@ class InnerState(NamedTuple):
     rule_state: Any
     step: Any
     total_steps: Any
-    validation_told: Any
+    validation_known: Any
     setting: Any
 
     @property
@@ -63,7 +63,7 @@ class Trajectory(NamedTuple):
     step_size: Any
 
 
-def begin(rule, task, theta, seed, num_problems, total_steps=0, validation_told=True):
+def begin(rule, task, theta, seed, num_problems, total_steps=0, validation_known=True):
     """`InnerState` before the first step.
 
     Args:
@@ -74,7 +74,7 @@ def begin(rule, task, theta, seed, num_problems, total_steps=0, validation_told=
         num_problems: Q.
         total_steps: a number, scalar or `[P]`: what the rule is told of the horizon,
             0 for nothing.
-        validation_told: a bool, scalar or `[P]`: whether it hears validation losses.
+        validation_known: a bool, scalar or `[P]`: whether it hears validation losses.
     """
     particles = _num_particles(theta)
     setting = task.draw(random.fold_in(seed, 0), num_problems)
@@ -82,10 +82,10 @@ def begin(rule, task, theta, seed, num_problems, total_steps=0, validation_told=
     params, setting = _repeat((params, setting), particles // num_problems)
     total_steps = tf.broadcast_to(tf.cast(total_steps, tf.float32), [particles])
     step = tf.zeros(particles, tf.int32)
-    validation_told = tf.broadcast_to(validation_told, [particles])
+    validation_known = tf.broadcast_to(validation_known, [particles])
     state = rule.init_state(theta, params)
     averages = list(params) if rule.averages else []
-    return InnerState(params, averages, state, step, total_steps, validation_told, setting)
+    return InnerState(params, averages, state, step, total_steps, validation_known, setting)
 
 
 def run(
@@ -174,14 +174,14 @@ def evaluate(task, inner, seed, split, num_batches, num_problems):
 
 def _step(rule, task, theta, inner, seed, num_problems, outer_split):
     copies = _num_particles(theta) // num_problems
-    params, _, state, step, total_steps, validation_told, setting = inner
+    params, _, state, step, total_steps, validation_known, setting = inner
 
     def batch(split, seed):
         problems = tf.nest.map_structure(lambda x: x[:num_problems], setting)
         return _repeat(task.batch(split, seed, num_problems, problems), copies)
 
     def is_smooth():
-        moved = features.gradients_are_usable(updates)
+        moved = gating.gradients_are_usable(updates)
         return usable & moved & tf.math.is_finite(train_loss) & ~overflows
 
     # What the step reads. Whether gradients return from it is known further down.
@@ -210,21 +210,21 @@ def _step(rule, task, theta, inner, seed, num_problems, outer_split):
         "train_loss": rules.Signal.where(True, train_loss),
     }
     overflows = tf.zeros(_num_particles(theta), tf.bool)
-    if "validation_loss" in rule.hears:
+    if "validation_loss" in rule.signals:
         if outer_split == "validation":
             # Measured before the step, so that to have heard it helps only later losses.
             observed = outer_loss
         else:
             held_out = batch("validation", random.fold_in(seed, 2))
             observed = task.loss(read_params, held_out, setting)
-        due = validation_told & (step % _VALIDATION_EVERY == 0)
+        due = validation_known & (step % _VALIDATION_EVERY == 0)
         overflows = due & tf.math.is_inf(observed)
         heard["validation_loss"] = rules.Signal.where(due, observed)
     signals = rules.Signals.silent(step, **heard)
     updates, new_state = rule.update(read_theta, read_state, grads, read_params, signals)
-    usable = features.gradients_are_usable(grads)
-    updates = [features.select(usable, update, tf.zeros_like(update)) for update in updates]
-    state = tf.nest.map_structure(lambda n, o: features.select(usable, n, o), new_state, state)
+    usable = gating.gradients_are_usable(grads)
+    updates = [gating.select(usable, update, tf.zeros_like(update)) for update in updates]
+    state = tf.nest.map_structure(lambda n, o: gating.select(usable, n, o), new_state, state)
     params = [param + update for param, update in zip(params, updates, strict=True)]
     step = step + tf.cast(usable, tf.int32)
     averages = _averaged(rule, inner.averages, params, state, usable)
@@ -262,7 +262,7 @@ def _gated(nest, is_open):
     @tf.custom_gradient
     def identity(*tensors):
         def backward(*upstream):
-            return [features.select(is_open(), dy, tf.zeros_like(dy)) for dy in upstream]
+            return [gating.select(is_open(), dy, tf.zeros_like(dy)) for dy in upstream]
 
         return [tf.identity(x) for x in tensors], backward
 

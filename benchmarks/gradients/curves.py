@@ -16,9 +16,10 @@ import matplotlib
 import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
+from meta.training import unroll
 
 from lopt_keras import rules
-from meta import estimators, random, tasks, unroll
+from meta import estimators, random, tasks
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -52,15 +53,15 @@ def make_step(estimator, optimizer, theta):
     """The outer step as one program, as `OuterLoop` takes it."""
 
     @tf.function(jit_compile=True, autograph=False)
-    def step(worker, seed):
+    def step(state, seed):
         values = {name: tf.convert_to_tensor(x) for name, x in theta.items()}
-        estimate = estimator.estimate(values, worker, seed)
+        estimate = estimator.estimate(values, state, seed)
         gradient = [
             tf.clip_by_value(tf.where(tf.math.is_finite(g), g, 0.0), -1.0, 1.0)
             for g in (estimate.gradient[name] for name in theta)
         ]
         optimizer.apply(gradient, list(theta.values()))
-        return estimate.worker
+        return estimate.state
 
     return step
 
@@ -94,12 +95,12 @@ def train(rule, task, name, unroll_length, seed, evaluate):
     def values():
         return {key: tf.convert_to_tensor(x) for key, x in theta.items()}
 
-    worker = estimator.init_worker(values(), random.seed(seed))
+    state = estimator.init_state(values(), random.seed(seed))
     seconds, losses = [0.0], [float(evaluate(values()))]
     spent, steps = 0.0, 0
     while spent < _SECONDS.value:
         begin = time.process_time()
-        worker = step(worker, random.fold_in(random.seed(seed), steps))
+        state = step(state, random.fold_in(random.seed(seed), steps))
         if steps:  # The first step compiles.
             spent += time.process_time() - begin
         steps += 1

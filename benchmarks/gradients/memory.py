@@ -44,17 +44,17 @@ def measure(name, segment_length, unroll_length):
         arguments["segment_length"] = segment_length
     estimator = estimators.get(name, rule, tasks.get("digits_mlp"), **arguments)
     theta = {key: tf.constant(value) for key, value in rule.init_theta().items()}
-    worker = estimator.init_worker(theta, random.seed(0))
+    state = estimator.init_state(theta, random.seed(0))
     step = tf.function(estimator.estimate, jit_compile=True, autograph=False)
     before, start = resident("VmRSS"), time.perf_counter()
-    step(theta, worker, random.seed(1), tf.constant(1))
+    step(theta, state, random.seed(1), tf.constant(1))
     compile_seconds = time.perf_counter() - start
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     with open("/proc/self/clear_refs", "w", encoding="ascii") as f:
         f.write("5")  # The peak is then counted from here.
     start = time.process_time()
     for i in range(_RUNS):
-        step(theta, worker, random.seed(i), tf.constant(unroll_length))
+        step(theta, state, random.seed(i), tf.constant(unroll_length))
     return {
         "compile_seconds": compile_seconds,
         "cpu_seconds": (time.process_time() - start) / _RUNS,

@@ -14,10 +14,12 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 from absl import app, flags, logging
+from meta.tasks.sampling import distribution
+from meta.training import curriculum
 
 from lopt_keras import LearnedOptimizer
-from meta import curriculum, estimators, mixture, random
-from meta.tasks import distribution
+from meta import estimators, random
+from meta.tasks import mixture
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -53,19 +55,19 @@ def measure(optimizer, task, name, stddev):
     lengths = curriculum.Curriculum("log_uniform", _HORIZON, shortest=_SHORTEST)
 
     @tf.function(jit_compile=True, autograph=False)
-    def step(worker, seed):
+    def step(state, seed):
         length = lengths.length(0, random.fold_in(seed, 0))
-        return estimator.estimate(theta, worker, random.fold_in(seed, 1), length)
+        return estimator.estimate(theta, state, random.fold_in(seed, 1), length)
 
     means, losses = [], []
     for run in range(_WORKERS.value):
         seed = random.fold_in(random.seed(1), run)
-        worker = estimator.init_worker(theta, seed)
+        state = estimator.init_state(theta, seed)
         estimates = []
         # The first round of problems began staggered, with unperturbed starts.
         for i in range(_HORIZON // _SEGMENT + _ESTIMATES.value):
-            estimate = step(worker, random.fold_in(seed, i))
-            worker = estimate.worker
+            estimate = step(state, random.fold_in(seed, i))
+            state = estimate.state
             estimates.append(np.concatenate([np.ravel(x) for x in estimate.gradient.values()]))
             losses.append(float(estimate.metrics["meta_loss"]))
         means.append(np.mean(estimates[-_ESTIMATES.value :], axis=0))

@@ -124,13 +124,13 @@ def measure(name, length):
     arguments = {"num_particles": _PARTICLES, "stddev": STDDEV, "horizon": HORIZON}
     estimator = estimators.get(name, rule, NoisyQuadratic(), unroll_length=length, **arguments)
     theta = {key: tf.constant(value) for key, value in rule.init_theta().items()}
-    worker = estimator.init_worker(theta, random.seed(0))
+    state = estimator.init_state(theta, random.seed(0))
     step = tf.function(estimator.estimate, jit_compile=True, autograph=False)
     count = HORIZON // length
     gradients = []
     for i in range(count * (1 + _ESTIMATES.value)):
-        estimate = step(theta, worker, random.fold_in(random.seed(1), i))
-        worker = estimate.worker
+        estimate = step(theta, state, random.fold_in(random.seed(1), i))
+        state = estimate.state
         gradients.append(float(estimate.gradient["log_learning_rate"]))
     means = np.reshape(gradients[count:], (-1, count)).mean(axis=1)
     return {"mean": means.mean(), "standard_error": means.std(ddof=1) / len(means) ** 0.5}

@@ -70,14 +70,14 @@ def collect(estimator, theta, length, num, skip=0):
     """`num` estimates after `skip` others: list of `Estimate`s, as NumPy arrays."""
     length, step = tf.constant(length), compiled(estimator)
     seed = random.fold_in(random.seed(1), length)
-    worker = estimator.init_worker(theta, random.seed(0), length)
+    state = estimator.init_state(theta, random.seed(0), length)
     collected = []
     for i in range(num + skip):
-        estimate = step(theta, worker, random.fold_in(seed, i), length)
-        worker = estimate.worker
+        estimate = step(theta, state, random.fold_in(seed, i), length)
+        state = estimate.state
         if i >= skip:
             collected.append(
-                tf.nest.map_structure(lambda x: x.numpy(), estimate._replace(worker=()))
+                tf.nest.map_structure(lambda x: x.numpy(), estimate._replace(state=()))
             )
     return collected
 
@@ -169,9 +169,9 @@ def plot_variances(lengths, results, title, file):
         axis.plot(lengths, variance, color=f"C{i}", label=name, **style)
         axis.fill_between(lengths, low, high, color=f"C{i}", alpha=0.2, lw=0)
         if name == "pes":
-            share = PES_SEGMENT / np.array(lengths)
+            fraction = PES_SEGMENT / np.array(lengths)
             label = "pes, at equal inner steps"
-            axis.plot(lengths, share * variance, ":", color=f"C{i}", label=label)
+            axis.plot(lengths, fraction * variance, ":", color=f"C{i}", label=label)
     smooth = max(results[length]["pes"]["variance"] for length in lengths)
     axis.set(yscale="log", ylabel="variance of an estimate, summed over theta (95 %)")
     axis.set_ylim(top=1e4 * smooth)  # Pathwise goes on far beyond.

@@ -44,11 +44,11 @@ def program(name, num_particles, unroll_length, hidden):
         name, rule, task, num_particles=num_particles, unroll_length=unroll_length, horizon=horizon
     )
     theta = {key: tf.constant(value) for key, value in rule.init_theta().items()}
-    worker = estimator.init_worker(theta, random.seed(0))
+    state = estimator.init_state(theta, random.seed(0))
     step = tf.function(estimator.estimate, jit_compile=True, autograph=False)
 
     def estimate():
-        estimate = step(theta, worker, random.seed(1))
+        estimate = step(theta, state, random.seed(1))
         # On an accelerator, the call above returns before the work is done.
         estimate.metrics["meta_loss"].numpy()
 

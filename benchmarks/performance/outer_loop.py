@@ -13,10 +13,10 @@ import tempfile
 import keras
 import stopwatch
 from absl import app, flags, logging
+from meta.training.outer_loop import OuterLoop
 
 from lopt_keras import rules
 from meta import estimators, tasks
-from meta.outer_loop import OuterLoop
 
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/performance", "For the figures.")
 _NUM_STEPS = flags.DEFINE_integer("num_steps", 500, "Outer steps.", lower_bound=100)

@@ -20,13 +20,16 @@ import matplotlib
 import numpy as np
 import tqdm
 from absl import app, flags, logging
+from meta.tasks.mixture import Mixture, scored
+from meta.tasks.sampling import distribution
+from meta.tasks.scoring import references
+from meta.training import run_directory
+from meta.training.curriculum import Curriculum
+from meta.training.outer_loop import OuterLoop
 
 from lopt_keras import rules
-from meta import comparison, estimators, random, run_directory, tasks
-from meta.curriculum import Curriculum
-from meta.mixture import Mixture, scored
-from meta.outer_loop import OuterLoop
-from meta.tasks import distribution, references
+from meta import estimators, random, tasks
+from meta.evaluation import comparison
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

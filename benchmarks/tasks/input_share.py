@@ -14,10 +14,11 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 from absl import app, flags, logging
+from meta.tasks.sampling import distribution
+from meta.training import run_directory
 
 from lopt_keras import rules
-from meta import estimators, random, run_directory, tasks
-from meta.tasks import distribution
+from meta import estimators, random, tasks
 
 _FAMILIES = flags.DEFINE_list("families", None, "Families. Default: all of meta-training.")
 _PARTICLES = flags.DEFINE_integer("particles", 16, "Particles.", lower_bound=2)
@@ -59,12 +60,12 @@ def make_step(task, rule):
         outer_split="validation",
     )
     theta = {name: tf.constant(value) for name, value in rule.init_theta(0).items()}
-    worker = estimator.init_worker(theta, random.seed(0))
+    state = estimator.init_state(theta, random.seed(0))
     estimate = tf.function(estimator.estimate, jit_compile=True, autograph=False)
 
     def step():
         start = time.perf_counter()
-        result = estimate(theta, worker, random.seed(1))
+        result = estimate(theta, state, random.seed(1))
         float(result.metrics["meta_loss"])
         return time.perf_counter() - start
 
@@ -73,7 +74,7 @@ def make_step(task, rule):
 
 
 def measure(family):
-    """Median seconds of both, and the share of the input: dict."""
+    """Median seconds of both, and the fraction of the input: dict."""
     config = next(
         config
         for config in (tasks.sample_config(seed) for seed in range(10_000))
@@ -83,12 +84,12 @@ def measure(family):
     whole = make_step(task, rule)
     without = make_step(DrawnBefore(task, _PARTICLES.value // 2), rule)
     pairs = np.array([(whole(), without()) for _ in range(_REPETITIONS.value)])
-    shares = 1.0 - pairs[:, 1] / pairs[:, 0]
+    fractions = 1.0 - pairs[:, 1] / pairs[:, 0]
     return {
         "architecture": config.architecture,
         "milliseconds": 1e3 * float(np.median(pairs[:, 0])),
         "input_share": float(1.0 - np.median(pairs[:, 1]) / np.median(pairs[:, 0])),
-        "input_share_quartiles": np.quantile(shares, [0.25, 0.75]).tolist(),
+        "input_share_quartiles": np.quantile(fractions, [0.25, 0.75]).tolist(),
     }
 
 

@@ -5,7 +5,7 @@ from lopt_keras.rules.base import Signal, Signals, State, UpdateRule
 from lopt_keras.rules.cosine_adamw import CosineAdamW
 from lopt_keras.rules.direction_mixture import DirectionMixture
 from lopt_keras.rules.factored_mlp import FactoredMLP
-from lopt_keras.rules.handcrafted import SGD, Adam, AdamW
+from lopt_keras.rules.hand_designed import SGD, Adam, AdamW
 from lopt_keras.rules.hierarchical import Hierarchical
 from lopt_keras.rules.learned_hyperparameters import LearnedHyperparameters
 from lopt_keras.rules.lion import Lion

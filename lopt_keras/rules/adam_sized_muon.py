@@ -8,13 +8,13 @@ from keras import ops
 
 from lopt_keras import features
 from lopt_keras.orthogonalization import orthogonalized
-from lopt_keras.rules import handcrafted
+from lopt_keras.rules import hand_designed
 
 _EPSILON = 1e-12
 
 
 @dataclasses.dataclass(frozen=True)
-class AdamSizedMuon(handcrafted.Adam):
+class AdamSizedMuon(hand_designed.Adam):
     """Adam whose step of a matrix has the direction of the orthogonalised momentum.
 
     The step of a tensor of rank 2 and more, as the matrix of all its axes but the last by the
@@ -53,7 +53,7 @@ class AdamSizedMuon(handcrafted.Adam):
             return super().update_tensor(theta, state, message, grad, param, signals)
         adam = {"m": state["momentum"], "v": state["v"]}
         update, adam = super().update_tensor(theta, adam, message, grad, param, signals)
-        decay = 1.0 - handcrafted.scalar(theta, "log_one_minus_beta_1", param)
+        decay = 1.0 - hand_designed.scalar(theta, "log_one_minus_beta_1", param)
         shape = ops.shape(param)
         matrix = ops.reshape(
             features.accumulate(adam["m"], grad, decay), (shape[0], math.prod(shape[1:-1]), -1)

@@ -94,7 +94,7 @@ class UpdateRule(abc.ABC):
     `coordinate`; one that mixes information between tensors `summarise` too.
 
     Attributes:
-        hears: names of the `Signals` that the rule makes use of, besides `step`.
+        signals: names of the `Signals` that the rule makes use of, besides `step`.
         mixes_tensors: whether the update of a tensor depends on the others.
         permutes_with_axes: whether a tensor with its axes permuted gets the same
             update with its axes permuted.
@@ -108,7 +108,7 @@ class UpdateRule(abc.ABC):
             parts but an `update` of its own, and all its state is shared.
     """
 
-    hears: ClassVar[tuple[str, ...]] = ()
+    signals: ClassVar[tuple[str, ...]] = ()
     mixes_tensors: ClassVar[bool] = False
     permutes_with_axes: ClassVar[bool] = True
     flattens: ClassVar[bool] = False

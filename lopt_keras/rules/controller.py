@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 
 from keras import ops
 
-from lopt_keras import features, loss_statistics, networks
-from lopt_keras.rules import base
+from lopt_keras import features, loss_statistics, networks, reductions, validation
 
 SIGNALS = ("train_loss", "validation_loss", "total_steps")
 """What a controller hears."""
@@ -27,7 +26,7 @@ class Controller:
     Its features, all of the order of 1 and most of them free of the scale of the
     loss:
 
-    - `tanh(t / c - 1)`, as `features.time_embedding`, and the share of the horizon
+    - `tanh(t / c - 1)`, as `features.time_embedding`, and the fraction of the horizon
       that has passed (0 if it is not known) and whether it is known;
     - the training loss relative to its running mean at three decays, the faster
       means relative to the slowest, the validation loss relative to the training
@@ -50,8 +49,8 @@ class Controller:
     hidden_layers: int
 
     def __post_init__(self):
-        base.check_integer("hidden_size", self.hidden_size, low=1, high=4096)
-        base.check_integer("hidden_layers", self.hidden_layers, low=1, high=16)
+        validation.check_integer("hidden_size", self.hidden_size, low=1, high=4096)
+        validation.check_integer("hidden_layers", self.hidden_layers, low=1, high=16)
 
     def theta_shapes(self):
         inputs = SHARED_FEATURES + _TENSOR_FEATURES
@@ -146,7 +145,7 @@ def measure(grad, param, step):
     g, p, s = (x[:, None] for x in (grad, param, step))
     squares = [ops.square(g), ops.square(p), ops.square(s), g * s]
     axes = tuple(range(2, len(p.shape)))
-    means = features.means(squares, axes) if axes else ops.concatenate(squares, axis=1)
+    means = reductions.means(squares, axes) if axes else ops.concatenate(squares, axis=1)
     means = ops.reshape(means, (-1, len(squares)))
     # Not `param.shape`: in the signatures of an export, sizes are not known.
     size = ops.cast(math.prod(ops.shape(param)[1:]), "float32")
@@ -154,12 +153,12 @@ def measure(grad, param, step):
 
 
 def horizon(signals):
-    """The share of the planned steps that has passed, and whether it is known: `[P, 2]`."""
+    """The fraction of the planned steps that has passed, and whether it is known: `[P, 2]`."""
     known = signals.total_steps.known
     total = ops.where(known, signals.total_steps.value, 1.0)
-    share = ops.clip(ops.cast(signals.step, "float32") / total, 0.0, 1.0)
+    fraction = ops.clip(ops.cast(signals.step, "float32") / total, 0.0, 1.0)
     known = ops.cast(known, "float32")
-    return ops.stack([share * known, known], axis=1)
+    return ops.stack([fraction * known, known], axis=1)
 
 
 def _loss_features(train, valid, loss):

@@ -7,9 +7,9 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from keras import ops
 
-from lopt_keras import features, networks, tiling
+from lopt_keras import controller, features, networks, reductions, tiling, validation
 from lopt_keras.orthogonalization import orthogonalized_wide
-from lopt_keras.rules import base, controller
+from lopt_keras.rules import base
 
 _OUTPUTS = ("factor", "mix", "lookahead", "decay", "window")
 _TENSOR_FEATURES = 20
@@ -32,13 +32,13 @@ class DirectionMixture(base.UpdateRule):
        root mean square of at most 1. The bias of m stays: it makes the first steps smaller.
     2. A matrix is cut into tiles (`lopt_keras.tiling`). In each, Muon's direction is the
        orthogonalised `(1 - c) m + c g`, as large as d is in that tile.
-    3. The direction is Muon's plus a learned share of what Adam's differs from it. Vectors,
+    3. The direction is Muon's plus a learned fraction of what Adam's differs from it. Vectors,
        scalars and embeddings have Adam's.
     4. The step is the direction times the tensor's size, its root mean square between
        `min_parameter_scale` and `max_parameter_scale`; times `step_size`; times a schedule,
        `rsqrt(1 + t / decay_steps)`, and where the planned steps T are known
        `1 - anneal t / T`; times a learned factor between 1/10 and 10.
-    5. A learned share of the parameter, at most a tenth of the step's, is taken away.
+    5. A learned fraction of the parameter, at most a tenth of the step's, is taken away.
 
     What is worth keeping is not the parameters themselves, which jitter, but their running
     average with weight `w / (t + w)`: `averages` is true, w is `average_window` times a
@@ -74,7 +74,7 @@ class DirectionMixture(base.UpdateRule):
         hand-designed directions: arXiv 2408.09310.
     """
 
-    hears: ClassVar[tuple[str, ...]] = controller.SIGNALS
+    signals: ClassVar[tuple[str, ...]] = controller.SIGNALS
     averages: ClassVar[bool] = True
     fuses_tensors: ClassVar[bool] = True
     permutes_with_axes: ClassVar[bool] = False
@@ -95,21 +95,21 @@ class DirectionMixture(base.UpdateRule):
 
     def __post_init__(self):
         for name in ("step_size", "min_parameter_scale", "decay_steps", "average_window"):
-            base.check_number(name, getattr(self, name), low_open=True)
-        base.check_number(
+            validation.check_number(name, getattr(self, name), low_open=True)
+        validation.check_number(
             "max_parameter_scale", self.max_parameter_scale, low=self.min_parameter_scale
         )
-        base.check_number("anneal", self.anneal, high=1.0 + 1e-9)
-        base.check_number("exp_mult", self.exp_mult)
-        base.check_number("trust", self.trust)
+        validation.check_number("anneal", self.anneal, high=1.0 + 1e-9)
+        validation.check_number("exp_mult", self.exp_mult)
+        validation.check_number("trust", self.trust)
         for name in ("tile_rows", "tile_columns"):
             if getattr(self, name) not in tiling.LENGTHS:
                 raise ValueError(
                     f"`{name}` must be one of {tiling.LENGTHS}. "
                     f"Received: {name}={getattr(self, name)!r}"
                 )
-        base.check_integer("hidden_size", self.hidden_size, low=1, high=4096)
-        base.check_integer("hidden_layers", self.hidden_layers, low=1, high=16)
+        validation.check_integer("hidden_size", self.hidden_size, low=1, high=4096)
+        validation.check_integer("hidden_layers", self.hidden_layers, low=1, high=16)
 
     def theta_shapes(self):
         inputs = controller.SHARED_FEATURES + _TENSOR_FEATURES
@@ -181,9 +181,9 @@ class DirectionMixture(base.UpdateRule):
             theta, state, grads, params, signals, names: as for `update`.
 
         Returns:
-            Dict of `[P, tensors]`: `factor` of the step, `mix`, the share of what Adam's
+            Dict of `[P, tensors]`: `factor` of the step, `mix`, the fraction of what Adam's
             direction differs from Muon's, `lookahead`, the c of Muon's direction, `decay`,
-            the share of the relative step that is taken from a parameter, and `window` of the
+            the fraction of the relative step that is taken from a parameter, and `window` of the
             average, whose logarithm is averaged over the tensors.
         """
         layout = self._layout(params, names)
@@ -252,9 +252,9 @@ class DirectionMixture(base.UpdateRule):
 
     def _schedule(self, signals):
         """The factor of time alone, `[P]`."""
-        share = controller.horizon(signals)[:, 0]
+        fraction = controller.horizon(signals)[:, 0]
         count = ops.cast(signals.step, "float32")
-        return ops.rsqrt(1.0 + count / self.decay_steps) * (1.0 - self.anneal * share)
+        return ops.rsqrt(1.0 + count / self.decay_steps) * (1.0 - self.anneal * fraction)
 
 
 class _Moments(NamedTuple):
@@ -407,4 +407,4 @@ def _root_mean_squares(squares, layout):
 
 def _total(tiles):
     """The sum over each tile: `[P, N, 1, 1]`."""
-    return features.total(tiles, (2, 3))
+    return reductions.total(tiles, (2, 3))

@@ -4,8 +4,8 @@ import dataclasses
 
 from keras import ops
 
-from lopt_keras import features
-from lopt_keras.rules import base, mlp
+from lopt_keras import features, validation
+from lopt_keras.rules import mlp
 
 _DECAYS = ("momentum_decays", "rms_decays", "factored_decays")
 _REFERENCE_NAMES = {
@@ -57,7 +57,7 @@ class FactoredMLP(mlp.MLP):
 
     def __post_init__(self):
         super().__post_init__()
-        base.check_decay_counts(self)
+        validation.check_decay_counts(self)
 
     def num_tensor_features(self):
         momenta, rms = len(self.momentum_decays), len(self.rms_decays)

@@ -12,11 +12,11 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from lopt_keras import features
+from lopt_keras import features, validation
 from lopt_keras.rules import base
 
 
-class Handcrafted(base.UpdateRule):
+class HandDesigned(base.UpdateRule):
     """What they share: a theta of scalars that the constructor gives."""
 
     @abc.abstractmethod
@@ -37,7 +37,7 @@ def scalar(theta, name, param):
 
 
 @dataclasses.dataclass(frozen=True)
-class SGD(Handcrafted):
+class SGD(HandDesigned):
     """Gradient descent with momentum, as `keras.optimizers.SGD`.
 
     Theta: `log_learning_rate`, `log_one_minus_momentum`, scalars.
@@ -56,9 +56,9 @@ class SGD(Handcrafted):
     nesterov: bool = False
 
     def __post_init__(self):
-        base.check_number("learning_rate", self.learning_rate, low_open=True)
-        base.check_number("momentum", self.momentum, high=1.0)
-        base.check_bool("nesterov", self.nesterov)
+        validation.check_number("learning_rate", self.learning_rate, low_open=True)
+        validation.check_number("momentum", self.momentum, high=1.0)
+        validation.check_bool("nesterov", self.nesterov)
 
     def _hyperparameters(self):
         return {
@@ -78,7 +78,7 @@ class SGD(Handcrafted):
 
 
 @dataclasses.dataclass(frozen=True)
-class Adam(Handcrafted):
+class Adam(HandDesigned):
     """Adam (Kingma and Ba, arXiv 1412.6980), as `keras.optimizers.Adam`.
 
     Theta: `log_learning_rate`, `log_one_minus_beta_1`, `log_one_minus_beta_2`,
@@ -99,10 +99,10 @@ class Adam(Handcrafted):
     epsilon: float = 1e-7
 
     def __post_init__(self):
-        base.check_number("learning_rate", self.learning_rate, low_open=True)
-        base.check_number("beta_1", self.beta_1, high=1.0)
-        base.check_number("beta_2", self.beta_2, high=1.0)
-        base.check_number("epsilon", self.epsilon, low_open=True)
+        validation.check_number("learning_rate", self.learning_rate, low_open=True)
+        validation.check_number("beta_1", self.beta_1, high=1.0)
+        validation.check_number("beta_2", self.beta_2, high=1.0)
+        validation.check_number("epsilon", self.epsilon, low_open=True)
 
     def _hyperparameters(self):
         return {
@@ -136,7 +136,7 @@ class AdamW(Adam):
 
     Args:
         learning_rate, beta_1, beta_2, epsilon: as `Adam`.
-        weight_decay: positive; the share of a parameter that a step takes away
+        weight_decay: positive; the fraction of a parameter that a step takes away
             is `learning_rate * weight_decay`.
 
     Reference:
@@ -147,7 +147,7 @@ class AdamW(Adam):
 
     def __post_init__(self):
         super().__post_init__()
-        base.check_number("weight_decay", self.weight_decay, low_open=True)
+        validation.check_number("weight_decay", self.weight_decay, low_open=True)
 
     def _hyperparameters(self):
         return {**super()._hyperparameters(), "log_weight_decay": np.log(self.weight_decay)}

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from keras import ops
 
-from lopt_keras import features, loss_statistics, networks
+from lopt_keras import features, loss_statistics, networks, reductions, validation
 from lopt_keras.rules import base
 
 _TENSOR_STATISTICS, _LOSSES = 16, 2
@@ -61,7 +61,7 @@ class Hierarchical(base.UpdateRule):
         effective learned optimizers", arXiv 2009.11243, section 3 and appendix.
     """
 
-    hears: ClassVar[tuple[str, ...]] = ("train_loss", "validation_loss")
+    signals: ClassVar[tuple[str, ...]] = ("train_loss", "validation_loss")
     mixes_tensors: ClassVar[bool] = True
 
     hidden_size: int = 32
@@ -75,13 +75,13 @@ class Hierarchical(base.UpdateRule):
     decays: tuple[float, ...] = (0.5, 0.9, 0.99, 0.999, 0.9999)
 
     def __post_init__(self):
-        base.check_integer("hidden_layers", self.hidden_layers, low=1, high=16)
+        validation.check_integer("hidden_layers", self.hidden_layers, low=1, high=16)
         sizes = ("hidden_size", "lstm_size", "lstm_to_mlp_size", "mlp_to_lstm_size")
         for name in (*sizes, "lstm_to_lstm_size"):
-            base.check_integer(name, getattr(self, name), low=1, high=4096)
-        base.check_number("step_mult", self.step_mult)
-        base.check_number("exp_mult", self.exp_mult)
-        base.check_decay_field(self, "decays")
+            validation.check_integer(name, getattr(self, name), low=1, high=4096)
+        validation.check_number("step_mult", self.step_mult)
+        validation.check_number("exp_mult", self.exp_mult)
+        validation.check_decay_field(self, "decays")
 
     def theta_shapes(self):
         lstm_inputs = _TENSOR_STATISTICS + _LOSSES + self.mlp_to_lstm_size + self.lstm_to_lstm_size
@@ -150,7 +150,7 @@ class Hierarchical(base.UpdateRule):
         }
         summary = {
             "statistics": _tensor_statistics(state["m"], state["rms"], grad, param),
-            "mean_square_grad": features.mean(ops.square(features.flat(grad)), 1),
+            "mean_square_grad": reductions.mean(ops.square(features.flat(grad)), 1),
             **{name: features.flat(state[name]) for name in ("hidden", "cell", "from_mlp")},
         }
         return state, summary
@@ -199,7 +199,7 @@ class Hierarchical(base.UpdateRule):
         )
         step = networks.scaled(-self.step_mult * outputs[:, 0], self.exp_mult * outputs[:, 1])
         sent = {name: message[name] for name in ("hidden", "cell")}
-        sent["from_mlp"] = features.mean(outputs[:, 2:], 2)[:, :, 0]
+        sent["from_mlp"] = reductions.mean(outputs[:, 2:], 2)[:, :, 0]
         sent = {name: features.broadcast_over(value, rank) for name, value in sent.items()}
         return ops.reshape(step, ops.shape(param)), {"m": state["m"], "rms": state["rms"], **sent}
 

@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from keras import ops
 
-from lopt_keras import features
-from lopt_keras.rules import base, controller
+from lopt_keras import controller, features, validation
+from lopt_keras.rules import base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +41,7 @@ class LearnedHyperparameters(base.UpdateRule):
         2203.11860.
     """
 
-    hears: ClassVar[tuple[str, ...]] = controller.SIGNALS
+    signals: ClassVar[tuple[str, ...]] = controller.SIGNALS
 
     hidden_size: int = 16
     hidden_layers: int = 2
@@ -59,12 +59,12 @@ class LearnedHyperparameters(base.UpdateRule):
             "_controller",
             controller.Controller("controller_", 4, self.hidden_size, self.hidden_layers),
         )
-        base.check_number("learning_rate", self.learning_rate, low_open=True)
-        base.check_number("beta_1", self.beta_1, high=1.0)
-        base.check_number("beta_2", self.beta_2, high=1.0)
-        base.check_number("epsilon", self.epsilon, low_open=True)
+        validation.check_number("learning_rate", self.learning_rate, low_open=True)
+        validation.check_number("beta_1", self.beta_1, high=1.0)
+        validation.check_number("beta_2", self.beta_2, high=1.0)
+        validation.check_number("epsilon", self.epsilon, low_open=True)
         for name in ("learning_rate_range", "decay_range", "epsilon_range"):
-            base.check_number(name, getattr(self, name), low=1.0)
+            validation.check_number(name, getattr(self, name), low=1.0)
 
     def theta_shapes(self):
         return self._controller.theta_shapes()

@@ -5,19 +5,19 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from lopt_keras import features
-from lopt_keras.rules import base, handcrafted
+from lopt_keras import features, validation
+from lopt_keras.rules import hand_designed
 
 
 @dataclasses.dataclass(frozen=True)
-class Lion(handcrafted.Handcrafted):
+class Lion(hand_designed.HandDesigned):
     """The sign of a momentum, as `keras.optimizers.Lion`.
 
     Theta: `log_learning_rate`, `log_one_minus_beta_1`, `log_one_minus_beta_2`, scalars.
 
     Args:
         learning_rate: positive; what every parameter moves in a step.
-        beta_1: share of the momentum in the mean whose sign is taken, in (0, 1).
+        beta_1: fraction of the momentum in the mean whose sign is taken, in (0, 1).
         beta_2: decay of the momentum, in [0, 1).
 
     Raises:
@@ -32,9 +32,9 @@ class Lion(handcrafted.Handcrafted):
     beta_2: float = 0.99
 
     def __post_init__(self):
-        base.check_number("learning_rate", self.learning_rate, low_open=True)
-        base.check_number("beta_1", self.beta_1, high=1.0, low_open=True)
-        base.check_number("beta_2", self.beta_2, high=1.0)
+        validation.check_number("learning_rate", self.learning_rate, low_open=True)
+        validation.check_number("beta_1", self.beta_1, high=1.0, low_open=True)
+        validation.check_number("beta_2", self.beta_2, high=1.0)
 
     def _hyperparameters(self):
         return {
@@ -47,8 +47,8 @@ class Lion(handcrafted.Handcrafted):
         return {"m": ops.zeros_like(param)}
 
     def update_tensor(self, theta, state, message, grad, param, signals):
-        learning_rate = handcrafted.scalar(theta, "log_learning_rate", param)
-        beta_1 = 1.0 - handcrafted.scalar(theta, "log_one_minus_beta_1", param)
-        beta_2 = 1.0 - handcrafted.scalar(theta, "log_one_minus_beta_2", param)
+        learning_rate = hand_designed.scalar(theta, "log_learning_rate", param)
+        beta_1 = 1.0 - hand_designed.scalar(theta, "log_one_minus_beta_1", param)
+        beta_2 = 1.0 - hand_designed.scalar(theta, "log_one_minus_beta_2", param)
         update = -learning_rate * ops.sign(features.accumulate(state["m"], grad, beta_1))
         return update, {"m": features.accumulate(state["m"], grad, beta_2)}

@@ -4,7 +4,7 @@ import dataclasses
 
 from keras import ops
 
-from lopt_keras import features, networks
+from lopt_keras import features, networks, validation
 from lopt_keras.rules import base
 
 
@@ -41,11 +41,11 @@ class MLP(base.UpdateRule):
     momentum_decays: tuple[float, ...] = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
 
     def __post_init__(self):
-        base.check_integer("hidden_size", self.hidden_size, low=1, high=4096)
-        base.check_integer("hidden_layers", self.hidden_layers, low=1, high=16)
-        base.check_number("step_mult", self.step_mult)
-        base.check_number("exp_mult", self.exp_mult)
-        base.check_decay_field(self, "momentum_decays")
+        validation.check_integer("hidden_size", self.hidden_size, low=1, high=4096)
+        validation.check_integer("hidden_layers", self.hidden_layers, low=1, high=16)
+        validation.check_number("step_mult", self.step_mult)
+        validation.check_number("exp_mult", self.exp_mult)
+        validation.check_decay_field(self, "momentum_decays")
 
     def num_tensor_features(self):
         """Inputs of the network besides the time embedding."""

@@ -5,15 +5,16 @@ import dataclasses
 import numpy as np
 from keras import ops
 
+from lopt_keras import validation
 from lopt_keras.orthogonalization import orthogonalized
-from lopt_keras.rules import base, handcrafted
+from lopt_keras.rules import hand_designed
 
 _ROOT_MEAN_SQUARE = 0.2
-_ADAMW = handcrafted.AdamW()
+_ADAMW = hand_designed.AdamW()
 
 
 @dataclasses.dataclass(frozen=True)
-class Muon(handcrafted.Handcrafted):
+class Muon(hand_designed.HandDesigned):
     """Orthogonalised momentum for matrices and AdamW for the rest, as `keras.optimizers.Muon`.
 
     The step of a matrix is Nesterov's momentum after five Newton-Schulz iterations, times
@@ -48,9 +49,9 @@ class Muon(handcrafted.Handcrafted):
 
     def __post_init__(self):
         for name in ("learning_rate", "weight_decay", "adam_weight_decay", "epsilon"):
-            base.check_number(name, getattr(self, name), low_open=True)
+            validation.check_number(name, getattr(self, name), low_open=True)
         for name in ("momentum", "adam_beta_1", "adam_beta_2"):
-            base.check_number(name, getattr(self, name), high=1.0)
+            validation.check_number(name, getattr(self, name), high=1.0)
 
     def _hyperparameters(self):
         positive = ("learning_rate", "weight_decay", "adam_weight_decay", "epsilon")
@@ -68,9 +69,9 @@ class Muon(handcrafted.Handcrafted):
         if "v" in state:
             theta = _of_adamw(theta)
             return _ADAMW.update_tensor(theta, state, message, grad, param, signals)
-        learning_rate = handcrafted.scalar(theta, "log_learning_rate", param)
-        weight_decay = handcrafted.scalar(theta, "log_weight_decay", param)
-        momentum = 1.0 - handcrafted.scalar(theta, "log_one_minus_momentum", param)
+        learning_rate = hand_designed.scalar(theta, "log_learning_rate", param)
+        weight_decay = hand_designed.scalar(theta, "log_weight_decay", param)
+        momentum = 1.0 - hand_designed.scalar(theta, "log_one_minus_momentum", param)
         m = momentum * state["m"] + grad
         largest = ops.cast(ops.maximum(*ops.shape(param)[1:]), "float32")
         step = orthogonalized(grad + momentum * m) * (_ROOT_MEAN_SQUARE * ops.sqrt(largest))

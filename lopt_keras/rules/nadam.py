@@ -5,13 +5,13 @@ import dataclasses
 from keras import ops
 
 from lopt_keras import features
-from lopt_keras.rules import handcrafted
+from lopt_keras.rules import hand_designed
 
 _MOMENTUM_DECAY = 0.96
 
 
 @dataclasses.dataclass(frozen=True)
-class Nadam(handcrafted.Adam):
+class Nadam(hand_designed.Adam):
     """Adam with Nesterov momentum, as `keras.optimizers.Nadam`.
 
     Theta: that of `Adam`.
@@ -39,10 +39,10 @@ class Nadam(handcrafted.Adam):
         def shaped(values):
             return ops.reshape(values, (-1, *(1,) * (len(param.shape) - 1)))
 
-        learning_rate = handcrafted.scalar(theta, "log_learning_rate", param)
-        epsilon = handcrafted.scalar(theta, "log_epsilon", param)
-        beta_1 = 1.0 - handcrafted.scalar(theta, "log_one_minus_beta_1", param)
-        beta_2 = 1.0 - handcrafted.scalar(theta, "log_one_minus_beta_2", param)
+        learning_rate = hand_designed.scalar(theta, "log_learning_rate", param)
+        epsilon = hand_designed.scalar(theta, "log_epsilon", param)
+        beta_1 = 1.0 - hand_designed.scalar(theta, "log_one_minus_beta_1", param)
+        beta_2 = 1.0 - hand_designed.scalar(theta, "log_one_minus_beta_2", param)
         m = features.accumulate(state["m"], grad, beta_1)
         v = features.accumulate(state["v"], ops.square(grad), beta_2)
         momentum = shaped(_momentum(theta, signals.step))

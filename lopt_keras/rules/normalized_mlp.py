@@ -7,18 +7,18 @@ from typing import ClassVar
 import numpy as np
 from keras import ops
 
-from lopt_keras import features, networks, orthogonalization
-from lopt_keras.rules import base, handcrafted, mlp
+from lopt_keras import features, networks, orthogonalization, reductions, validation
+from lopt_keras.rules import hand_designed, mlp
 
 _EPSILON = 1e-9
 _GRAD_BOUND, _GRAD_FEATURE_BOUND = 1000.0, 0.1
 _OUTPUTS = 3
 _OTHER_DIRECTION = 2
-_SWITCHES = ("orthogonalize", "flatten_filters", "adam_fallback", "cautious")
+_SWITCHES = ("orthogonalize", "flatten_filters", "adam_fallback", "noise_scaled")
 STARTS = ("random", "momentum", "adam", "muon")
 """What the untrained directions may be."""
 # With the weight decay of LearnedOptimizer, this is AdamW.
-_FALLBACK = handcrafted.Adam(learning_rate=1.0, beta_1=0.9, beta_2=0.95, epsilon=1e-8)
+_FALLBACK = hand_designed.Adam(learning_rate=1.0, beta_1=0.9, beta_2=0.95, epsilon=1e-8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +61,7 @@ class NormalizedMLP(mlp.MLP):
         adam_fallback: whether tensors of rank 0 and 1, and embeddings (told by
             "embedding" in their name), take steps of Adam (decays 0.9 and 0.95) with
             the learning rate `step_mult` instead.
-        cautious: whether steps shrink where gradients are noise: their root mean square
+        noise_scaled: whether steps shrink where gradients are noise: their root mean square
             is then `step_mult` times that of `m rsqrt(rms)` of the first decays, at most 1.
             That is about 1 where gradients agree, and 0.23 where they have no mean at all
             (the decay of m being 0.9).
@@ -85,13 +85,13 @@ class NormalizedMLP(mlp.MLP):
     flatten_filters: bool = False
     start: str = "random"
     adam_fallback: bool = True
-    cautious: bool = False
+    noise_scaled: bool = False
 
     def __post_init__(self):
         super().__post_init__()
-        base.check_decay_counts(self)
+        validation.check_decay_counts(self)
         for name in _SWITCHES:
-            base.check_bool(name, getattr(self, name))
+            validation.check_bool(name, getattr(self, name))
         if self.start not in STARTS:
             raise ValueError(f"`start` must be one of {STARTS}. Received: start={self.start!r}")
         if self.hidden_size < 2 * len(self._passed_on()):
@@ -174,7 +174,7 @@ class NormalizedMLP(mlp.MLP):
         direction = _OTHER_DIRECTION if self.orthogonalize and not orthogonalized else 0
         step = networks.scaled(outputs[:, direction], self.exp_mult * outputs[:, 1])
         step = _normalised(ops.reshape(step, ops.shape(param)), orthogonalized)
-        if self.cautious:
+        if self.noise_scaled:
             step = step * _agreement(m[:, 0], rms[:, 0])
         step = ops.reshape(step, shape)
         state = self._as_filters({"m": m, "rms": rms, **moments.state}, shape[1:])
@@ -218,7 +218,7 @@ def _normalised(step, orthogonalize):
 def _agreement(m, rms):
     """The root mean square of `m rsqrt(rms)` over the last two axes, at most 1."""
     ratio = m * ops.rsqrt(rms + 1e-12)
-    mean = features.mean(ops.square(ratio), _last_axes(m))
+    mean = reductions.mean(ops.square(ratio), _last_axes(m))
     return ops.sqrt(ops.minimum(mean, 1.0) + 1e-12)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 from keras import ops
 
-from lopt_keras import features, networks
+from lopt_keras import features, networks, validation
 from lopt_keras.rules import base
 
 _LOG_SCALE = 10.0
@@ -43,10 +43,10 @@ class Recurrent(base.UpdateRule):
     log_sign: bool = False
 
     def __post_init__(self):
-        base.check_integer("hidden_size", self.hidden_size, low=1, high=4096)
-        base.check_integer("hidden_layers", self.hidden_layers, low=1, high=16)
-        base.check_number("step_mult", self.step_mult)
-        base.check_bool("log_sign", self.log_sign)
+        validation.check_integer("hidden_size", self.hidden_size, low=1, high=4096)
+        validation.check_integer("hidden_layers", self.hidden_layers, low=1, high=16)
+        validation.check_number("step_mult", self.step_mult)
+        validation.check_bool("log_sign", self.log_sign)
 
     def theta_shapes(self):
         shapes, inputs = {}, 1 + self.log_sign

@@ -5,12 +5,12 @@ import dataclasses
 import numpy as np
 from keras import ops
 
-from lopt_keras import features
-from lopt_keras.rules import base, handcrafted
+from lopt_keras import features, validation
+from lopt_keras.rules import hand_designed
 
 
 @dataclasses.dataclass(frozen=True)
-class RMSprop(handcrafted.Handcrafted):
+class RMSprop(hand_designed.HandDesigned):
     """Gradients over the root of their mean square, as `keras.optimizers.RMSprop`.
 
     Theta: `log_learning_rate`, `log_one_minus_rho`, `log_epsilon`, scalars.
@@ -32,9 +32,9 @@ class RMSprop(handcrafted.Handcrafted):
     epsilon: float = 1e-7
 
     def __post_init__(self):
-        base.check_number("learning_rate", self.learning_rate, low_open=True)
-        base.check_number("rho", self.rho, high=1.0)
-        base.check_number("epsilon", self.epsilon, low_open=True)
+        validation.check_number("learning_rate", self.learning_rate, low_open=True)
+        validation.check_number("rho", self.rho, high=1.0)
+        validation.check_number("epsilon", self.epsilon, low_open=True)
 
     def _hyperparameters(self):
         return {
@@ -47,8 +47,8 @@ class RMSprop(handcrafted.Handcrafted):
         return {"v": ops.zeros_like(param)}
 
     def update_tensor(self, theta, state, message, grad, param, signals):
-        learning_rate = handcrafted.scalar(theta, "log_learning_rate", param)
-        rho = 1.0 - handcrafted.scalar(theta, "log_one_minus_rho", param)
-        epsilon = handcrafted.scalar(theta, "log_epsilon", param)
+        learning_rate = hand_designed.scalar(theta, "log_learning_rate", param)
+        rho = 1.0 - hand_designed.scalar(theta, "log_one_minus_rho", param)
+        epsilon = hand_designed.scalar(theta, "log_epsilon", param)
         v = features.accumulate(state["v"], ops.square(grad), rho)
         return -learning_rate * grad * ops.rsqrt(v + epsilon), {"v": v}

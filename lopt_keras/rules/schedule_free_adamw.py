@@ -4,12 +4,12 @@ import dataclasses
 
 from keras import ops
 
-from lopt_keras import features
-from lopt_keras.rules import base, handcrafted
+from lopt_keras import features, validation
+from lopt_keras.rules import hand_designed
 
 
 @dataclasses.dataclass(frozen=True)
-class ScheduleFreeAdamW(handcrafted.Adam):
+class ScheduleFreeAdamW(hand_designed.Adam):
     """Averages instead of a schedule; defaults as `keras.optimizers.ScheduleFreeAdamW`.
 
     Steps go to z; x is the mean of all z; gradients are taken at the parameters
@@ -25,7 +25,7 @@ class ScheduleFreeAdamW(handcrafted.Adam):
 
     Args:
         learning_rate, beta_2, epsilon: as `Adam`.
-        beta_1: share of the mean in y, in (0, 1).
+        beta_1: fraction of the mean in y, in (0, 1).
 
     Reference:
         Defazio et al., arXiv 2405.15682, algorithm 1.
@@ -36,16 +36,16 @@ class ScheduleFreeAdamW(handcrafted.Adam):
 
     def __post_init__(self):
         super().__post_init__()
-        base.check_number("beta_1", self.beta_1, high=1.0, low_open=True)
+        validation.check_number("beta_1", self.beta_1, high=1.0, low_open=True)
 
     def init_tensor_state(self, theta, param, name):
         return {"gap": ops.zeros_like(param), "v": ops.zeros_like(param)}
 
     def update_tensor(self, theta, state, message, grad, param, signals):
-        learning_rate = handcrafted.scalar(theta, "log_learning_rate", param)
-        epsilon = handcrafted.scalar(theta, "log_epsilon", param)
-        one_minus_beta_1 = handcrafted.scalar(theta, "log_one_minus_beta_1", param)
-        beta_2 = 1.0 - handcrafted.scalar(theta, "log_one_minus_beta_2", param)
+        learning_rate = hand_designed.scalar(theta, "log_learning_rate", param)
+        epsilon = hand_designed.scalar(theta, "log_epsilon", param)
+        one_minus_beta_1 = hand_designed.scalar(theta, "log_one_minus_beta_1", param)
+        beta_2 = 1.0 - hand_designed.scalar(theta, "log_one_minus_beta_2", param)
         count = ops.reshape(ops.cast(signals.step, "float32") + 1.0, learning_rate.shape)
         v = features.accumulate(state["v"], ops.square(grad), beta_2)
         root = features.safe_sqrt(v / (1.0 - ops.power(beta_2, count)))

@@ -5,7 +5,8 @@ from typing import Any
 
 from keras import ops
 
-from lopt_keras.rules import base, controller, registry
+from lopt_keras import controller, validation
+from lopt_keras.rules import base, registry
 
 _RULE = "rule_"
 
@@ -25,7 +26,7 @@ class Scheduled(base.UpdateRule):
     State: that of the rule, and 3 numbers for each tensor.
 
     A controller that was meta-trained with validation losses works badly without them, and
-    in `fit` they come only by a callback: `hears_validation_loss=False` is for weights that
+    in `fit` they come only by a callback: `uses_validation_loss=False` is for weights that
     are to serve where nobody tells them.
 
     Args:
@@ -38,12 +39,12 @@ class Scheduled(base.UpdateRule):
             where they are known.
         decay_steps: if given, the factor also falls as `1 / (1 + t / decay_steps)` where
             the planned steps are not known, t being the steps taken so far.
-        smallest_scale: if given, steps are in units of the tensor's own size: the factor
+        min_parameter_scale: if given, steps are in units of the tensor's own size: the factor
             is also multiplied by the root mean square of its entries, but by no less
             than this, so that what starts at zero moves.
-        largest_scale: if given, at least `smallest_scale`, and that factor is no more than
+        max_parameter_scale: if given, at least `min_parameter_scale`, and that factor is no more than
             this, so that scales of normalisations, which are 1, do not move by leaps.
-        hears_validation_loss: whether the controller reads the validation loss.
+        uses_validation_loss: whether the controller reads the validation loss.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what is expected.
@@ -61,9 +62,9 @@ class Scheduled(base.UpdateRule):
     exp_mult: float = 7.0
     anneal: bool = False
     decay_steps: float | None = None
-    smallest_scale: float | None = None
-    largest_scale: float | None = None
-    hears_validation_loss: bool = True
+    min_parameter_scale: float | None = None
+    max_parameter_scale: float | None = None
+    uses_validation_loss: bool = True
 
     def __post_init__(self):
         object.__setattr__(self, "rule", registry.get(self.rule))
@@ -72,29 +73,31 @@ class Scheduled(base.UpdateRule):
             "_controller",
             controller.Controller("schedule_", 1, self.hidden_size, self.hidden_layers),
         )
-        base.check_number("step_mult", self.step_mult)
-        base.check_number("exp_mult", self.exp_mult)
-        base.check_bool("anneal", self.anneal)
-        base.check_bool("hears_validation_loss", self.hears_validation_loss)
-        for name in ("decay_steps", "smallest_scale"):
+        validation.check_number("step_mult", self.step_mult)
+        validation.check_number("exp_mult", self.exp_mult)
+        validation.check_bool("anneal", self.anneal)
+        validation.check_bool("uses_validation_loss", self.uses_validation_loss)
+        for name in ("decay_steps", "min_parameter_scale"):
             if getattr(self, name) is not None:
-                base.check_number(name, getattr(self, name), low_open=True)
-        if self.largest_scale is not None:
-            if self.smallest_scale is None:
+                validation.check_number(name, getattr(self, name), low_open=True)
+        if self.max_parameter_scale is not None:
+            if self.min_parameter_scale is None:
                 raise ValueError(
-                    "`largest_scale` needs a `smallest_scale`. "
-                    f"Received: largest_scale={self.largest_scale}, smallest_scale=None"
+                    "`max_parameter_scale` needs a `min_parameter_scale`. "
+                    f"Received: max_parameter_scale={self.max_parameter_scale}, min_parameter_scale=None"
                 )
-            base.check_number("largest_scale", self.largest_scale, low=self.smallest_scale)
+            validation.check_number(
+                "max_parameter_scale", self.max_parameter_scale, low=self.min_parameter_scale
+            )
 
     @property
-    def hears(self):
+    def signals(self):
         own = [
             signal
             for signal in controller.SIGNALS
-            if self.hears_validation_loss or signal != "validation_loss"
+            if self.uses_validation_loss or signal != "validation_loss"
         ]
-        return tuple(dict.fromkeys((*self.rule.hears, *own)))
+        return tuple(dict.fromkeys((*self.rule.signals, *own)))
 
     @property
     def mixes_tensors(self):
@@ -146,20 +149,24 @@ class Scheduled(base.UpdateRule):
         measured = controller.measure(grad, param, update)
         output, own = self._controller(theta, state, message["heard"], measured, signals)
         factor = self.step_mult * ops.exp(self.exp_mult * ops.tanh(output[:, 0]))
-        share, known = ops.unstack(controller.horizon(signals), axis=1)
+        fraction, known = ops.unstack(controller.horizon(signals), axis=1)
         if self.anneal:
-            factor = factor * (1.0 - share)
+            factor = factor * (1.0 - fraction)
         if self.decay_steps is not None:
             step = ops.cast(signals.step, "float32")
             factor = factor * ops.where(known > 0, 1.0, 1.0 / (1.0 + step / self.decay_steps))
-        if self.smallest_scale is not None:
+        if self.min_parameter_scale is not None:
             factor = factor * self._scale(measured.root_mean_squares[:, 1])
         factor = ops.reshape(factor, (-1, *(1,) * (len(param.shape) - 1)))
         return factor * update, {**_named(inner), **own}
 
     def _scale(self, root_mean_square):
-        scale = ops.maximum(root_mean_square, self.smallest_scale)
-        return scale if self.largest_scale is None else ops.minimum(scale, self.largest_scale)
+        scale = ops.maximum(root_mean_square, self.min_parameter_scale)
+        return (
+            scale
+            if self.max_parameter_scale is None
+            else ops.minimum(scale, self.max_parameter_scale)
+        )
 
     def get_config(self):
         return {**super().get_config(), "rule": registry.serialize(self.rule)}

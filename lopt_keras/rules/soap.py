@@ -7,14 +7,14 @@ from typing import ClassVar
 import numpy as np
 from keras import ops
 
-from lopt_keras import features
-from lopt_keras.rules import base, handcrafted
+from lopt_keras import features, gating, validation
+from lopt_keras.rules import hand_designed
 
 _SIDES = ("left", "right")
 
 
 @dataclasses.dataclass(frozen=True)
-class SOAP(handcrafted.Adam):
+class SOAP(hand_designed.Adam):
     """Adam in the eigenbasis of Shampoo's preconditioner.
 
     A tensor of rank 2 and more counts as the matrix of all its axes but the last by the last.
@@ -55,9 +55,9 @@ class SOAP(handcrafted.Adam):
 
     def __post_init__(self):
         super().__post_init__()
-        base.check_number("shampoo_beta", self.shampoo_beta, high=1.0)
-        base.check_integer("refresh_every", self.refresh_every, low=1)
-        base.check_integer("max_side", self.max_side, low=1)
+        validation.check_number("shampoo_beta", self.shampoo_beta, high=1.0)
+        validation.check_integer("refresh_every", self.refresh_every, low=1)
+        validation.check_integer("max_side", self.max_side, low=1)
 
     def _hyperparameters(self):
         return {
@@ -87,10 +87,10 @@ class SOAP(handcrafted.Adam):
         update, new = self._adam(theta, moments, grad, bases, signals)
         # In the eigenbasis of its own outer products, a gradient is mostly rounding errors.
         first = ops.equal(signals.step, 0)
-        update = features.select(first, ops.zeros_like(update), update)
-        new = {name: features.select(first, moments[name], x) for name, x in new.items()}
+        update = gating.select(first, ops.zeros_like(update), update)
+        new = {name: gating.select(first, moments[name], x) for name, x in new.items()}
         new = {name: ops.reshape(x, shape) for name, x in new.items()}
-        decay = 1.0 - handcrafted.scalar(theta, "log_one_minus_shampoo_beta", grad)
+        decay = 1.0 - hand_designed.scalar(theta, "log_one_minus_shampoo_beta", grad)
         for side in bases:
             moment = features.accumulate(state[f"{side}_moment"], _outer(grad, side), decay)
             new[f"{side}_moment"] = moment
@@ -99,10 +99,10 @@ class SOAP(handcrafted.Adam):
 
     def _adam(self, theta, moments, grad, bases, signals):
         """Adam's update in the eigenbases, turned back, and the new moments."""
-        learning_rate = handcrafted.scalar(theta, "log_learning_rate", grad)
-        epsilon = handcrafted.scalar(theta, "log_epsilon", grad)
+        learning_rate = hand_designed.scalar(theta, "log_learning_rate", grad)
+        epsilon = hand_designed.scalar(theta, "log_epsilon", grad)
         beta_1, beta_2 = (
-            1.0 - handcrafted.scalar(theta, f"log_one_minus_{name}", grad)
+            1.0 - hand_designed.scalar(theta, f"log_one_minus_{name}", grad)
             for name in ("beta_1", "beta_2")
         )
         m = features.accumulate(moments["m"], grad, beta_1)
@@ -129,7 +129,7 @@ class SOAP(handcrafted.Adam):
             return basis
 
         new = ops.cond(ops.any(first), start, lambda: ops.cond(ops.any(due), refresh, keep))
-        return features.select(due, new, basis)
+        return gating.select(due, new, basis)
 
 
 def _matrix_shape(param):

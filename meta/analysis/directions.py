@@ -18,7 +18,7 @@ class Explained(NamedTuple):
     Attributes:
         names: of the directions.
         coefficients: of minus each direction in the step, `[D]`.
-        variance: the share of the steps' squares that the combination explains.
+        variance: the fraction of the steps' squares that the combination explains.
         alone: the same for each direction alone, `[D]`.
         lost: how much of `variance` is lost without each, `[D]`.
         cosines: mean cosine of the step with minus each direction, `[D]`.

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from lopt_keras.validation import check_integer, check_number
 
 from lopt_keras import rules
-from lopt_keras.rules.base import check_integer, check_number
 from meta.analysis import programs
 
 _LARGEST_STATE = 2048
@@ -117,7 +117,7 @@ class Dynamics:
         return self._run("jacobian", states, gradients, steps)
 
     def decay(self, states, gradients, steps=None):
-        """What a step takes away of a parameter, as a share: `[N]`.
+        """What a step takes away of a parameter, as a fraction: `[N]`.
 
         `-trace(du/dP) / entries`, by tape: the state and the gradient stay, the parameters move.
         """

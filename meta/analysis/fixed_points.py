@@ -3,8 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-
-from lopt_keras.rules.base import check_integer, check_number
+from lopt_keras.validation import check_integer, check_number
 
 _INITIAL_DAMPING, _LESS, _MORE = 1e-3, 0.3, 4.0
 _MOST_STALLED, _SHORTEST, _STANDING = 8, 1e-7, 1e-14

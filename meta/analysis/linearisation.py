@@ -3,8 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-
-from lopt_keras.rules.base import check_integer, check_number
+from lopt_keras.validation import check_integer, check_number
 
 _INSTANT = 1e-4
 _SAME = 1e-3

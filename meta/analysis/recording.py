@@ -5,11 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from lopt_keras.validation import check_integer
 
 from lopt_keras import rules
-from lopt_keras.rules.base import check_integer
-from meta import random, unroll
+from meta import random
 from meta.analysis import programs
+from meta.training import unroll
 
 
 class Recording(NamedTuple):
@@ -130,7 +131,7 @@ class _Observed(rules.UpdateRule):
 
     rule: Any
 
-    hears = property(lambda self: self.rule.hears)
+    signals = property(lambda self: self.rule.signals)
     averages = property(lambda self: self.rule.averages)
 
     def theta_shapes(self):

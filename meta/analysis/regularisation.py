@@ -18,7 +18,7 @@ class Decay(NamedTuple):
         growth: norm of all parameters at the end over that at the start, `[P]`.
     """
 
-    share: float
+    fraction: float
     along: float
     growth: np.ndarray
 
@@ -50,18 +50,18 @@ def decay(recording, directions):
     columns = [recording.params, *directions.values()]
     stacked = [np.concatenate([_flat(x) for x in tensors], axis=2) for tensors in columns]
     updates = np.concatenate([_flat(x) for x in recording.updates], axis=2)
-    shares = []
+    fractions = []
     for t in range(len(updates)):
         matrix = np.stack([x[t].ravel() for x in stacked], axis=1)
         sizes = np.maximum(np.linalg.norm(matrix, axis=0), 1e-30)
         # Directions that are almost the same share what is theirs; the parameters are not.
         found = np.linalg.lstsq(matrix / sizes, updates[t].ravel(), rcond=1e-7)[0]
-        shares.append(-found[0] / sizes[0])
+        fractions.append(-found[0] / sizes[0])
     params = stacked[0]
     squares = np.maximum((params * params).sum(axis=2), 1e-30)
     along = -(params * updates).sum(axis=2) / squares
     growth = np.sqrt(squares[-1] / squares[0])
-    return Decay(float(np.mean(shares)), float(along.mean()), growth)
+    return Decay(float(np.mean(fractions)), float(along.mean()), growth)
 
 
 def at_equal_training_loss(first, second, num_levels=8, width=10):

@@ -13,9 +13,9 @@ import tensorflow as tf
 import tqdm
 
 from lopt_keras import rules
-from meta import run_directory
 from meta.analysis import pictures
 from meta.analysis.sections import SECTIONS, Section
+from meta.training import run_directory
 
 _TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from meta import tasks
 from meta.analysis import adaptation, recording
-from meta.tasks.augmentation import Augmented
+from meta.tasks.sampling.augmentation import Augmented
 
 
 class Sweep(NamedTuple):

@@ -86,8 +86,8 @@ def fixed_point(study):
         found = fixed_points.along(quiet, starts, grid)
         label = f"{subject.name}, {kind}"
         for gradient, points in zip(grid, found, strict=True):
-            share = points.counts.sum() / points.num_starts
-            rows.append([label, gradient / size, len(points.states), share, points.slowest])
+            fraction = points.counts.sum() / points.num_starts
+            rows.append([label, gradient / size, len(points.states), fraction, points.slowest])
         steps = [
             quiet(points.states[:1], g)[1][0] if len(points.states) else np.nan
             for g, points in zip(grid, found, strict=True)
@@ -103,7 +103,7 @@ def fixed_point(study):
         "rule, tensor",
         "gradient / typical",
         "fixed points",
-        "share of starts",
+        "fraction of starts",
         "lowest speed",
     ]
     return Section("Does its state come to rest?", findings, [Table(heads, rows)], [panel], data)
@@ -129,7 +129,7 @@ def momentum(study):
         found = linearisation.linearise(now, drift.states[-1])
         label = f"{subject.name}, {kind}"
         first = np.argsort(-np.abs(found.total_rates), kind="stable")[:_MODES]
-        share = np.real(found.total_rates) / found.rate
+        fraction = np.real(found.total_rates) / found.rate
         parts = "; ".join(f"{found.momenta[i]:.4g} ({100 * share[i]:.0f} %)" for i in first)
         relative = found.rate * size
         rows.append([label, found.momentum, found.rate, relative, parts, found.error])
@@ -144,7 +144,7 @@ def momentum(study):
             "momentum": found.momentum,
             "rate": found.rate,
             "momenta": found.momenta[first],
-            "shares": share[first],
+            "shares": fraction[first],
             "timescales": found.timescales[first],
             "error": found.error,
         }
@@ -155,7 +155,7 @@ def momentum(study):
         Panel("eigenvalues of the state's map", "real", "imaginary", [unit, *modes], equal=True),
     ]
     heads = ["rule, tensor", "equivalent momentum", "learning rate", "rate x typical gradient"]
-    heads += ["momenta (share of the rate)", "error of the sum"]
+    heads += ["momenta (fraction of the rate)", "error of the sum"]
     return Section("Which momentum does it have?", findings, [Table(heads, rows)], panels, data)
 
 
@@ -372,12 +372,12 @@ def regularise(study):
         parts = directions.along(found)
         decay = regularisation.decay(found, parts)
         growth = float(decay.growth.mean())
-        rows.append([name, decay.share, decay.along, growth])
+        rows.append([name, decay.fraction, decay.along, growth])
         findings.append(
             f"{name}: the norm of the weights ends at {_short(growth)} of that at the start; a "
-            f"step takes away {_short(decay.share)} of a parameter beside its known directions."
+            f"step takes away {_short(decay.fraction)} of a parameter beside its known directions."
         )
-        data[name] = {"share": decay.share, "along": decay.along, "growth": growth}
+        data[name] = {"share": decay.fraction, "along": decay.along, "growth": growth}
     tables = [
         Table(["optimizer", "weight decay a step", "along the weights", "norm at the end"], rows)
     ]
@@ -416,13 +416,13 @@ def states(study):
         visited, _, _ = study.driven(subject, kind)
         found = state_space.components(visited, standardised=True)
         label = f"{subject.name}, {kind}"
-        shares = np.pad(found.shares, (0, max(0, 3 - len(found.shares))))
-        rows.append([label, dynamics.size, found.dimension, *shares])
+        fractions = np.pad(found.fractions, (0, max(0, 3 - len(found.fractions))))
+        rows.append([label, dynamics.size, found.dimension, *fractions])
         findings.append(
             f"{label}: {dynamics.size} numbers of state, of which the first two components hold "
             f"{100 * shares[:2].sum():.0f} % of the variance."
         )
-        data[label] = {"size": dynamics.size, "shares": shares}
+        data[label] = {"size": dynamics.size, "shares": fractions}
         if len(found.axes) > 1:
             quiet = dynamics.at(loss=None, step=study.num_steps)
             flow = state_space.flow(quiet, found, visited)

@@ -3,8 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-
-from lopt_keras.rules.base import check_integer
+from lopt_keras.validation import check_integer
 
 _MARGIN = 0.15
 
@@ -22,7 +21,7 @@ class Components(NamedTuple):
     mean: np.ndarray
     scale: np.ndarray
     axes: np.ndarray
-    shares: np.ndarray
+    fractions: np.ndarray
 
     def project(self, states):
         """Coordinates `[..., K]` of states `[..., size]`."""
@@ -36,7 +35,7 @@ class Components(NamedTuple):
     @property
     def dimension(self):
         """How many dimensions the states fill: `1 / sum of squared shares`."""
-        return float(1.0 / np.sum(np.square(self.shares)))
+        return float(1.0 / np.sum(np.square(self.fractions)))
 
 
 class Flow(NamedTuple):
@@ -78,8 +77,8 @@ def components(states, num=3, standardised=False):
     _, values, axes = np.linalg.svd(
         np.where(moving, (flat - mean) / scale, 0.0), full_matrices=False
     )
-    shares = np.square(values) / np.square(values).sum()
-    return Components(mean, scale, axes[:num], shares[:num])
+    fractions = np.square(values) / np.square(values).sum()
+    return Components(mean, scale, axes[:num], fractions[:num])
 
 
 def flow(dynamics, found, states, gradient=0.0, num=12):

@@ -6,10 +6,11 @@ import numpy as np
 import tensorflow as tf
 
 from lopt_keras import rules
-from meta import comparison, random
+from meta import random
 from meta.analysis import recording
 from meta.analysis.dynamics import Dynamics
 from meta.analysis.subject import Subject
+from meta.evaluation import comparison
 
 ADAM = "Adam"
 """The name of the optimizer beside which the subject stands."""
@@ -82,7 +83,7 @@ class Study:
 
     def hears_horizon(self, subject):
         """Whether there are two trainings, told and not."""
-        return "total_steps" in subject.rule.hears
+        return "total_steps" in subject.rule.signals
 
     def systems(self, subject):
         """Tensors to look at: dict from the kind to `Dynamics`.

@@ -7,8 +7,8 @@ kernel on a grid of frequencies, p the integral of the spectrum over each of its
 from typing import NamedTuple
 
 import numpy as np
+from lopt_keras.validation import check_number
 
-from lopt_keras.rules.base import check_number
 from meta.continuation.problem import Problem
 
 CHOICES = ("evidence", "discrepancy")

@@ -24,7 +24,7 @@ from meta.continuation import (
     training,
 )
 from meta.continuation.solver import UnrolledSolver
-from meta.run_directory import commit
+from meta.training.run_directory import commit
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -87,7 +87,7 @@ def peak_errors(answers, truth):
 
 
 def coverage(answers, bars, truth):
-    """The shares of frequencies at which the error is within the bars: `[Q]`."""
+    """The fractions of frequencies at which the error is within the bars: `[Q]`."""
     return np.mean(np.abs(answers - truth)[..., None] <= bars, axis=(0, 1))
 
 

@@ -156,10 +156,10 @@ def _check_shape(times, correlation, errors, kernel):
             f"{correlation[worst]} at tau={times[worst]}. For -<c c^+>, give -G."
         )
     # G at a time must not lie above the line through its neighbours.
-    share = (times[1:-1] - times[:-2]) / (times[2:] - times[:-2])
-    above = correlation[1:-1] - (1 - share) * correlation[:-2] - share * correlation[2:]
+    fraction = (times[1:-1] - times[:-2]) / (times[2:] - times[:-2])
+    above = correlation[1:-1] - (1 - fraction) * correlation[:-2] - fraction * correlation[2:]
     allowed = np.square(errors[1:-1])
-    allowed = allowed + np.square((1 - share) * errors[:-2]) + np.square(share * errors[2:])
+    allowed = allowed + np.square((1 - fraction) * errors[:-2]) + np.square(fraction * errors[2:])
     if (bend := above / np.sqrt(allowed)).max() > _TOLERANCE:
         where = times[1:-1][np.argmax(bend)]
         raise ValueError(

@@ -3,8 +3,7 @@
 import keras
 import numpy as np
 from keras import ops
-
-from lopt_keras.rules.base import check_integer
+from lopt_keras.validation import check_integer
 
 QUANTILES = (0.68, 0.95)
 """Shares of frequencies whose error the two error bars cover."""

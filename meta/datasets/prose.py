@@ -48,10 +48,10 @@ class Prose(tfds.core.GeneratorBasedBuilder):
 def split_of(topic):
     """The split of a topic, from a hash of its name: the same on every machine."""
     number = int.from_bytes(hashlib.sha256(topic.encode()).digest()[:4], "big") / 2**32
-    for split, share in _HELD_OUT.items():
-        if number < share:
+    for split, fraction in _HELD_OUT.items():
+        if number < fraction:
             return split
-        number -= share
+        number -= fraction
     return "train"
 
 

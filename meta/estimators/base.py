@@ -5,10 +5,11 @@ import functools
 from typing import Any, NamedTuple
 
 import tensorflow as tf
+from lopt_keras.validation import check_integer, check_number
 
-from lopt_keras import features, fusion
-from lopt_keras.rules.base import check_integer, check_number
-from meta import random, unroll
+from lopt_keras import fusion, gating
+from meta import random
+from meta.training import unroll
 
 OUTER_SPLITS = ("train", "validation")
 
@@ -19,12 +20,12 @@ class Estimate(NamedTuple):
     Attributes:
         gradient: dict as theta; of the smoothed outer loss
             `E_{e ~ N(0, stddev^2 I)} loss(theta + e)`.
-        worker: the estimator's state for the next call.
+        state: the estimator's state for the next call.
         metrics: dict of scalars for the summaries.
     """
 
     gradient: Any
-    worker: Any
+    state: Any
     metrics: Any
 
 
@@ -41,7 +42,7 @@ class Problems(NamedTuple):
     remaining: Any
 
 
-class Worker(NamedTuple):
+class EstimatorState(NamedTuple):
     """What an estimator carries from one estimate to the next.
 
     Attributes:
@@ -107,12 +108,12 @@ class Estimator(abc.ABC):
         horizon: inner steps of a whole problem, a multiple of `unroll_length`.
             Defaults to `unroll_length`: every estimate begins new problems.
         outer_split: "train" or "validation", on which the outer loss is measured.
-        outer_tail: the outer loss is the mean over this share of a problem's steps, its
+        outer_tail: the outer loss is the mean over this fraction of a problem's steps, its
             last ones, in (0, 1]; less than 1 only where each estimate takes whole
             problems. The mean over all steps rewards speed, a short tail what is reached.
-        horizon_told: the share of problems of which the rule is told how many steps they
+        horizon_known: the fraction of problems of which the rule is told how many steps they
             have; the others it has to train as a user does who does not say.
-        validation_told: likewise, the share of problems in which the rule hears
+        validation_known: likewise, the fraction of problems in which the rule hears
             validation losses, if it makes use of them.
         trained: names of the entries of theta that are perturbed and have a gradient;
             defaults to all. To train a part, as Celo trains a rule first and then its
@@ -132,8 +133,8 @@ class Estimator(abc.ABC):
         horizon=None,
         outer_split="train",
         outer_tail=1.0,
-        horizon_told=1.0,
-        validation_told=1.0,
+        horizon_known=1.0,
+        validation_known=1.0,
         trained=None,
     ):
         check_integer("num_particles", num_particles, low=2)
@@ -168,10 +169,13 @@ class Estimator(abc.ABC):
                 "`outer_tail` must be in (0, 1], and 1 where horizon > unroll_length. Received: "
                 f"outer_tail={outer_tail}, horizon={horizon}, unroll_length={unroll_length}"
             )
-        for name, share in (("horizon_told", horizon_told), ("validation_told", validation_told)):
-            check_number(name, share)
-            if share > 1:
-                raise ValueError(f"`{name}` must be in [0, 1]. Received: {name}={share}")
+        for name, fraction in (
+            ("horizon_known", horizon_known),
+            ("validation_known", validation_known),
+        ):
+            check_number(name, fraction)
+            if fraction > 1:
+                raise ValueError(f"`{name}` must be in [0, 1]. Received: {name}={fraction}")
         known = rule.theta_shapes()
         trained = frozenset(known if trained is None else trained)
         if not trained or not trained <= set(known):
@@ -181,12 +185,12 @@ class Estimator(abc.ABC):
             )
         self.outer_split = outer_split
         self.outer_tail = outer_tail
-        self.horizon_told = horizon_told
-        self.validation_told = validation_told
+        self.horizon_known = horizon_known
+        self.validation_known = validation_known
         self.trained = trained
 
-    def init_worker(self, theta, seed, length=None):
-        """The `Worker` before the first estimate.
+    def init_state(self, theta, seed, length=None):
+        """The `EstimatorState` before the first estimate.
 
         Args:
             theta: dict of tensors.
@@ -195,35 +199,35 @@ class Estimator(abc.ABC):
                 Defaults to `horizon`.
         """
         memory = self.init_memory(theta, random.fold_in(seed, 4))
-        return Worker(self._first_problems(theta, seed, length), memory)
+        return EstimatorState(self._first_problems(theta, seed, length), memory)
 
-    def estimate(self, theta, worker, seed, length=None):
+    def estimate(self, theta, state, seed, length=None):
         """An `Estimate`.
 
         Args:
             theta: dict of tensors.
-            worker: `Worker`.
+            state: `EstimatorState`.
             seed: `[2]` int32.
             length: scalar int32 tensor, at most `horizon`: the inner steps of the
                 problems that begin now. Defaults to `horizon`. Problems that continue
                 across estimates end with the segment in which they reach it.
         """
         length = self.horizon if length is None else length
-        problems = worker.problems
+        problems = state.problems
         begins = tf.ones(self.num_pairs, tf.bool) if not problems else problems.remaining <= 0
-        e = self.perturb(theta, random.fold_in(seed, 0), begins, worker.memory)
+        e = self.perturb(theta, random.fold_in(seed, 0), begins, state.memory)
         start = functools.partial(self._start, problems, begins, random.fold_in(seed, 1), length)
         num_steps = self.unroll_length if problems else length
         measured = self.measure(start, antithetic(theta, e), random.fold_in(seed, 2), num_steps)
         losses, diverged = self.outer_losses(measured.trajectory, num_steps)
         samples = Samples(e, begins, losses, measured.gradients)
-        gradient, memory, metrics = self.combine(samples, worker.memory)
+        gradient, memory, metrics = self.combine(samples, state.memory)
         if problems:
             remaining = tf.where(begins, length, problems.remaining) - self.unroll_length
             pair_diverged = diverged[: self.num_pairs] | diverged[self.num_pairs :]
             problems = Problems(measured.inner, tf.where(pair_diverged, 0, remaining))
         metrics |= _summaries(measured.trajectory, losses, diverged, num_steps)
-        return Estimate(gradient, Worker(problems, memory), metrics)
+        return Estimate(gradient, EstimatorState(problems, memory), metrics)
 
     def init_memory(self, theta, seed):
         """The estimator's own part of the worker, before the first estimate."""
@@ -345,10 +349,10 @@ class Estimator(abc.ABC):
 
     def _begin(self, particles, seed, length):
         # What comes after the seeds of `unroll.begin`.
-        is_told = random.uniform((self.num_pairs,), random.fold_in(seed, 2)) < self.horizon_told
+        is_told = random.uniform((self.num_pairs,), random.fold_in(seed, 2)) < self.horizon_known
         total_steps = tf.where(is_told, tf.cast(length, tf.float32), 0.0)
-        hears = random.uniform((self.num_pairs,), random.fold_in(seed, 3)) < self.validation_told
-        told = (tf.concat([x, x], axis=0) for x in (total_steps, hears))
+        signals = random.uniform((self.num_pairs,), random.fold_in(seed, 3)) < self.validation_known
+        told = (tf.concat([x, x], axis=0) for x in (total_steps, signals))
         return unroll.begin(self.rule, self.task, particles, seed, self.num_pairs, *told)
 
     def _start(self, problems, begins, seed, length, particles):
@@ -356,7 +360,7 @@ class Estimator(abc.ABC):
         fresh = self._begin(particles, seed, length)
         if not problems:
             return fresh
-        renew = functools.partial(features.select, tf.concat([begins, begins], axis=0))
+        renew = functools.partial(gating.select, tf.concat([begins, begins], axis=0))
         return tf.nest.map_structure(renew, fresh, problems.inner)
 
     def _first_problems(self, theta, seed, length):

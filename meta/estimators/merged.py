@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from lopt_keras import features
+from lopt_keras import gating
 from meta.estimators import pathwise
 
 _BLOCK = 100.0
@@ -60,7 +60,7 @@ class Merged(pathwise.Pathwise):
 
     An entry for which a pair has no finite pathwise gradient is that of `ES`, and
     counts as a variance of 1e30. Metrics: `es_weight`, the mean weight of ES over
-    all entries, and `excluded`, the share of pairs without a finite gradient.
+    all entries, and `excluded`, the fraction of pairs without a finite gradient.
 
     Args:
         rule, task, **kwargs: as `Pathwise`; `num_particles` is at least 4.
@@ -92,7 +92,7 @@ class Merged(pathwise.Pathwise):
             name: _merge(weight, pairs[name], scores[name]) for name, weight in weights.items()
         }
         flat = tf.concat([tf.reshape(w, [-1]) for w in weights.values()], axis=0)
-        usable = features.gradients_are_usable(list(pairs.values()))
+        usable = gating.gradients_are_usable(list(pairs.values()))
         metrics = {
             "es_weight": tf.reduce_mean(flat),
             "excluded": 1.0 - tf.reduce_mean(tf.cast(usable, tf.float32)),

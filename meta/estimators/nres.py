@@ -1,6 +1,6 @@
 """Noise-reuse evolution strategies: one perturbation for the whole of a problem."""
 
-from lopt_keras import features
+from lopt_keras import gating
 from meta import random
 from meta.estimators import base
 
@@ -21,7 +21,7 @@ class NRES(base.Estimator):
 
     def perturb(self, theta, seed, begins, memory):
         return {
-            name: features.select(begins, e, memory[name])
+            name: gating.select(begins, e, memory[name])
             for name, e in self.perturbations(theta, seed).items()
         }
 

@@ -3,11 +3,11 @@
 import functools
 
 import tensorflow as tf
+from lopt_keras.validation import check_integer
 
-from lopt_keras import features
-from lopt_keras.rules.base import check_integer
-from meta import unroll
+from lopt_keras import gating
 from meta.estimators import base
+from meta.training import unroll
 
 _ZERO = tf.UnconnectedGradients.ZERO
 
@@ -21,7 +21,7 @@ class Pathwise(base.Estimator):
     `unroll_length` is a good choice (measured in docs/gradients.md).
 
     A particle whose gradient is not finite is left out of the mean, and counted in
-    the metric `excluded`, a share of all particles.
+    the metric `excluded`, a fraction of all particles.
 
     Args:
         rule, task: as `base.Estimator`.
@@ -40,10 +40,10 @@ class Pathwise(base.Estimator):
         self.segment_length = segment_length
 
     def combine(self, samples, memory):
-        usable = features.gradients_are_usable(list(samples.gradients.values()))
+        usable = gating.gradients_are_usable(list(samples.gradients.values()))
         count = tf.maximum(tf.reduce_sum(tf.cast(usable, tf.float32)), 1.0)
         gradient = {
-            name: tf.reduce_sum(features.select(usable, g, tf.zeros_like(g)), axis=0) / count
+            name: tf.reduce_sum(gating.select(usable, g, tf.zeros_like(g)), axis=0) / count
             for name, g in samples.gradients.items()
         }
         excluded = 1.0 - tf.reduce_mean(tf.cast(usable, tf.float32))

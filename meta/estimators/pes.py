@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from lopt_keras import features
+from lopt_keras import gating
 from meta.estimators import base
 
 
@@ -22,7 +22,7 @@ class PES(base.Estimator):
 
     def combine(self, samples, memory):
         xi = {
-            name: e + features.select(samples.begins, tf.zeros_like(e), memory[name])
+            name: e + gating.select(samples.begins, tf.zeros_like(e), memory[name])
             for name, e in samples.perturbations.items()
         }
         return base.mean(self.score_samples(xi, samples.losses)), xi, {}

@@ -10,13 +10,13 @@ import tqdm
 
 from lopt_keras.version import __version__
 from meta import progress, random
-from meta.evaluation import figures, timing
-from meta.evaluation.contestants import ADAM, HandDesigned, KerasOptimizer, grid
+from meta.evaluation import metrics, timing
+from meta.evaluation.candidates import ADAM, HandDesigned, KerasOptimizer, grid
 from meta.evaluation.keras_training import KerasTraining
 from meta.evaluation.side_by_side import SideBySide
 from meta.evaluation.training import Curves, RuleTraining
-from meta.tasks import distribution
-from meta.tasks.augmentation import Augmented
+from meta.tasks.sampling import distribution
+from meta.tasks.sampling.augmentation import Augmented
 
 _FORMAT = 1
 """Of what the store holds: another number whenever the meaning of a result changes."""
@@ -55,15 +55,15 @@ class Outcome(NamedTuple):
         learning_rate: the tuned one, or None.
         at_edge: whether that is the lowest or highest that was tried.
         seconds: of a step; NaN if they were not measured.
-        bounded: `figures.Bounded`, its curves.
-        figures: `figures.Figures`.
+        bounded: `metrics.Bounded`, its curves.
+        figures: `metrics.Metrics`.
     """
 
     learning_rate: Any
     at_edge: bool
     seconds: float
     bounded: Any
-    figures: Any
+    metrics: Any
 
 
 class TaskResult(NamedTuple):
@@ -82,7 +82,7 @@ class TaskResult(NamedTuple):
     outcomes: Any
 
 
-def run(entries, contestants, settings, store, data_dir=None):
+def run(entries, candidates, settings, store, data_dir=None):
     """Runs what the store lacks, with a progress bar.
 
     Args:
@@ -105,7 +105,7 @@ def run(entries, contestants, settings, store, data_dir=None):
                 entry = names[config.key]
                 with progress.telling(bar, entry.name):
                     task = _Task(program, variant, config, store)
-                    results[entry.name] = task.compete(entry, contestants)
+                    results[entry.name] = task.compete(entry, candidates)
                 bar.update()
     return [results[entry.name] for entry in entries]
 
@@ -127,9 +127,9 @@ class _Program:
             joined = thetas[0]
         return training([joined] * len(rules), variant, seed)
 
-    def train_keras(self, contestant, rate, variant, seed):
+    def train_keras(self, candidate, rate, variant, seed):
         """`Curves` of a Keras optimizer at a learning rate."""
-        training = self._training(contestant.make, self._keras_training)
+        training = self._training(candidate.make, self._keras_training)
         return training(rate, variant, seed)
 
     def _training(self, key, make):
@@ -172,29 +172,29 @@ class _Task:
             "told": settings.told,
         }
 
-    def compete(self, entry, contestants):
+    def compete(self, entry, candidates):
         """The `TaskResult`."""
-        tuned = [c for c in contestants if c.is_tuned]
+        tuned = [c for c in candidates if c.is_tuned]
         rates = self._tune(tuned)
-        curves = self._train(contestants, rates)
-        seconds = self._time(contestants)
-        start = figures.start_of(curves[ADAM])
-        bounded = {name: figures.bound(own, start) for name, own in curves.items()}
+        curves = self._train(candidates, rates)
+        seconds = self._time(candidates)
+        start = metrics.start_of(curves[ADAM])
+        bounded = {name: metrics.bound(own, start) for name, own in curves.items()}
         outcomes = {}
-        for contestant in contestants:
-            name = contestant.name
+        for candidate in candidates:
+            name = candidate.name
             rate = rates.get(name)
-            tried = grid(contestant, self._settings.num_rates) if contestant.is_tuned else []
-            own = figures.compute(bounded[name], bounded[ADAM], start, seconds[name], seconds[ADAM])
+            tried = grid(candidate, self._settings.num_rates) if candidate.is_tuned else []
+            own = metrics.compute(bounded[name], bounded[ADAM], start, seconds[name], seconds[ADAM])
             at_edge = len(tried) > 1 and rate in (tried[0], tried[-1])
             outcomes[name] = Outcome(rate, at_edge, seconds[name], bounded[name], own)
         return TaskResult(entry, self._program.num_parameters, start, outcomes)
 
-    def _tune(self, contestants):
+    def _tune(self, candidates):
         """The best learning rate of each: dict from name to float."""
-        grids = {c.name: grid(c, self._settings.num_rates) for c in contestants}
-        keys = {c.name: self._key_of("tuning", c, grids[c.name]) for c in contestants}
-        missing = [c for c in contestants if self._store.load(keys[c.name]) is None]
+        grids = {c.name: grid(c, self._settings.num_rates) for c in candidates}
+        keys = {c.name: self._key_of("tuning", c, grids[c.name]) for c in candidates}
+        missing = [c for c in candidates if self._store.load(keys[c.name]) is None]
         losses = {c.name: {"train": [], "validation": []} for c in missing}
         for i in range(self._settings.num_rates if missing else 0):
             rates = {c.name: grids[c.name][i] for c in missing}
@@ -209,24 +209,24 @@ class _Task:
             best[name] = grids[name][int(final.mean(axis=1).argmin())]
         return best
 
-    def _train(self, contestants, rates):
+    def _train(self, candidates, rates):
         """`Curves` of each on the fresh problems: dict."""
-        keys = {c.name: self._key_of("curves", c, rates.get(c.name)) for c in contestants}
-        missing = [c for c in contestants if self._store.load(keys[c.name]) is None]
+        keys = {c.name: self._key_of("curves", c, rates.get(c.name)) for c in candidates}
+        missing = [c for c in candidates if self._store.load(keys[c.name]) is None]
         for name, curves in self._run(missing, rates, self._fresh_seed):
             self._store.save(keys[name], curves._asdict())
         return {name: Curves(**self._store.load(key)) for name, key in keys.items()}
 
-    def _run(self, contestants, rates, seed):
+    def _run(self, candidates, rates, seed):
         """Pairs of name and `Curves`; hand-designed rules share a program."""
-        hand = [c for c in contestants if isinstance(c, HandDesigned)]
+        hand = [c for c in candidates if isinstance(c, HandDesigned)]
         if hand:
             # One rule has one rate in all runs of its program, and another theta.
             rules = [c.rule(learning_rate=c.middle) for c in hand]
             thetas = [c.rule(learning_rate=rates[c.name]).init_theta() for c in hand]
             curves = self._program.train_rules(rules, thetas, self._variant, seed)
             yield from zip([c.name for c in hand], curves, strict=True)
-        for c in contestants:
+        for c in candidates:
             if isinstance(c, KerasOptimizer):
                 rate = rates.get(c.name)
                 yield c.name, self._program.train_keras(c, rate, self._variant, seed)
@@ -234,15 +234,15 @@ class _Task:
                 (curves,) = self._program.train_rules([c.rule], [c.theta], self._variant, seed)
                 yield c.name, curves
 
-    def _time(self, contestants):
+    def _time(self, candidates):
         """The seconds of a step of each: dict."""
         if not self._settings.wall_clock:
-            return dict.fromkeys([c.name for c in contestants], np.nan)
-        keys = {c.name: {**self._timing_key, "optimizer": c.identity} for c in contestants}
-        missing = [c for c in contestants if self._store.load(keys[c.name]) is None]
+            return dict.fromkeys([c.name for c in candidates], np.nan)
+        keys = {c.name: {**self._timing_key, "optimizer": c.identity} for c in candidates}
+        missing = [c for c in candidates if self._store.load(keys[c.name]) is None]
         if missing:
             # Adam anew with each, so that both were measured in the same minute.
-            adam = [c for c in contestants if c.name == ADAM and c not in missing]
+            adam = [c for c in candidates if c.name == ADAM and c not in missing]
             timed = [*missing, *adam]
             measured = timing.measure(
                 self._program.task, [_as_timed(c) for c in timed], self._settings.num_steps
@@ -254,24 +254,24 @@ class _Task:
         reference = float(found[ADAM]["seconds"])
         return {name: reference * float(x["seconds"] / x["adam"]) for name, x in found.items()}
 
-    def _key_of(self, what, contestant, rate):
-        own = {"what": what, "optimizer": contestant.identity, "learning_rate": rate}
+    def _key_of(self, what, candidate, rate):
+        own = {"what": what, "optimizer": candidate.identity, "learning_rate": rate}
         return {**self._key, **own}
 
 
 def _final(losses):
     """Of each seed, the mean over the last 5 % of the steps; infinite if some are not finite."""
-    tail = losses[-max(1, round(figures.SMOOTHED * len(losses))) :]
+    tail = losses[-max(1, round(metrics.SMOOTHED * len(losses))) :]
     return np.where(np.isfinite(tail), tail, np.inf).mean(axis=0)
 
 
-def _as_timed(contestant):
-    if isinstance(contestant, KerasOptimizer):
-        return contestant.make
-    if isinstance(contestant, HandDesigned):
-        rule = contestant.rule(learning_rate=contestant.middle)
+def _as_timed(candidate):
+    if isinstance(candidate, KerasOptimizer):
+        return candidate.make
+    if isinstance(candidate, HandDesigned):
+        rule = candidate.rule(learning_rate=candidate.middle)
         return rule, rule.init_theta()
-    return contestant.rule, contestant.theta
+    return candidate.rule, candidate.theta
 
 
 def _fingerprint(task, variant, seed):

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 
 import keras
 import numpy as np
+from lopt_keras.validation import check_number
 
 from lopt_keras import pretrained, rules, saved_model
-from lopt_keras.rules.base import check_number
 
 ADAM = "Adam"
 """The name of the baseline that the others are measured by."""
@@ -108,10 +108,10 @@ class KerasOptimizer:
         return getattr(importlib.import_module(module), name)(**self.config)
 
 
-def grid(contestant, num_rates):
+def grid(candidate, num_rates):
     """The learning rates to try, half-decades apart, the lowest first: list of floats."""
     exponents = (np.arange(num_rates) - num_rates // 2) / 2
-    return [float(f"{contestant.middle * 10.0**e:.3g}") for e in exponents]
+    return [float(f"{candidate.middle * 10.0**e:.3g}") for e in exponents]
 
 
 def learned(text):

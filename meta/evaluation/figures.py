@@ -5,19 +5,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from meta import comparison
+from meta.evaluation import comparison
 
 SMOOTHED = 0.05
-"""Share of the steps over which losses are averaged, looking back."""
+"""Fraction of the steps over which losses are averaged, looking back."""
 
 NO_WORSE = 0.01
-"""What still counts as no worse: this share of what Adam gains over the start."""
+"""What still counts as no worse: this fraction of what Adam gains over the start."""
 
 _CEILING = 9.0
 _SMALLEST_GAIN = 0.02
 
 
-class Figures(NamedTuple):
+class Metrics(NamedTuple):
     """Of one optimizer on one task, `[seeds]` each.
 
     A loss is smoothed: the mean over the last 5 % of the steps up to each. One that is
@@ -104,7 +104,7 @@ def start_of(curves):
 
 
 def compute(own, adam, start, seconds, adam_seconds):
-    """The `Figures` of an optimizer.
+    """The `Metrics` of an optimizer.
 
     Args:
         own, adam: `Bounded`, of the optimizer and the tuned Adam.
@@ -115,7 +115,7 @@ def compute(own, adam, start, seconds, adam_seconds):
     lowest, adam_lowest = own.validation.min(axis=0), adam.validation.min(axis=0)
     validation = _Race(own.validation, adam.validation, lowest, adam_lowest, own.diverged)
     train_ratio = train.ratio()
-    return Figures(
+    return Metrics(
         steps_to_train=train.steps,
         steps_to_validation=validation.steps,
         seconds_to_train=train.steps * seconds,
@@ -167,11 +167,11 @@ def _excess(loss, adam_loss, start):
     return (loss - adam_loss) / unit
 
 
-def summarise(figures, others):
+def summarise(metrics, others):
     """The figures of one optimizer over all tasks: dict that JSON can hold.
 
     Args:
-        figures: list of `Figures`, one for each task.
+        figures: list of `Metrics`, one for each task.
         others: list of the `train_ratio`s `[optimizers, seeds]` of all other optimizers.
 
     Returns:
@@ -179,7 +179,7 @@ def summarise(figures, others):
         tasks is `quartiles`, a list of lowest, lower quartile, median, upper, highest.
     """
     medians = {
-        name: np.array([median(getattr(f, name)) for f in figures])
+        name: np.array([median(getattr(f, name)) for f in metrics])
         for name in (
             "train_ratio",
             "validation_ratio",
@@ -189,17 +189,17 @@ def summarise(figures, others):
         )
     }
     best_others = [median(ratios).max(initial=0.0) for ratios in others]
-    diverged = sum(int(f.diverged.sum()) for f in figures)
+    diverged = sum(int(f.diverged.sum()) for f in metrics)
     return {
-        "tasks": len(figures),
+        "tasks": len(metrics),
         "diverged": diverged,
-        "pairs": sum(f.diverged.size for f in figures),
+        "pairs": sum(f.diverged.size for f in metrics),
         "quartiles": {name: quantiles(values) for name, values in medians.items()},
-        "share_train_won": float(np.mean(medians["train_ratio"] > 1.0)),
-        "share_validation_won": float(np.mean(medians["validation_ratio"] > 1.0)),
-        "share_fastest": float(np.mean(medians["train_ratio"] > best_others)),
-        "share_validation_no_worse": float(np.mean(medians["validation_excess"] <= NO_WORSE)),
-        "share_test_no_worse": float(np.mean(medians["test_excess"] <= NO_WORSE)),
+        "fraction_train_won": float(np.mean(medians["train_ratio"] > 1.0)),
+        "fraction_validation_won": float(np.mean(medians["validation_ratio"] > 1.0)),
+        "fraction_fastest": float(np.mean(medians["train_ratio"] > best_others)),
+        "fraction_validation_no_worse": float(np.mean(medians["validation_excess"] <= NO_WORSE)),
+        "fraction_test_no_worse": float(np.mean(medians["test_excess"] <= NO_WORSE)),
     }
 
 
@@ -214,13 +214,13 @@ def quantiles(values):
     return [float(x) if math.isfinite(x) else None for x in found]
 
 
-def _quantile(values, share, axis=None):
+def _quantile(values, fraction, axis=None):
     """One of the values: there is nothing between a number and an infinity."""
-    return np.quantile(values, share, axis=axis, method="inverted_cdf")
+    return np.quantile(values, fraction, axis=axis, method="inverted_cdf")
 
 
 def profile(steps, factors):
-    """Performance profiles: on what share of tasks an optimizer is within a factor of the best.
+    """Performance profiles: on what fraction of tasks an optimizer is within a factor of the best.
 
     Args:
         steps: `[tasks, optimizers]`, to the same target; infinite where it was missed.

@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from meta import random
 from meta.evaluation.training import TEST_BATCHES, Curves
-from meta.tasks.references import Chosen
+from meta.tasks.scoring.references import Chosen
 
 
 class KerasTraining:

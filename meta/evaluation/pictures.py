@@ -5,8 +5,8 @@ import os
 import matplotlib
 import numpy as np
 
-from meta.evaluation import figures
-from meta.evaluation.contestants import ADAM
+from meta.evaluation import metrics
+from meta.evaluation.candidates import ADAM
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -28,7 +28,7 @@ def plot_task(result, rivals, file):
         for i, (name, outcome) in enumerate(result.outcomes.items()):
             losses = getattr(outcome.bounded, split)
             steps = np.arange(1, len(losses) + 1)
-            axis.plot(steps, figures.median(losses), label=name, **_style(i, name in rivals))
+            axis.plot(steps, metrics.median(losses), label=name, **_style(i, name in rivals))
             if name in rivals or name == ADAM:
                 low, high = losses.min(axis=1), losses.max(axis=1)
                 axis.fill_between(steps, low, high, color=_style(i, False)["color"], alpha=0.15)
@@ -48,12 +48,12 @@ def plot_ratios(results, rivals, file):
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
     for axis, name in zip(axes, ("train_ratio", "validation_ratio"), strict=True):
         for i, optimizer in enumerate(results[0].outcomes):
-            ratios = [figures.median(getattr(r.outcomes[optimizer].figures, name)) for r in results]
-            share = (np.arange(len(ratios)) + 0.5) / len(ratios)
+            ratios = [metrics.median(getattr(r.outcomes[optimizer].metrics, name)) for r in results]
+            fraction = (np.arange(len(ratios)) + 0.5) / len(ratios)
             style = _style(i, optimizer in rivals)
-            axis.plot(share, np.sort(ratios), label=optimizer, marker=".", **style)
+            axis.plot(fraction, np.sort(ratios), label=optimizer, marker=".", **style)
         axis.axhline(1.0, color="black", lw=0.8)
-        axis.set(xlabel="share of tasks", yscale="log", title=f"at equal {name[:-6]} loss")
+        axis.set(xlabel="fraction of tasks", yscale="log", title=f"at equal {name[:-6]} loss")
         axis.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("steps of tuned Adam / steps")
     _finish(figure, axes[0], "How many times fewer steps than tuned Adam", file)
@@ -67,13 +67,13 @@ def plot_profiles(results, rivals, file):
         steps = np.array(
             [
                 [
-                    figures.median(getattr(r.outcomes[n].figures, f"steps_to_{target}"))
+                    metrics.median(getattr(r.outcomes[n].metrics, f"steps_to_{target}"))
                     for n in names
                 ]
                 for r in results
             ]
         )
-        profiles = figures.profile(steps, _FACTORS)
+        profiles = metrics.profile(steps, _FACTORS)
         for i, name in enumerate(names):
             axis.plot(_FACTORS, profiles[:, i], label=name, **_style(i, name in rivals))
         axis.set(xlabel="steps / steps of the fastest", xscale="log", ylim=(-0.02, 1.02))
@@ -81,8 +81,10 @@ def plot_profiles(results, rivals, file):
             f"to tuned Adam's {'final' if target == 'train' else 'lowest'} {target} loss"
         )
         axis.grid(alpha=0.3, which="both")
-    axes[0].set_ylabel("share of tasks")
-    _finish(figure, axes[0], "Performance profiles: on what share of tasks within a factor", file)
+    axes[0].set_ylabel("fraction of tasks")
+    _finish(
+        figure, axes[0], "Performance profiles: on what fraction of tasks within a factor", file
+    )
 
 
 def _style(i, is_rival):

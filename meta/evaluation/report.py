@@ -11,8 +11,8 @@ import string
 
 import numpy as np
 
-from meta import run_directory
-from meta.evaluation import figures, pictures
+from meta.evaluation import metrics, plots
+from meta.training import run_directory
 
 _TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 _SUMMARY = (
@@ -23,11 +23,11 @@ _SUMMARY = (
     ("test_excess", "excess, final test loss"),
 )
 _SHARES = (
-    ("share_train_won", "tasks won by train loss"),
-    ("share_validation_won", "tasks won by validation loss"),
-    ("share_fastest", "tasks on which it is the fastest of all"),
-    ("share_validation_no_worse", "tasks with a validation loss no worse"),
-    ("share_test_no_worse", "tasks with a test loss no worse"),
+    ("fraction_train_won", "tasks won by train loss"),
+    ("fraction_validation_won", "tasks won by validation loss"),
+    ("fraction_fastest", "tasks on which it is the fastest of all"),
+    ("fraction_validation_no_worse", "tasks with a validation loss no worse"),
+    ("fraction_test_no_worse", "tasks with a test loss no worse"),
 )
 _TASK_COLUMNS = (
     ("steps_to_train", "steps to Adam's final train loss"),
@@ -52,17 +52,17 @@ def write(out_dir, results, rivals, settings, command):
         command: that was run.
 
     Returns:
-        The summary: dict from the name of each optimizer to `figures.summarise`.
+        The summary: dict from the name of each optimizer to `metrics.summarise`.
     """
     os.makedirs(os.path.join(out_dir, "curves"), exist_ok=True)
     files = {}
     for result in results:
         name = re.sub(r"\W+", "_", result.entry.name)
         files[result.entry.name] = os.path.join(out_dir, "curves", f"{name}.png")
-        pictures.plot_task(result, rivals, files[result.entry.name])
+        plots.plot_task(result, rivals, files[result.entry.name])
     overview = [os.path.join(out_dir, f"{name}.png") for name in ("ratios", "profiles")]
-    pictures.plot_ratios(results, rivals, overview[0])
-    pictures.plot_profiles(results, rivals, overview[1])
+    plots.plot_ratios(results, rivals, overview[0])
+    plots.plot_profiles(results, rivals, overview[1])
     summary = summarise(results)
     content = {
         "command": command,
@@ -82,13 +82,13 @@ def summarise(results):
     names = list(results[0].outcomes)
     summary = {}
     for name in names:
-        own = [result.outcomes[name].figures for result in results]
+        own = [result.outcomes[name].metrics for result in results]
         others = [
-            np.array([o.figures.train_ratio for n, o in r.outcomes.items() if n != name])
+            np.array([o.metrics.train_ratio for n, o in r.outcomes.items() if n != name])
             for r in results
         ]
         edges = sum(bool(result.outcomes[name].at_edge) for result in results)
-        summary[name] = {**figures.summarise(own, others), "learning_rates_at_edge": edges}
+        summary[name] = {**metrics.summarise(own, others), "learning_rates_at_edge": edges}
     return summary
 
 
@@ -98,7 +98,7 @@ def _task_json(result):
             "learning_rate": outcome.learning_rate,
             "at_edge": bool(outcome.at_edge),
             "seconds_per_step": _finite(outcome.seconds),
-            **{key: [_finite(x) for x in v] for key, v in outcome.figures._asdict().items()},
+            **{key: [_finite(x) for x in v] for key, v in outcome.metrics._asdict().items()},
         }
         for name, outcome in result.outcomes.items()
     }
@@ -120,13 +120,13 @@ def _number(value):
 
 
 def _write_csv(file, results):
-    names = figures.Figures._fields
+    names = metrics.Metrics._fields
     with open(f"{file}.tmp", "w", encoding="utf-8", newline="") as f:
         writer = csv.writer(f)
         writer.writerow(["task", "optimizer", "seed", "learning_rate", "seconds_per_step", *names])
         for result in results:
             for optimizer, outcome in result.outcomes.items():
-                for seed, row in enumerate(zip(*outcome.figures, strict=True)):
+                for seed, row in enumerate(zip(*outcome.metrics, strict=True)):
                     start = [result.entry.name, optimizer, seed, outcome.learning_rate]
                     writer.writerow([*start, _finite(outcome.seconds), *map(_finite, row)])
     os.replace(f"{file}.tmp", file)
@@ -145,7 +145,7 @@ def _page(results, rivals, settings, command, summary, overview, files):
         "horizon": f"Optimizers {told} {signals}.",
         "augmentation": html.escape(str(settings.augmentation or "none")),
         "summary": _summary_table(summary, rivals),
-        "shares": _shares_table(summary, rivals),
+        "shares": _fractions_table(summary, rivals),
         "overview": "".join(_picture(file) for file in overview),
         "index": _index_table(results, rivals),
         "details": "".join(_task_section(r, rivals, files[r.entry.name]) for r in results),
@@ -176,7 +176,7 @@ def _summary_table(summary, rivals):
     return _table(["optimizer", "diverged", "lowest ratio, train loss", *heads], rows, rivals)
 
 
-def _shares_table(summary, rivals):
+def _fractions_table(summary, rivals):
     rows = [
         (
             name,
@@ -195,7 +195,7 @@ def _index_table(results, rivals):
     for result in results:
         cells = [f"{result.num_parameters:,}"]
         for rival in rivals:
-            own = result.outcomes[rival].figures
+            own = result.outcomes[rival].metrics
             cells += [_spread(own.train_ratio), _spread(own.validation_ratio)]
             cells.append(_spread(own.validation_excess))
         rows.append((result.entry.name, cells))
@@ -207,8 +207,8 @@ def _task_section(result, rivals, file):
     for name, outcome in result.outcomes.items():
         rate = "" if outcome.learning_rate is None else f"{outcome.learning_rate:.3g}"
         cells = [rate + (" (edge)" if outcome.at_edge else "")]
-        cells += [_spread(getattr(outcome.figures, key)) for key, _ in _TASK_COLUMNS]
-        cells.append(int(outcome.figures.diverged.sum()))
+        cells += [_spread(getattr(outcome.metrics, key)) for key, _ in _TASK_COLUMNS]
+        cells.append(int(outcome.metrics.diverged.sum()))
         rows.append((name, cells))
     heads = ["optimizer", "learning rate", *(label for _, label in _TASK_COLUMNS), "diverged"]
     title = html.escape(f"{result.entry.name}, {result.num_parameters:,} parameters")
@@ -230,7 +230,7 @@ def _table(heads, rows, rivals):
 
 def _spread(values):
     """Median over seeds, and lowest and highest."""
-    lowest, _, median, _, highest = figures.quantiles(values)
+    lowest, _, median, _, highest = metrics.quantiles(values)
     return f"{_short(median)} <small>({_short(lowest)} to {_short(highest)})</small>"
 
 

@@ -27,8 +27,8 @@ class SideBySide(rules.UpdateRule):
     rules: tuple[Any, ...]
 
     @property
-    def hears(self):
-        return tuple(dict.fromkeys(name for rule in self.rules for name in rule.hears))
+    def signals(self):
+        return tuple(dict.fromkeys(name for rule in self.rules for name in rule.signals))
 
     def theta_shapes(self):
         return _joined(rule.theta_shapes() for rule in self.rules)

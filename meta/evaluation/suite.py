@@ -5,8 +5,8 @@ import json
 import re
 from typing import NamedTuple
 
-from meta.tasks import distribution
 from meta.tasks.families import FAMILIES
+from meta.tasks.sampling import distribution
 
 _DEFAULT_COUNT, _LARGEST_COUNT = 20, 10_000
 
@@ -16,7 +16,7 @@ class Entry(NamedTuple):
 
     Attributes:
         name: unique in the suite.
-        config: `meta.tasks.distribution.Config`.
+        config: `meta.tasks.sampling.distribution.Config`.
     """
 
     name: str

@@ -20,7 +20,7 @@ _SECONDS = 0.03
 _MOST_STEPS = 4096
 
 
-def measure(task, contestants, total_steps):
+def measure(task, candidates, total_steps):
     """The seconds of a step of each optimizer.
 
     Args:
@@ -38,11 +38,11 @@ def measure(task, contestants, total_steps):
     # In each step another batch; in each update another gradient: XLA moves what is the
     # same in all steps out of the loop.
     programs = [_gradient_loop(task, setting, params)]
-    for contestant in contestants:
-        if isinstance(contestant, tuple):
-            programs.append(_rule_loop(*contestant, params, total_steps))
+    for candidate in candidates:
+        if isinstance(candidate, tuple):
+            programs.append(_rule_loop(*candidate, params, total_steps))
         else:
-            programs.append(_keras_loop(contestant(), params))
+            programs.append(_keras_loop(candidate(), params))
     gradient, *updates = _interleaved(programs)
     return [gradient + update for update in updates]
 

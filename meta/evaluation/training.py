@@ -5,8 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from meta import random, unroll
-from meta.tasks.references import Chosen
+from meta import random
+from meta.tasks.scoring.references import Chosen
+from meta.training import unroll
 
 TEST_BATCHES = 20
 """Batches of the test split over which a loss at the end is a mean."""

@@ -1,11 +1,11 @@
 """Tasks: the inner problems of meta-training, one family a file."""
 
 from meta.tasks.base import Task
-from meta.tasks.distribution import SETS, Config, build, sample, sample_config
 from meta.tasks.families import FAMILIES
+from meta.tasks.families.image_convnet import ImageConvnet
+from meta.tasks.families.image_mlp import ImageMLP
 from meta.tasks.from_keras import KerasTask, from_keras
-from meta.tasks.image_convnet import ImageConvnet
-from meta.tasks.image_mlp import ImageMLP
+from meta.tasks.sampling.distribution import SETS, Config, build, sample, sample_config
 
 _TASKS = {**FAMILIES, "digits_mlp": ImageMLP, "patches_convnet": ImageConvnet}
 NAMES = tuple(_TASKS)

@@ -11,10 +11,12 @@ from absl import app, flags
 
 from export import command
 from lopt_keras import rules
-from meta import comparison, random
-from meta.mixture import Mixture
-from meta.tasks import distribution, references
+from meta import random
+from meta.evaluation import comparison
 from meta.tasks.families import FAMILIES
+from meta.tasks.mixture import Mixture
+from meta.tasks.sampling import distribution
+from meta.tasks.scoring import references
 
 _LIST = flags.DEFINE_bool("list", False, "Shows the families and the ranges of their parameters.")
 _SAMPLE = flags.DEFINE_integer(
@@ -27,7 +29,7 @@ _SAMPLE = flags.DEFINE_integer(
 _REFERENCES = flags.DEFINE_integer(
     "references",
     None,
-    "Completes meta/tasks/references.json for so many tasks, those of the seeds 0, 1, ...",
+    "Completes meta/tasks/scoring/references.json for so many tasks, those of the seeds 0, 1, ...",
     lower_bound=1,
     upper_bound=100_000,
 )

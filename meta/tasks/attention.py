@@ -3,7 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
-from meta.tasks import layers
+from meta.tasks.networks import layers
 
 _NEVER = -1e9
 """The logit of a position that may not be looked at."""

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from lopt_keras.validation import check_number
 
-from lopt_keras.rules.base import check_number
 from meta import random
 from meta.tasks import base
 

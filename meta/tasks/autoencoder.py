@@ -7,12 +7,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
+from lopt_keras.validation import check_integer
 
-from lopt_keras.rules.base import check_integer
 from meta import random
-from meta.tasks import layers, noise, ranges
-from meta.tasks.convolution import convolve, upsample
-from meta.tasks.image_task import ImageTask
+from meta.tasks import ranges
+from meta.tasks.families import noise
+from meta.tasks.families.image_task import ImageTask
+from meta.tasks.networks import layers
+from meta.tasks.networks.convolution import convolve, upsample
 
 LIKELIHOODS = ("gaussian", "bernoulli")
 """What images may be compared by."""

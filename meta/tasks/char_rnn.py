@@ -3,9 +3,11 @@
 import dataclasses
 from typing import ClassVar
 
-from lopt_keras.rules.base import check_integer
-from meta.tasks import layers, ranges, recurrence
-from meta.tasks.language_model import LanguageModel
+from lopt_keras.validation import check_integer
+
+from meta.tasks import ranges
+from meta.tasks.families.language_model import LanguageModel
+from meta.tasks.networks import layers, recurrence
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -6,12 +6,12 @@ The file `curves.json` beside this one holds them for the tasks of some mixtures
 
 import numpy as np
 
-from meta.tasks import references
-from meta.tasks.measured import Measured
+from meta.tasks.scoring import references
+from meta.tasks.scoring.measured import Measured
 
 KNOTS = (1, 3, 10, 30, 100, 300, 1000)
 """Numbers of steps."""
-SHARES = np.diff(np.log(KNOTS)) / np.log(KNOTS[-1])
+FRACTIONS = np.diff(np.log(KNOTS)) / np.log(KNOTS[-1])
 """Of the way from the first knot to the last, in logarithms."""
 
 _PROBLEMS, _SEED = 4, 0

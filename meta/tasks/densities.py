@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta import datasets, random
-from meta.tasks.two_moons import draw_points
+from meta.tasks.families.two_moons import draw_points
 
 _PROJECTED = 8
 _SQUARES = 4

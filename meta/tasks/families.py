@@ -1,22 +1,22 @@
 """The families of tasks, by name."""
 
-from meta.tasks.analytic_continuation import AnalyticContinuation
-from meta.tasks.autoencoder import ConvAutoencoder, MLPAutoencoder
-from meta.tasks.char_rnn import CharRNN
-from meta.tasks.flow import MAF, RealNVP
-from meta.tasks.image_convnet import ImageConvnet
-from meta.tasks.image_mlp import ImageMLP
-from meta.tasks.linear import LinearRegression, LogisticRegression
-from meta.tasks.mislabeled import Mislabeled
-from meta.tasks.mixer import MLPMixer
-from meta.tasks.optimizer_training import OptimizerTraining
-from meta.tasks.quadratic import Quadratic
-from meta.tasks.synthetic_function import SyntheticFunction
-from meta.tasks.table_mlp import TableMLP
-from meta.tasks.transformer import Transformer
-from meta.tasks.two_moons import TwoMoons
-from meta.tasks.vae import VAE
-from meta.tasks.vision_transformer import VisionTransformer
+from meta.tasks.families.analytic_continuation import AnalyticContinuation
+from meta.tasks.families.autoencoder import ConvAutoencoder, MLPAutoencoder
+from meta.tasks.families.char_rnn import CharRNN
+from meta.tasks.families.flow import MAF, RealNVP
+from meta.tasks.families.image_convnet import ImageConvnet
+from meta.tasks.families.image_mlp import ImageMLP
+from meta.tasks.families.linear import LinearRegression, LogisticRegression
+from meta.tasks.families.mislabeled import Mislabeled
+from meta.tasks.families.mixer import MLPMixer
+from meta.tasks.families.optimizer_training import OptimizerTraining
+from meta.tasks.families.quadratic import Quadratic
+from meta.tasks.families.synthetic_function import SyntheticFunction
+from meta.tasks.families.table_mlp import TableMLP
+from meta.tasks.families.transformer import Transformer
+from meta.tasks.families.two_moons import TwoMoons
+from meta.tasks.families.vae import VAE
+from meta.tasks.families.vision_transformer import VisionTransformer
 
 FAMILIES = {
     family.name: family

@@ -8,10 +8,12 @@ from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
+from lopt_keras.validation import check_integer
 
-from lopt_keras.rules.base import check_integer
 from meta import random
-from meta.tasks import base, densities, layers, noise, ranges
+from meta.tasks import base, ranges
+from meta.tasks.families import densities, noise
+from meta.tasks.networks import layers
 
 _LAST_LAYER_SCALE = 0.1
 _LARGEST_LOG_SCALE = 2.0

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import keras
 import numpy as np
 import tensorflow as tf
+from lopt_keras.validation import check_integer
 
-from lopt_keras.rules.base import check_integer
 from meta import random
 from meta.tasks import base
 

@@ -5,8 +5,10 @@ import dataclasses
 from typing import ClassVar
 
 from meta import random
-from meta.tasks import layers, noise, ranges
-from meta.tasks.image_task import ImageTask
+from meta.tasks import ranges
+from meta.tasks.families import noise
+from meta.tasks.families.image_task import ImageTask
+from meta.tasks.networks import layers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -16,7 +18,7 @@ class ImageClassification(ImageTask):
     A subclass says what the network is: `weight_shapes` and `logits`.
 
     Args:
-        label_noise: share of training labels that are drawn at random, in each batch anew.
+        label_noise: fraction of training labels that are drawn at random, in each batch anew.
         dataset, image_size, activation, batch_size, init_scale, input_noise, data_dir: as
             for `ImageTask`.
 
@@ -46,8 +48,8 @@ class ImageClassification(ImageTask):
             return images, labels
         seeds = [random.fold_in(seed, i) for i in range(3)]
         images = noise.normal(images, setting["input_noise"], seeds[0])
-        share = setting["label_noise"]
-        return images, noise.random_labels(labels, share, self._num_classes, seeds[1:])
+        fraction = setting["label_noise"]
+        return images, noise.random_labels(labels, fraction, self._num_classes, seeds[1:])
 
     def loss(self, params, data, setting):
         images, labels = data

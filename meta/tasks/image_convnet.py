@@ -5,11 +5,12 @@ import itertools
 from typing import Any, ClassVar
 
 import tensorflow as tf
+from lopt_keras.validation import check_integer
 
-from lopt_keras.rules.base import check_integer
-from meta.tasks import layers, ranges
-from meta.tasks.convolution import convolve
-from meta.tasks.image_classification import ImageClassification
+from meta.tasks import ranges
+from meta.tasks.families.image_classification import ImageClassification
+from meta.tasks.networks import layers
+from meta.tasks.networks.convolution import convolve
 
 _KERNEL_SIZE = 3
 

@@ -6,10 +6,11 @@ from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
+from lopt_keras.validation import check_integer
 
-from lopt_keras.rules.base import check_integer
-from meta.tasks import layers, ranges
-from meta.tasks.image_classification import ImageClassification
+from meta.tasks import ranges
+from meta.tasks.families.image_classification import ImageClassification
+from meta.tasks.networks import layers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -5,10 +5,12 @@ import dataclasses
 from typing import Any, ClassVar
 
 import tensorflow as tf
+from lopt_keras.validation import check_integer
 
-from lopt_keras.rules.base import check_integer
 from meta import datasets, random
-from meta.tasks import base, layers, noise, ranges
+from meta.tasks import base, ranges
+from meta.tasks.families import noise
+from meta.tasks.networks import layers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -26,7 +28,7 @@ class LanguageModel(base.Task):
         sequence_length: characters that the network reads, and predicts.
         batch_size: windows in a batch.
         init_scale: multiplies the initial weights.
-        character_noise: share of the characters read in training that are drawn at random,
+        character_noise: fraction of the characters read in training that are drawn at random,
             in each batch anew; those to predict are left alone.
         data_dir: where the dataset is prepared; see `datasets.load_text`.
 
@@ -80,8 +82,8 @@ class LanguageModel(base.Task):
         read, following = windows[..., :-1], windows[..., 1:]
         if split == "train":
             seeds = [random.fold_in(seed, i) for i in range(2)]
-            share = setting["character_noise"]
-            read = noise.random_labels(read, share, self.num_characters, seeds)
+            fraction = setting["character_noise"]
+            read = noise.random_labels(read, fraction, self.num_characters, seeds)
         return read, following
 
     def loss(self, params, data, setting):

@@ -5,11 +5,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
+from lopt_keras.validation import check_integer
 
-from lopt_keras.rules.base import check_integer
 from meta import random
-from meta.tasks import noise, ranges
-from meta.tasks.table import TableTask
+from meta.tasks import ranges
+from meta.tasks.families import noise
+from meta.tasks.families.table import TableTask
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -145,7 +146,7 @@ class LogisticRegression(LinearModel):
 
     Args:
         num_classes: of synthetic data.
-        noise: share of training labels that are drawn at random.
+        noise: fraction of training labels that are drawn at random.
         dataset, condition, l2, batch_size, init_scale, data_dir: as for `LinearModel`.
 
     Raises:

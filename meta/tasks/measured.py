@@ -8,9 +8,9 @@ import warnings
 
 import tqdm
 
-from meta import run_directory
 from meta.datasets import preparing
-from meta.tasks import distribution
+from meta.tasks.sampling import distribution
+from meta.training import run_directory
 
 
 class Measured:

@@ -7,9 +7,10 @@ import numpy as np
 import tensorflow as tf
 
 from meta import datasets, random
-from meta.tasks import layers, ranges
-from meta.tasks.table import TableTask
-from meta.tasks.two_moons import draw_points
+from meta.tasks import ranges
+from meta.tasks.families.table import TableTask
+from meta.tasks.families.two_moons import draw_points
+from meta.tasks.networks import layers
 
 _MOON_POINTS = 500
 _MOON_NOISE = 0.2
@@ -106,8 +107,8 @@ def flip(labels, r0, r1, num_classes, seed):
     """
     seeds = [random.fold_in(seed, i) for i in range(2)]
     shape = (r0.shape[0], labels.shape[0])
-    share = tf.cast(labels, tf.float32) / (num_classes - 1)
-    rates = r0[:, None] + (r1 - r0)[:, None] * share
+    fraction = tf.cast(labels, tf.float32) / (num_classes - 1)
+    rates = r0[:, None] + (r1 - r0)[:, None] * fraction
     other = 1 + random.integers(shape, seeds[0], num_classes - 1)
     wrong = (labels + other) % num_classes
     return tf.where(random.uniform(shape, seeds[1]) < rates, wrong, labels)

@@ -3,8 +3,8 @@
 import dataclasses
 from typing import ClassVar
 
-from meta.tasks import layers
-from meta.tasks.patch_network import PatchNetwork
+from meta.tasks.families.patch_network import PatchNetwork
+from meta.tasks.networks import layers
 
 _EXPANSION = 2
 

@@ -6,7 +6,7 @@ import numpy as np
 import tensorflow as tf
 
 from meta import random
-from meta.tasks import layers
+from meta.tasks.networks import layers
 
 _POOL = 2048
 
@@ -27,17 +27,17 @@ def normal(x, stddev, seed):
     return x + layers.per_particle(stddev, x.shape.rank) * chosen
 
 
-def random_labels(labels, share, num_classes, seeds):
+def random_labels(labels, fraction, num_classes, seeds):
     """Replaces labels by random ones, which may be the right ones.
 
     Args:
         labels: `[num, ...]` int32.
-        share: `[num]`, the expected share of labels that are replaced.
+        share: `[num]`, the expected fraction of labels that are replaced.
         num_classes: Python int.
         seeds: two seeds.
     """
     replaced = random.uniform(labels.shape, seeds[0])
-    replaced = replaced < layers.per_particle(share, labels.shape.rank)
+    replaced = replaced < layers.per_particle(fraction, labels.shape.rank)
     return tf.where(replaced, random.integers(labels.shape, seeds[1], num_classes), labels)
 
 

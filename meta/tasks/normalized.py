@@ -3,9 +3,10 @@
 import numpy as np
 import tensorflow as tf
 
-from meta.tasks import base, curves
+from meta.tasks import base
+from meta.tasks.scoring import curves
 
-_SMALLEST_SPREAD, _SMALLEST_SHARE = 0.1, 1e-3
+_SMALLEST_SPREAD, _SMALLEST_FRACTION = 0.1, 1e-3
 
 
 class _Wrapped(base.Task):
@@ -63,7 +64,7 @@ class Normalized(_Wrapped):
     Args:
         task: `Task`.
         initial, reference: sequences of the loss at the start and at the end of a tuned
-            Adam, one for each variant of the task (`meta.tasks.references`).
+            Adam, one for each variant of the task (`meta.tasks.scoring.references`).
 
     Raises:
         ValueError: if there are not as many as the task has variants, some initial loss
@@ -99,8 +100,8 @@ class Normalized(_Wrapped):
         if floor is None:
             return (losses - reference) / (initial - reference)
         spread = tf.math.log((initial - floor) / (reference - floor))
-        share = tf.maximum((losses - floor) / (reference - floor), _SMALLEST_SHARE)
-        return tf.math.log(share) / tf.maximum(spread, _SMALLEST_SPREAD)
+        fraction = tf.maximum((losses - floor) / (reference - floor), _SMALLEST_FRACTION)
+        return tf.math.log(fraction) / tf.maximum(spread, _SMALLEST_SPREAD)
 
 
 class AdamSteps(_Wrapped):
@@ -142,7 +143,7 @@ class AdamSteps(_Wrapped):
         drop = before - after
         passed = tf.clip_by_value((before - losses) / tf.maximum(drop, 1e-30), 0.0, 1.0)
         passed = tf.where(drop > 0, passed, tf.cast(losses < after, tf.float32))
-        share = tf.reduce_sum(passed * tf.constant(curves.SHARES, tf.float32), axis=-1)
+        fraction = tf.reduce_sum(passed * tf.constant(curves.FRACTIONS, tf.float32), axis=-1)
         first, last, losses = knots[..., 0], knots[..., -1], losses[..., 0]
         beyond = tf.maximum(losses - first, 0.0) - tf.maximum(last - losses, 0.0)
-        return 1.0 - share + beyond / (first - last)
+        return 1.0 - fraction + beyond / (first - last)

@@ -5,11 +5,12 @@ from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
+from lopt_keras.validation import check_integer
 
 from lopt_keras import rules
-from lopt_keras.rules.base import check_integer
 from meta import random
-from meta.tasks import base, layers, ranges
+from meta.tasks import base, ranges
+from meta.tasks.networks import layers
 
 _MULTIPLIERS = {"step_mult": 0.3, "exp_mult": 0.3}
 

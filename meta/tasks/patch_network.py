@@ -5,10 +5,11 @@ import dataclasses
 from typing import ClassVar
 
 import tensorflow as tf
+from lopt_keras.validation import check_integer
 
-from lopt_keras.rules.base import check_integer
-from meta.tasks import layers, ranges
-from meta.tasks.image_classification import ImageClassification
+from meta.tasks import ranges
+from meta.tasks.families.image_classification import ImageClassification
+from meta.tasks.networks import layers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -5,10 +5,11 @@ from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
+from lopt_keras.validation import check_bool, check_integer
 
-from lopt_keras.rules.base import check_bool, check_integer
 from meta import random
-from meta.tasks import base, layers, ranges
+from meta.tasks import base, ranges
+from meta.tasks.networks import layers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

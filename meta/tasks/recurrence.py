@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from meta.tasks import layers
+from meta.tasks.networks import layers
 
 
 class Cell(NamedTuple):

@@ -11,9 +11,10 @@ import numpy as np
 import tensorflow as tf
 
 from lopt_keras import rules
-from meta import random, unroll
-from meta.tasks import distribution
-from meta.tasks.measured import Measured
+from meta import random
+from meta.tasks.sampling import distribution
+from meta.tasks.scoring.measured import Measured
+from meta.training import unroll
 
 NUM_STEPS = 100
 LEARNING_RATES = tuple(float(f"{rate:.3g}") for rate in 10.0 ** np.arange(-4.0, 0.5, 0.5))

@@ -7,7 +7,8 @@ from typing import ClassVar
 import tensorflow as tf
 
 from meta import random
-from meta.tasks import base, layers, ranges
+from meta.tasks import base, ranges
+from meta.tasks.networks import layers
 
 
 def _rosenbrock(x, y):

@@ -5,10 +5,11 @@ import itertools
 from typing import Any, ClassVar
 
 import tensorflow as tf
+from lopt_keras.validation import check_integer
 
-from lopt_keras.rules.base import check_integer
 from meta import datasets, random
-from meta.tasks import base, layers
+from meta.tasks import base
+from meta.tasks.networks import layers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -4,8 +4,10 @@ import dataclasses
 from typing import ClassVar
 
 from meta import random
-from meta.tasks import layers, noise, ranges
-from meta.tasks.table import TableTask
+from meta.tasks import ranges
+from meta.tasks.families import noise
+from meta.tasks.families.table import TableTask
+from meta.tasks.networks import layers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -18,7 +20,7 @@ class TableMLP(TableTask):
         regression_loss: one of `layers.REGRESSION_LOSSES`; without effect on classes.
         input_noise: standard deviation of noise on the training inputs, which are
             standardised.
-        target_noise: share of training labels that are drawn at random, or standard
+        target_noise: fraction of training labels that are drawn at random, or standard
             deviation of noise on training targets, in each batch anew.
         dataset, batch_size, init_scale, data_dir: as for `TableTask`.
 

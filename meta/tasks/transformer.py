@@ -4,11 +4,12 @@ import dataclasses
 from typing import ClassVar
 
 import tensorflow as tf
+from lopt_keras.validation import check_integer
 
-from lopt_keras.rules.base import check_integer
 from meta import random
-from meta.tasks import attention, layers, ranges
-from meta.tasks.language_model import LanguageModel
+from meta.tasks import ranges
+from meta.tasks.families.language_model import LanguageModel
+from meta.tasks.networks import attention, layers
 
 _WIDENING = 4
 

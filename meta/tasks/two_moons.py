@@ -6,10 +6,12 @@ import math
 from typing import ClassVar
 
 import tensorflow as tf
+from lopt_keras.validation import check_integer
 
-from lopt_keras.rules.base import check_integer
 from meta import random
-from meta.tasks import base, layers, noise, ranges
+from meta.tasks import base, ranges
+from meta.tasks.families import noise
+from meta.tasks.networks import layers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from meta import random
 from meta.tasks import ranges
-from meta.tasks.autoencoder import MLPAutoencoder
+from meta.tasks.families.autoencoder import MLPAutoencoder
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

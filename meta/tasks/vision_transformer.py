@@ -3,11 +3,13 @@
 import dataclasses
 from typing import ClassVar
 
-from lopt_keras.rules.base import check_integer
+from lopt_keras.validation import check_integer
+
 from meta import random
-from meta.tasks import layers, ranges
-from meta.tasks.attention import self_attention
-from meta.tasks.patch_network import PatchNetwork
+from meta.tasks import ranges
+from meta.tasks.families.patch_network import PatchNetwork
+from meta.tasks.networks import layers
+from meta.tasks.networks.attention import self_attention
 
 _POSITION_SCALE = 0.02
 _EXPANSION = 2

@@ -11,10 +11,10 @@ import keras
 import numpy as np
 import pytest
 from absl import flags
+from meta.tasks.mixture import Mixture, scored
+from meta.tasks.sampling import distribution
 
 from lopt_keras import rules
-from meta.mixture import Mixture, scored
-from meta.tasks import distribution
 
 ROOT = pathlib.Path(__file__).parent.parent.parent / "benchmarks"
 SCRIPTS = sorted(file.relative_to(ROOT).as_posix() for file in ROOT.rglob("*.py"))

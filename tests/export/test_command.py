@@ -10,7 +10,7 @@ from absl import app
 from export import backend, command
 
 COMMANDS = {
-    "meta_train": ("--horizon_told", "Meta-trains a learned optimizer"),
+    "meta_train": ("--horizon_known", "Meta-trains a learned optimizer"),
     "evaluate": ("--task_overrides", "Compares optimizers"),
     "export": ("--checkpoint_dir", "Exports a meta-training run"),
 }

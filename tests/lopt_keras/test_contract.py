@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import lopt_keras
 from lopt_keras import LearnedOptimizer, rules
-from lopt_keras.rules import handcrafted
+from lopt_keras.rules import hand_designed
 
 # As small as they get: what is tested is how they are run, not what they compute.
 RULES = {
@@ -109,7 +109,9 @@ def moved(history):
 
 
 def test_every_learned_rule_is_here():
-    learned = {n for n in rules.NAMES if not issubclass(getattr(rules, n), handcrafted.Handcrafted)}
+    learned = {
+        n for n in rules.NAMES if not issubclass(getattr(rules, n), hand_designed.HandDesigned)
+    }
     assert {type(rule).__name__ for rule in RULES.values()} == learned
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lopt_keras import features
+from lopt_keras import features, gating
 
 
 @pytest.mark.parametrize(
@@ -41,12 +41,12 @@ def test_zero_offsets_give_the_initial_decays():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e20])
 def test_a_gradient_is_usable_if_its_squares_can_be_summed(bad):
     gradients = [np.ones((2, 3), "float32"), np.ones((2, 2, 2), "float32")]
-    assert np.asarray(features.gradients_are_usable(gradients)).tolist() == [True, True]
+    assert np.asarray(gating.gradients_are_usable(gradients)).tolist() == [True, True]
     gradients[1][1, 0, 1] = bad
-    assert np.asarray(features.gradients_are_usable(gradients)).tolist() == [True, False]
+    assert np.asarray(gating.gradients_are_usable(gradients)).tolist() == [True, False]
 
 
 def test_select_chooses_per_particle():
     new, old = np.ones((2, 3)), np.zeros((2, 3))
-    chosen = np.asarray(features.select(np.array([True, False]), new, old))
+    chosen = np.asarray(gating.select(np.array([True, False]), new, old))
     np.testing.assert_array_equal(chosen, [[1, 1, 1], [0, 0, 0]])

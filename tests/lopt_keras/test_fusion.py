@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from keras import ops
 
-from lopt_keras import features, fusion, rules
+from lopt_keras import fusion, reductions, rules
 
 RULES = [
     rules.FactoredMLP(),
@@ -90,11 +90,11 @@ def test_totals_are_sums(shape):
     x = np.random.default_rng(0).random(shape, dtype="float32")
     for first, last in itertools.combinations(range(len(shape) + 1), 2):
         axis = tuple(range(first, last))
-        total, mean = features.total(ops.convert_to_tensor(x), axis), features.mean(x, axis)
+        total, mean = reductions.total(ops.convert_to_tensor(x), axis), reductions.mean(x, axis)
         expected = x.astype("float64").sum(axis=axis, keepdims=True)
         np.testing.assert_allclose(total, expected, rtol=1e-5)
         np.testing.assert_allclose(mean, x.mean(axis=axis, keepdims=True), rtol=1e-5)
-    np.testing.assert_array_equal(features.total(x, ()), x)
+    np.testing.assert_array_equal(reductions.total(x, ()), x)
 
 
 @pytest.mark.parametrize("shape", [(40, 50), (7, 3), (70_000,), (1, 1)], ids=str)
@@ -103,6 +103,6 @@ def test_means_are_side_by_side(shape):
     arrays = [rng.random((2, count, 3, *shape), dtype="float32") for count in (1, 2)]
     axis = tuple(range(3, 3 + len(shape)))
     expected = np.concatenate([x.mean(axis=axis, keepdims=True) for x in arrays], axis=1)
-    means = features.means([ops.convert_to_tensor(x) for x in arrays], axis)
+    means = reductions.means([ops.convert_to_tensor(x) for x in arrays], axis)
     assert means.shape == expected.shape
     np.testing.assert_allclose(means, expected, rtol=1e-5)

@@ -36,14 +36,14 @@ ALL_RULES = [
     rules.FactoredMLP(hidden_size=4),
     rules.NormalizedMLP(hidden_size=4),
     rules.NormalizedMLP(hidden_size=4, orthogonalize=False, adam_fallback=False),
-    rules.NormalizedMLP(hidden_size=4, flatten_filters=True, start="momentum", cautious=True),
+    rules.NormalizedMLP(hidden_size=4, flatten_filters=True, start="momentum", noise_scaled=True),
     rules.NormalizedMLP(hidden_size=4, start="muon", adam_fallback=False),
     rules.Hierarchical(hidden_size=4, lstm_size=4, decays=(0.5, 0.9)),
     rules.Recurrent(hidden_size=4),
     rules.Recurrent(hidden_size=3, hidden_layers=2, log_sign=True),
     rules.LearnedHyperparameters(hidden_size=4),
     rules.Scheduled("normalized_mlp", hidden_size=4),
-    rules.Scheduled("adam", hidden_size=4, smallest_scale=0.1, largest_scale=0.3),
+    rules.Scheduled("adam", hidden_size=4, min_parameter_scale=0.1, max_parameter_scale=0.3),
     rules.Scheduled(rules.Hierarchical(hidden_size=4, lstm_size=4)),
     rules.DirectionMixture(hidden_size=4),
     *HANDCRAFTED,
@@ -248,7 +248,7 @@ def test_updates_and_their_derivatives_are_finite(rule, scale):
         assert np.isfinite(x.numpy()).all()
 
 
-HEARERS = [rule for rule in ALL_RULES if rule.hears]
+HEARERS = [rule for rule in ALL_RULES if rule.signals]
 
 
 @pytest.mark.parametrize("rule", HEARERS, ids=lambda rule: type(rule).__name__)
@@ -260,7 +260,7 @@ def test_what_a_rule_says_it_hears_changes_its_update(rule):
     _, state = rule.update(
         theta, state, grads, params, rules.Signals.silent(tf.constant([0]), **known)
     )
-    for name in rule.hears:
+    for name in rule.signals:
         signals = [
             rules.Signals.silent(tf.constant([1]), **({name: tf.constant([v])} if v else {}))
             for v in (None, 2.0, 5.0)
@@ -365,14 +365,14 @@ def test_a_schedule_anneals_over_the_planned_steps():
         for anneal in (True, False)
     }
     # Beyond them, as where they are not known.
-    shares = (1.0, 0.25, 0.125, 1.0, 1.0, 1.0)
-    for share, annealed, plain in zip(shares, *steps.values(), strict=True):
+    fractions = (1.0, 0.25, 0.125, 1.0, 1.0, 1.0)
+    for fraction, annealed, plain in zip(fractions, *steps.values(), strict=True):
         for a, b in zip(annealed, plain, strict=True):
-            np.testing.assert_allclose(a, share * b.numpy(), rtol=1e-6)
+            np.testing.assert_allclose(a, fraction * b.numpy(), rtol=1e-6)
 
 
 @pytest.mark.parametrize(("total", "share"), [(np.nan, 0.4), (8.0, 1.0)])
-def test_a_schedule_decays_where_the_planned_steps_are_not_known(total, share):
+def test_a_schedule_decays_where_the_planned_steps_are_not_known(total, fraction):
     plain, decaying = (
         one_update(
             rule,
@@ -384,7 +384,7 @@ def test_a_schedule_decays_where_the_planned_steps_are_not_known(total, share):
         )
         for rule in (rules.Scheduled("adam"), rules.Scheduled("adam", decay_steps=4))
     )
-    np.testing.assert_allclose(decaying[0], share * plain[0].numpy(), rtol=1e-6)
+    np.testing.assert_allclose(decaying[0], fraction * plain[0].numpy(), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +398,7 @@ def test_relative_steps_are_in_units_of_the_tensor(scale, largest, expected, sha
     theta = {k: v[None] for k, v in rules.Scheduled("adam").init_theta(1).items()}
     relative, plain = (
         one_update(rules.Scheduled("adam", **scales), theta, tensors([shape]), param)[0]
-        for scales in ({"smallest_scale": 0.1, "largest_scale": largest}, {})
+        for scales in ({"min_parameter_scale": 0.1, "max_parameter_scale": largest}, {})
     )
     np.testing.assert_allclose(relative, expected * plain.numpy(), rtol=1e-5)
 
@@ -505,7 +505,7 @@ def test_an_untrained_rule_that_starts_as_adam_has_its_direction(shape, how):
 @pytest.mark.parametrize("shape", [(4000,), (50, 80), (2, 50, 80)], ids=str)
 def test_cautious_steps_shrink_where_gradients_are_noise(shape):
     rule = rules.NormalizedMLP(
-        step_mult=0.1, orthogonalize=False, adam_fallback=False, start="adam", cautious=True
+        step_mult=0.1, orthogonalize=False, adam_fallback=False, start="adam", noise_scaled=True
     )
     rng = np.random.RandomState(0)
     noise = rng.standard_normal((100, *shape)).astype("float32")
@@ -591,12 +591,20 @@ def test_init_theta_is_reproducible_and_scaled():
         ),
         (lambda: rules.NormalizedMLP(start="sgd"), ValueError, "`start`.*'sgd'"),
         (lambda: rules.NormalizedMLP(start="muon", hidden_size=2), ValueError, "at least 4"),
-        (lambda: rules.Scheduled(smallest_scale=0.0), ValueError, "`smallest_scale`.*0.0"),
-        (lambda: rules.Scheduled(largest_scale=1.0), ValueError, "needs a `smallest_scale`"),
         (
-            lambda: rules.Scheduled(smallest_scale=0.3, largest_scale=0.1),
+            lambda: rules.Scheduled(min_parameter_scale=0.0),
             ValueError,
-            "`largest_scale`.*0.1",
+            "`min_parameter_scale`.*0.0",
+        ),
+        (
+            lambda: rules.Scheduled(max_parameter_scale=1.0),
+            ValueError,
+            "needs a `min_parameter_scale`",
+        ),
+        (
+            lambda: rules.Scheduled(min_parameter_scale=0.3, max_parameter_scale=0.1),
+            ValueError,
+            "`max_parameter_scale`.*0.1",
         ),
         (lambda: rules.Hierarchical(lstm_size=0), ValueError, "`lstm_size`.*0"),
         (lambda: rules.Recurrent(log_sign="x"), TypeError, "`log_sign`.*'x'"),

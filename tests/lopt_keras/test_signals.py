@@ -17,13 +17,13 @@ Y = X[:, :1] * 2 - X[:, 1:2]
 class Listener(rules.SGD):
     """SGD that keeps what it hears, -1 for what is not known."""
 
-    hears = ("train_loss", "validation_loss", "total_steps")
+    signals = ("train_loss", "validation_loss", "total_steps")
 
     def init_shared_state(self, theta):
-        return {name: keras.ops.zeros((1,)) for name in self.hears}
+        return {name: keras.ops.zeros((1,)) for name in self.signals}
 
     def coordinate(self, theta, shared, summaries, signals):
-        heard = {name: getattr(signals, name) for name in self.hears}
+        heard = {name: getattr(signals, name) for name in self.signals}
         heard = {k: keras.ops.where(x.known, x.value, -1.0) for k, x in heard.items()}
         return heard, [{}] * len(summaries)
 

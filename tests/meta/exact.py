@@ -69,19 +69,19 @@ def segment_gradients(length, horizon, stddev=STDDEV):
 def sample(estimator, theta, num, skip=0):
     """Gradients `[num, 2]` of successive estimates."""
     theta = {name: tf.constant(value) for name, value in theta.items()}
-    gradients = _sample(estimator, theta, estimator.init_worker(theta, random.seed(0)), num + skip)
+    gradients = _sample(estimator, theta, estimator.init_state(theta, random.seed(0)), num + skip)
     return gradients.numpy()[skip:]
 
 
 @functools.partial(tf.function, jit_compile=True, autograph=False)
-def _sample(estimator, theta, worker, num):
-    def step(i, worker, gradients):
-        estimate = estimator.estimate(theta, worker, random.fold_in(random.seed(1), i))
+def _sample(estimator, theta, state, num):
+    def step(i, state, gradients):
+        estimate = estimator.estimate(theta, state, random.fold_in(random.seed(1), i))
         gradient = tf.stack([estimate.gradient[name] for name in NAMES])
-        return i + 1, estimate.worker, gradients.write(i, gradient)
+        return i + 1, estimate.state, gradients.write(i, gradient)
 
     gradients = tf.TensorArray("float32", num, element_shape=[2])
-    return tf.while_loop(lambda i, *_: i < num, step, (0, worker, gradients))[2].stack()
+    return tf.while_loop(lambda i, *_: i < num, step, (0, state, gradients))[2].stack()
 
 
 def assert_unbiased(samples, exact):

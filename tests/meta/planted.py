@@ -90,7 +90,7 @@ class Oscillator(Planted):
 class Mixture(Planted):
     """0.3 of Adam's step and 0.7 of that of momentum, both at a rate of 0.01."""
 
-    shares: tuple[float, float] = (0.3, 0.7)
+    fractions: tuple[float, float] = (0.3, 0.7)
 
     def _parts(self):
         return rules.Adam(0.01), rules.SGD(0.01, 0.9)
@@ -111,7 +111,10 @@ class Mixture(Planted):
         first, moments = adam.update_tensor(own[0], state, None, grad, param, signals)
         m = {"m": state["momentum"]}
         second, m = momentum.update_tensor(own[1], m, None, grad, param, signals)
-        return self.shares[0] * first + self.shares[1] * second, {**moments, "momentum": m["m"]}
+        return self.fractions[0] * first + self.fractions[1] * second, {
+            **moments,
+            "momentum": m["m"],
+        }
 
 
 def subject(rule):

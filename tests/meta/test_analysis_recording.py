@@ -79,13 +79,13 @@ def test_steps_along_a_direction_have_cosine_one():
 
 
 def test_a_weight_decay_is_recovered():
-    rate, share = 0.01, 0.2
-    found = record(rules.AdamW(rate, weight_decay=share))
+    rate, fraction = 0.01, 0.2
+    found = record(rules.AdamW(rate, weight_decay=fraction))
     adam = directions.along(found, {"Adam": directions.REFERENCES["Adam"]})
     decay = regularisation.decay(found, adam)
-    np.testing.assert_allclose(decay.share, rate * share, rtol=0.01)
+    np.testing.assert_allclose(decay.fraction, rate * fraction, rtol=0.01)
     without = regularisation.decay(record(rules.Adam(rate)), adam)
-    assert abs(without.share) < 5e-5
+    assert abs(without.fraction) < 5e-5
     assert decay.along > without.along
     assert (decay.growth < without.growth).all()
 

@@ -21,7 +21,7 @@ def oscillation():
 def test_an_oscillator_is_a_circle(oscillation):
     _, states, updates = oscillation
     found = state_space.components(states)
-    np.testing.assert_allclose(found.shares, [0.5, 0.5], atol=0.01)
+    np.testing.assert_allclose(found.fractions, [0.5, 0.5], atol=0.01)
     np.testing.assert_allclose(found.dimension, 2.0, atol=0.01)
     coordinates = found.project(states)
     np.testing.assert_allclose(np.linalg.norm(coordinates, axis=1), 3.0, rtol=1e-3)
@@ -46,9 +46,9 @@ def test_the_flow_turns_by_the_angle(oscillation):
 def test_accumulators_of_different_units_can_be_compared():
     rng = np.random.default_rng(0)
     states = rng.standard_normal((200, 3)) * [1.0, 1e3, 0.0] + [0.0, 0.0, 7.0]
-    assert state_space.components(states).shares[0] > 0.99
+    assert state_space.components(states).fractions[0] > 0.99
     standardised = state_space.components(states, standardised=True)
-    np.testing.assert_allclose(standardised.shares[:2], [0.5, 0.5], atol=0.1)
+    np.testing.assert_allclose(standardised.fractions[:2], [0.5, 0.5], atol=0.1)
 
 
 def test_states_that_do_not_differ_are_refused():

@@ -2,9 +2,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from meta.tasks.families.analytic_continuation import fermionic_kernel
 
 from meta import random, tasks
-from meta.tasks.analytic_continuation import fermionic_kernel
 
 SEED = random.seed(7)
 
@@ -42,7 +42,7 @@ def test_spectra_and_measurements_are_what_the_settings_say():
     residual = drawn["correlation"] - exact
     np.testing.assert_allclose(residual.std(), 0.02, rtol=0.05)
     np.testing.assert_allclose(residual.mean(), 0.0, atol=1e-3)
-    # The two ends are the occupied and the empty share of the spectrum.
+    # The two ends are the occupied and the empty fraction of the spectrum.
     np.testing.assert_allclose(exact[:, 0] + exact[:, -1], 1.0, rtol=1e-5)
 
 

@@ -2,9 +2,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from meta.tasks.networks import attention
 
 from meta import random
-from meta.tasks import attention
 
 SEED = random.seed(4)
 P, B, T, WIDTH = 2, 3, 5, 8

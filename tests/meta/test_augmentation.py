@@ -3,12 +3,13 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from meta.tasks.sampling.augmentation import REPARAMETERISATIONS, Augmented
+from meta.tasks.scoring.normalized import Normalized
+from meta.training import unroll
 from problems import Quadratic, small_mlp
 
 from lopt_keras import rules
-from meta import random, tasks, unroll
-from meta.tasks.augmentation import REPARAMETERISATIONS, Augmented
-from meta.tasks.normalized import Normalized
+from meta import random, tasks
 
 SEED = random.seed(11)
 NUM = 3

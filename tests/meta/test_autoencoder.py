@@ -2,11 +2,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from meta.tasks.networks.convolution import upsample
 from problems import random_images
 
 from meta import random, tasks
-from meta.tasks import autoencoder
-from meta.tasks.convolution import upsample
+from meta.tasks.families import autoencoder
 
 SEED = random.seed(6)
 

@@ -2,9 +2,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from meta.tasks.networks import recurrence
 
 from meta import datasets, random, tasks
-from meta.tasks import recurrence
 
 LAYERS = {"rnn": keras.layers.SimpleRNN, "gru": keras.layers.GRU, "lstm": keras.layers.LSTM}
 
@@ -60,8 +60,8 @@ def test_it_learns_the_frequencies_of_characters_and_more(cell):
     optimizer.build(variables)
     losses = [float(step(random.seed(i))) for i in range(150)]
     text = datasets.load_text("prose").train
-    shares = np.bincount(text) / len(text)
-    entropy = -np.sum(shares[shares > 0] * np.log(shares[shares > 0]))
+    fractions = np.bincount(text) / len(text)
+    entropy = -np.sum(fractions[fractions > 0] * np.log(fractions[fractions > 0]))
     assert abs(losses[0] - np.log(task.num_characters)) < 0.5
     assert np.mean(losses[-20:]) < entropy - 0.1
 
@@ -82,14 +82,14 @@ def test_noise_changes_what_is_read_in_training_only():
     arguments = {"sequence_length": 32, "batch_size": 64}
     noisy = tasks.get("char_rnn", character_noise=0.25, **arguments)
     plain = tasks.get("char_rnn", **arguments)
-    for split, share in (("train", 0.25), ("validation", 0.0), ("test", 0.0)):
+    for split, fraction in (("train", 0.25), ("validation", 0.0), ("test", 0.0)):
         batches = [
             task.batch(split, random.seed(2), 2, task.draw(random.seed(1), 2))
             for task in (noisy, plain)
         ]
         np.testing.assert_array_equal(batches[0][1], batches[1][1])
         changed = np.mean(batches[0][0] != batches[1][0])
-        assert abs(changed - share) < 0.03
+        assert abs(changed - fraction) < 0.03
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import pytest
 from problems import Quadratic, small_mlp
 
 from lopt_keras import rules
-from meta import comparison
+from meta.evaluation import comparison
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +47,13 @@ def test_tuning_finds_the_best_of_the_grid():
 
 def test_summary(curves):
     summary = comparison.summarise(curves)
-    figures = summary["learned"]
+    metrics = summary["learned"]
     np.testing.assert_allclose(
-        figures["mean_train_loss"]["mean"], curves[0].train.mean(), rtol=1e-5
+        metrics["mean_train_loss"]["mean"], curves[0].train.mean(), rtol=1e-5
     )
     final = curves[0].test[-6:].mean(axis=0)
-    np.testing.assert_allclose(figures["final_test_loss"]["mean"], final.mean(), rtol=1e-5)
-    np.testing.assert_allclose(figures["final_test_loss"]["std"], final.std(ddof=1), rtol=1e-4)
+    np.testing.assert_allclose(metrics["final_test_loss"]["mean"], final.mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["final_test_loss"]["std"], final.std(ddof=1), rtol=1e-4)
 
 
 def test_picture(curves, tmp_path):

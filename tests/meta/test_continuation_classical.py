@@ -129,8 +129,8 @@ def test_the_sparse_fit_is_a_minimum():
     np.testing.assert_allclose(answers[0], answers[-1], rtol=2e-2)
     rng = np.random.default_rng(0)
     for other in [*rng.dirichlet(np.full(len(p), 0.3), 50), np.full(len(p), 1 / len(p))]:
-        for share in (1e-3, 1e-2, 0.1, 1.0):
-            assert objective((1 - share) * p + share * other) > answers[-1]
+        for fraction in (1e-3, 1e-2, 0.1, 1.0):
+            assert objective((1 - fraction) * p + fraction * other) > answers[-1]
 
 
 @pytest.mark.parametrize(

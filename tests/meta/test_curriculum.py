@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from meta.training.curriculum import Curriculum
 
 from meta import random
-from meta.curriculum import Curriculum
 
 
 def lengths(curriculum, steps):
@@ -27,8 +27,8 @@ def test_log_uniform_has_as_many_lengths_in_every_octave():
     drawn = np.array(lengths(curriculum, range(2000)))
     assert drawn.min() == 10
     assert drawn.max() == 160
-    shares = np.histogram(np.log2(drawn / 10 + 1e-6), bins=[0, 1, 2, 3, 5])[0] / len(drawn)
-    np.testing.assert_allclose(shares, 0.25, atol=0.04)
+    fractions = np.histogram(np.log2(drawn / 10 + 1e-6), bins=[0, 1, 2, 3, 5])[0] / len(drawn)
+    np.testing.assert_allclose(fractions, 0.25, atol=0.04)
     # The outer step and the seed decide, nothing else.
     assert lengths(curriculum, range(20)) == drawn[:20].tolist()
 

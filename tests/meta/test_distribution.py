@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
+from meta.tasks.sampling import distribution
 
 from meta import tasks
-from meta.tasks import distribution
 
 TRAIN = [tasks.sample_config(seed) for seed in range(2500)]
 

@@ -71,8 +71,8 @@ def test_pairs_see_the_same_problems():
         for split in estimators.OUTER_SPLITS:
             arguments = {"horizon": 4, "num_particles": 8, "unroll_length": 2}
             estimator = estimators.get(name, rule, Noise(), outer_split=split, **arguments)
-            worker = estimator.init_worker(theta, random.seed(0))
-            estimate = estimator.estimate(theta, worker, random.seed(1))
+            state = estimator.init_state(theta, random.seed(0))
+            estimate = estimator.estimate(theta, state, random.seed(1))
             # The losses differ between pairs, but within a pair theta changes nothing.
             for gradient in estimate.gradient.values():
                 assert float(gradient) == 0.0
@@ -87,8 +87,8 @@ def test_the_outer_split_is_what_is_measured():
         estimator = estimators.ES(
             rule, Noise(), num_particles=2000, unroll_length=10, outer_split=split
         )
-        worker = estimator.init_worker(theta, random.seed(0))
-        estimate = estimator.estimate(theta, worker, random.seed(1))
+        state = estimator.init_state(theta, random.seed(0))
+        estimate = estimator.estimate(theta, state, random.seed(1))
         losses.append(float(estimate.metrics["meta_loss"]))
     np.testing.assert_allclose(losses[1] - losses[0], 1.0, atol=0.1)
 
@@ -99,42 +99,42 @@ def test_divergence_costs_a_bounded_amount_and_is_counted(name):
     theta = init_theta(rule)
     arguments = {"horizon": 20, "num_particles": 8, "unroll_length": 10}
     estimator = estimators.get(name, rule, Quadratic(), **arguments)
-    worker = estimator.init_worker(theta, random.seed(0))
+    state = estimator.init_state(theta, random.seed(0))
     for i in range(3):
-        estimate = estimator.estimate(theta, worker, random.fold_in(random.seed(1), i))
-        worker = estimate.worker
+        estimate = estimator.estimate(theta, state, random.fold_in(random.seed(1), i))
+        state = estimate.state
         assert float(estimate.metrics["diverged"]) == 1.0
         # The first loss of a problem is 1, all others are clipped.
         np.testing.assert_allclose(estimate.metrics["meta_loss"], (1 + 9 * 10) / 10, rtol=1e-6)
         assert all(np.isfinite(g.numpy()).all() for g in estimate.gradient.values())
-        assert not worker.problems.remaining.numpy().any()
+        assert not state.problems.remaining.numpy().any()
 
 
 def test_pairs_start_staggered_and_begin_anew_at_the_horizon():
     theta = init_theta(RULE)
     estimator = make("pes", horizon=20, num_particles=8)
-    worker = estimator.init_worker(theta, random.seed(0))
+    state = estimator.init_state(theta, random.seed(0))
     seen = []
     for i in range(2):
-        seen.append(worker.problems.remaining.numpy().tolist())
-        worker = estimator.estimate(theta, worker, random.fold_in(random.seed(1), i)).worker
+        seen.append(state.problems.remaining.numpy().tolist())
+        state = estimator.estimate(theta, state, random.fold_in(random.seed(1), i)).state
     assert seen == [[20, 15, 10, 5], [15, 10, 5, 0]]
-    np.testing.assert_array_equal(worker.problems.remaining, [10, 5, 0, 15])
-    np.testing.assert_array_equal(worker.problems.inner.step, [10, 10, 10, 5] * 2)
+    np.testing.assert_array_equal(state.problems.remaining, [10, 5, 0, 15])
+    np.testing.assert_array_equal(state.problems.inner.step, [10, 10, 10, 5] * 2)
     # The perturbations that the last pair has seen are those of this one segment.
     e = estimator.perturbations(theta, random.fold_in(random.fold_in(random.seed(1), 1), 0))
-    for name, xi in worker.memory.items():
+    for name, xi in state.memory.items():
         assert (xi.numpy() == e[name].numpy()).tolist() == [False, False, False, True]
 
 
 def test_a_pair_keeps_its_perturbation_until_it_begins_anew():
     theta = init_theta(RULE)
     estimator = make("nres", horizon=20, num_particles=8)
-    worker = estimator.init_worker(theta, random.seed(0))
-    kept = [worker.memory]
+    state = estimator.init_state(theta, random.seed(0))
+    kept = [state.memory]
     for i in range(2):
-        worker = estimator.estimate(theta, worker, random.fold_in(random.seed(1), i)).worker
-        kept.append(worker.memory)
+        state = estimator.estimate(theta, state, random.fold_in(random.seed(1), i)).state
+        kept.append(state.memory)
     for name in theta:
         first, second, third = (memory[name].numpy() for memory in kept)
         assert (first != 0).all()
@@ -148,18 +148,18 @@ def test_the_length_of_a_problem_may_change_from_estimate_to_estimate(name):
 
     def gradient(unroll_length, length):
         estimator = make(name, unroll_length=unroll_length, num_particles=8)
-        worker = estimator.init_worker(theta, random.seed(0))
-        return estimator.estimate(theta, worker, seed, length).gradient
+        state = estimator.init_state(theta, random.seed(0))
+        return estimator.estimate(theta, state, seed, length).gradient
 
     expected, shortened = gradient(3, None), gradient(7, tf.constant(3))
     for entry in theta:
         np.testing.assert_allclose(shortened[entry], expected[entry], rtol=1e-5)
     estimator = make(name, horizon=20, num_particles=8)
-    worker = estimator.init_worker(theta, random.seed(0), tf.constant(10))
-    np.testing.assert_array_equal(worker.problems.remaining, [10, 10, 5, 5])
+    state = estimator.init_state(theta, random.seed(0), tf.constant(10))
+    np.testing.assert_array_equal(state.problems.remaining, [10, 10, 5, 5])
     for _ in range(2):
-        worker = estimator.estimate(theta, worker, seed, tf.constant(15)).worker
-    np.testing.assert_array_equal(worker.problems.remaining, [0, 0, 10, 10])
+        state = estimator.estimate(theta, state, seed, tf.constant(15)).state
+    np.testing.assert_array_equal(state.problems.remaining, [0, 0, 10, 10])
 
 
 @pytest.mark.parametrize("name", estimators.NAMES)
@@ -210,20 +210,20 @@ def test_an_unknown_estimator_is_named():
 
 
 def test_a_share_of_problems_is_told_its_horizon_and_validation_losses():
-    shares = {"horizon_told": 0.3, "validation_told": 0.6}
-    estimator = make("pes", horizon=20, num_particles=2000, **shares)
-    inner = estimator.init_worker(init_theta(RULE), random.seed(0)).problems.inner
-    told = inner.total_steps.numpy() > 0, inner.validation_told.numpy()
-    for heard, share in zip(told, shares.values(), strict=True):
+    fractions = {"horizon_known": 0.3, "validation_known": 0.6}
+    estimator = make("pes", horizon=20, num_particles=2000, **fractions)
+    inner = estimator.init_state(init_theta(RULE), random.seed(0)).problems.inner
+    told = inner.total_steps.numpy() > 0, inner.validation_known.numpy()
+    for heard, fraction in zip(told, fractions.values(), strict=True):
         plus, minus = np.split(heard, 2)
         np.testing.assert_array_equal(plus, minus)
-        assert abs(plus.mean() - share) < 0.05
+        assert abs(plus.mean() - fraction) < 0.05
     assert (inner.total_steps.numpy()[told[0]] == 20).all()
     assert abs((told[0] & told[1]).mean() - 0.18) < 0.05
 
 
-@pytest.mark.parametrize("name", ["horizon_told", "validation_told"])
+@pytest.mark.parametrize("name", ["horizon_known", "validation_known"])
 @pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
-def test_a_share_that_is_none_is_refused(name, share):
+def test_a_share_that_is_none_is_refused(name, fraction):
     with pytest.raises(ValueError, match=f"`{name}`"):
-        make("pes", **{name: share})
+        make("pes", **{name: fraction})

@@ -7,7 +7,7 @@ from absl import app, flags
 
 from lopt_keras import rules
 from meta import evaluate as binary
-from meta.evaluation import benchmark, contestants, figures, report, suite
+from meta.evaluation import benchmark, candidates, metrics, report, suite
 from meta.evaluation.store import Store
 
 TASKS = (
@@ -15,8 +15,8 @@ TASKS = (
     ' {"family": "quadratic", "dimension": 2, "condition": 30.0, "noise": 0.01}]'
 )
 SETTINGS = benchmark.Settings(num_steps=30, num_seeds=2, num_rates=3, wall_clock=False)
-ADAM = contestants.BASELINES["Adam"]
-WILD = contestants.from_import_path(
+ADAM = candidates.BASELINES["Adam"]
+WILD = candidates.from_import_path(
     '{"optimizer": "keras.optimizers:SGD", "config": {"learning_rate": 1e20}, "tuned": false,'
     ' "name": "wild"}'
 )
@@ -86,12 +86,12 @@ def test_a_damaged_result_is_named_and_computed_anew(tmp_path, monkeypatch):
 
 
 def test_the_learning_rate_is_the_best_of_the_grid(tmp_path):
-    better = contestants.HandDesigned("better", rules.Adam, 0.316)
+    better = candidates.HandDesigned("better", rules.Adam, 0.316)
     for result in run(tmp_path, better):
         # Thirty steps are few: of 0.00316, 0.01 and 0.0316 the last is the best.
         assert result.outcomes["Adam"].learning_rate == 0.0316
         assert result.outcomes["Adam"].at_edge
-        assert (result.outcomes["better"].figures.train_ratio > 1.2).all()
+        assert (result.outcomes["better"].metrics.train_ratio > 1.2).all()
 
 
 def test_a_diverging_optimizer_is_counted_and_bounded(tmp_path):
@@ -148,7 +148,7 @@ def test_the_page_counts_and_its_tables_agree(tmp_path):
     assert "1 learning rates" not in page
     # Of two seeds, that of one task in the tables over tasks and task by task.
     over_tasks, _, task_by_task = page.partition("<h2>Task by task</h2>")
-    ratio = figures.median(results[0].outcomes["wild"].figures.train_ratio)
+    ratio = metrics.median(results[0].outcomes["wild"].metrics.train_ratio)
     assert f"<b>{report._short(ratio)}</b>" in over_tasks
     assert f"<td>{report._short(ratio)} <small>" in task_by_task
 

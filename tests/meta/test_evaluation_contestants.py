@@ -2,36 +2,36 @@ import numpy as np
 import pytest
 
 from lopt_keras import rules
-from meta.evaluation import contestants
+from meta.evaluation import candidates
 
 
 def test_every_grid_has_half_decades_around_the_middle():
-    for baseline in contestants.BASELINES.values():
-        rates = contestants.grid(baseline, 9)
+    for baseline in candidates.BASELINES.values():
+        rates = candidates.grid(baseline, 9)
         np.testing.assert_allclose(np.diff(np.log10(rates)), 0.5, atol=2e-3)
         assert rates[4] == baseline.middle
         assert isinstance(baseline.rule(learning_rate=rates[0]), rules.UpdateRule)
 
 
 def test_learned_weights_by_name_and_label():
-    shipped = contestants.learned("default")
+    shipped = candidates.learned("default")
     assert shipped.name == "default"
     assert set(shipped.theta) == set(shipped.rule.theta_shapes())
-    labelled = contestants.learned("mine=default")
+    labelled = candidates.learned("mine=default")
     assert labelled.name == "mine"
     assert labelled.identity == shipped.identity
     with pytest.raises(ValueError, match="nowhere"):
-        contestants.learned("mine=nowhere")
+        candidates.learned("mine=nowhere")
 
 
 def test_a_keras_optimizer_by_import_path():
-    plain = contestants.from_import_path("keras.optimizers:Adamax")
+    plain = candidates.from_import_path("keras.optimizers:Adamax")
     assert (plain.name, plain.is_tuned) == ("Adamax", True)
     np.testing.assert_allclose(plain.middle, 0.001)
     text = '{"optimizer": "keras.optimizers:SGD", "config": {"learning_rate": 0.5}, "name": "x"}'
-    sgd = contestants.from_import_path(text)
+    sgd = candidates.from_import_path(text)
     assert sgd.name == "x"
-    np.testing.assert_allclose(contestants.grid(sgd, 3), [0.158, 0.5, 1.58])
+    np.testing.assert_allclose(candidates.grid(sgd, 3), [0.158, 0.5, 1.58])
     assert sgd.identity != plain.identity
 
 
@@ -55,4 +55,4 @@ def test_a_keras_optimizer_by_import_path():
 )
 def test_what_is_no_keras_optimizer_is_refused(text):
     with pytest.raises(ValueError, match="`optimizer` must be"):
-        contestants.from_import_path(text)
+        candidates.from_import_path(text)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from meta.evaluation import figures
+from meta.evaluation import metrics
 from meta.evaluation.training import Curves
 
 STEPS = 1000
@@ -19,9 +19,9 @@ def curves(losses, validation=None, test=None):
 
 
 def compute(own, adam, seconds=2.0, adam_seconds=1.0):
-    start = figures.start_of(adam)
-    both = figures.bound(own, start), figures.bound(adam, start)
-    return figures.compute(*both, start, seconds, adam_seconds)
+    start = metrics.start_of(adam)
+    both = metrics.bound(own, start), metrics.bound(adam, start)
+    return metrics.compute(*both, start, seconds, adam_seconds)
 
 
 def test_the_ratio_is_how_many_times_faster():
@@ -68,7 +68,7 @@ def test_divergence_is_counted_and_bounded(value):
     np.testing.assert_allclose(own.train_ratio[1], 1 / STEPS)
     for quantity in (own.final_train, own.final_validation, own.final_test, own.mean_train):
         assert (quantity <= 10.0 + 1e-9).all()
-    summary = figures.summarise([own], [np.ones((1, 2))])
+    summary = metrics.summarise([own], [np.ones((1, 2))])
     assert (summary["diverged"], summary["pairs"]) == (1, 2)
 
 
@@ -96,11 +96,11 @@ def test_summary_over_tasks():
     rates = (0.001, 0.004, 0.008, 0.012)
     results = [compute(curves(exponential(rate)), adam) for rate in rates]
     others = [np.array([[1.0, 1.0], [2.5, 2.5]])] * 4
-    summary = figures.summarise(results, others)
+    summary = metrics.summarise(results, others)
     assert summary["tasks"] == 4
-    assert summary["share_train_won"] == 0.75
-    assert summary["share_fastest"] == 0.5
-    assert summary["share_validation_no_worse"] == 0.75
+    assert summary["fraction_train_won"] == 0.75
+    assert summary["fraction_fastest"] == 0.5
+    assert summary["fraction_validation_no_worse"] == 0.75
     medians = sorted(float(np.median(result.train_ratio)) for result in results)
     lowest, _, _, _, highest = summary["quartiles"]["train_ratio"]
     np.testing.assert_allclose([lowest, highest], [medians[0], medians[-1]])
@@ -108,5 +108,5 @@ def test_summary_over_tasks():
 
 def test_performance_profile():
     steps = np.array([[10.0, 20.0], [30.0, 10.0], [5.0, np.inf], [np.inf, np.inf]])
-    shares = figures.profile(steps, np.array([1.0, 2.0, 3.0]))
-    np.testing.assert_allclose(shares, [[0.5, 0.25], [0.5, 0.5], [0.75, 0.5]])
+    fractions = metrics.profile(steps, np.array([1.0, 2.0, 3.0]))
+    np.testing.assert_allclose(fractions, [[0.5, 0.25], [0.5, 0.5], [0.75, 0.5]])

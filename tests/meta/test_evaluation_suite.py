@@ -1,7 +1,7 @@
 import pytest
+from meta.tasks.sampling import distribution
 
 from meta.evaluation import suite
-from meta.tasks import distribution
 
 
 def test_sets_and_families_by_name_and_number():

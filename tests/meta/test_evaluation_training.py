@@ -1,6 +1,7 @@
 import keras
 import numpy as np
 import pytest
+from meta.tasks.sampling.augmentation import Augmented
 from problems import small_mlp
 
 from lopt_keras import LearnedOptimizer, rules
@@ -8,7 +9,6 @@ from meta import random
 from meta.evaluation.keras_training import KerasTraining
 from meta.evaluation.side_by_side import SideBySide
 from meta.evaluation.training import RuleTraining
-from meta.tasks.augmentation import Augmented
 
 SEED = random.seed(3)
 STEPS = 12

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from meta import random, tasks
-from meta.tasks import densities
+from meta.tasks.families import densities
 
 FLOWS = ("real_nvp", "maf")
 SEED = random.seed(3)

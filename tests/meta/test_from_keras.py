@@ -129,8 +129,8 @@ def test_estimators_work_with_it(name):
 
     @tf.function(jit_compile=True, autograph=False)
     def estimate():
-        worker = estimator.init_worker(theta, random.seed(0))
-        return estimator.estimate(theta, worker, random.seed(1))
+        state = estimator.init_state(theta, random.seed(0))
+        return estimator.estimate(theta, state, random.seed(1))
 
     gradient = estimate().gradient
     assert all(np.isfinite(g).all() for g in gradient.values())

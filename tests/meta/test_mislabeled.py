@@ -4,7 +4,7 @@ import tensorflow as tf
 from problems import random_table
 
 from meta import label_noise, random, tasks
-from meta.tasks import mislabeled
+from meta.tasks.families import mislabeled
 
 SEED = random.seed(4)
 

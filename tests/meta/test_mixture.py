@@ -4,15 +4,16 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from meta.tasks.families.flow import RealNVP
+from meta.tasks.families.quadratic import Quadratic
+from meta.tasks.mixture import Mixture, scored
+from meta.tasks.sampling import distribution
+from meta.tasks.scoring import curves, references
+from meta.tasks.scoring.measured import identify
+from meta.tasks.scoring.normalized import AdamSteps, Normalized
+from meta.tasks.scoring.references import Reference
 
 from meta import random, tasks
-from meta.mixture import Mixture, scored
-from meta.tasks import curves, distribution, references
-from meta.tasks.flow import RealNVP
-from meta.tasks.measured import identify
-from meta.tasks.normalized import AdamSteps, Normalized
-from meta.tasks.quadratic import Quadratic
-from meta.tasks.references import Reference
 
 QUADRATICS = {"quadratic": 1.0}
 

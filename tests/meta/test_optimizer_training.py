@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from meta.tasks.families.optimizer_training import RULES
 
 from meta import random, tasks
-from meta.tasks.optimizer_training import RULES
 
 SEED = random.seed(4)
 

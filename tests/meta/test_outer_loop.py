@@ -4,13 +4,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from meta.training import outer_state
+from meta.training.curriculum import Curriculum
+from meta.training.outer_loop import OuterLoop
 from problems import Noise, Quadratic, small_mlp
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lopt_keras import LearnedOptimizer, rules
-from meta import estimators, outer_state
-from meta.curriculum import Curriculum
-from meta.outer_loop import OuterLoop
+from meta import estimators
 
 RULE = rules.SGD(learning_rate=0.01, momentum=0.5)
 
@@ -235,8 +236,8 @@ def test_a_mixture_takes_its_steps_in_proportion_and_resumes(tmp_path):
     outer_step = whole._outer_step
     whole._outer_step = lambda index: taken.append(index) or outer_step(index)
     whole.run(60)
-    shares = np.bincount(taken, minlength=3) / 60
-    np.testing.assert_allclose(shares, [0.6, 0.3, 0.1], atol=0.15)
+    fractions = np.bincount(taken, minlength=3) / 60
+    np.testing.assert_allclose(fractions, [0.6, 0.3, 0.1], atol=0.15)
     interrupted = make_mixture(tmp_path / "interrupted", weights)
     interrupted.run(31)
     resumed = make_mixture(tmp_path / "interrupted", weights)

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
-
-from meta import outer_state
+from meta.training import outer_state
 
 THETA = {"a": np.float32(2.0), "w0": np.arange(6, dtype="float32").reshape(2, 3)}
 OPTIMIZER = [np.int64(7), *[np.full((2, 3), i, "float32") for i in range(11)]]

@@ -3,10 +3,11 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+from meta.training import unroll
 from problems import Quadratic, small_mlp
 
 from lopt_keras import rules
-from meta import estimators, random, unroll
+from meta import estimators, random
 from meta.estimators import base
 
 SEED = random.seed(5)
@@ -20,9 +21,9 @@ def estimate(rule, task, length=None, **kwargs):
     arguments = {"num_particles": 2, "stddev": 1e-7, "unroll_length": LENGTH, **kwargs}
     estimator = estimators.Pathwise(rule, task, **arguments)
     theta = {name: tf.constant(value) for name, value in rule.init_theta().items()}
-    worker = estimator.init_worker(theta, SEED)
+    state = estimator.init_state(theta, SEED)
     step = tf.function(estimator.estimate, jit_compile=True)
-    return step(theta, worker, SEED, length)
+    return step(theta, state, SEED, length)
 
 
 def slopes(rule, task, directions, width, split="train", length=LENGTH):
@@ -121,10 +122,10 @@ def test_segments_change_nothing_but_the_cost():
     def estimates(**kwargs):
         arguments = {"num_particles": 8, "unroll_length": LENGTH, **kwargs}
         estimator = estimators.Pathwise(SGD, task, **arguments)
-        worker = estimator.init_worker(theta, SEED)
+        state = estimator.init_state(theta, SEED)
         step = tf.function(estimator.estimate, jit_compile=True)
         lengths = map(tf.constant, (LENGTH, 5, 3, 1))
-        return tf.nest.flatten([step(theta, worker, SEED, length) for length in lengths])
+        return tf.nest.flatten([step(theta, state, SEED, length) for length in lengths])
 
     for horizon in (LENGTH, 2 * LENGTH):
         whole = estimates(horizon=horizon)

@@ -6,8 +6,7 @@ import sys
 import time
 
 import pytest
-
-from meta import run_directory
+from meta.training import run_directory
 
 RUN = {"flags": {"seed": 1}, "rule": {}}
 

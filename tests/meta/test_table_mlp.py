@@ -2,10 +2,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from meta.tasks.networks import layers
 from problems import loss_and_gradient, random_table
 
 from meta import random, tasks
-from meta.tasks import layers
 
 SEED = random.seed(4)
 

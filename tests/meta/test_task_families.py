@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
+from meta.tasks.sampling import distribution
 
 from meta import random, tasks
-from meta.tasks import distribution
 
 SEED = random.seed(5)
 NUM = 2

@@ -60,9 +60,9 @@ def test_a_paragraph_of_two_splits_stays_with_training():
 def test_topics_do_not_change_their_split():
     expected = {"assert": "validation", "class": "validation", "async": "test", "if": "train"}
     assert {name: prose_module.split_of(name) for name in expected} == expected
-    shares = [prose_module.split_of(str(i)) for i in range(2000)]
-    assert abs(shares.count("validation") / 2000 - 0.15) < 0.03
-    assert abs(shares.count("test") / 2000 - 0.15) < 0.03
+    fractions = [prose_module.split_of(str(i)) for i in range(2000)]
+    assert abs(fractions.count("validation") / 2000 - 0.15) < 0.03
+    assert abs(fractions.count("test") / 2000 - 0.15) < 0.03
 
 
 def test_a_second_load_reads_what_was_prepared(prose, data_dir, monkeypatch):

@@ -10,10 +10,10 @@ import time
 import numpy as np
 import pytest
 from absl import app, flags
+from meta.training import run_directory
 
 from export import locks
 from lopt_keras import LearnedOptimizer, rules, saved_model
-from meta import run_directory
 from meta import train as binary
 
 RULE_CONFIG = {"hidden_size": 2, "hidden_layers": 1, "momentum_decays": [0.9], "step_mult": 0.01}
@@ -242,8 +242,8 @@ def test_the_export_binary_writes_the_same(whole, tmp_path):
         ("--es_stddev=nan", "es_stddev"),
         ("--outer_learning_rate=inf", "outer_learning_rate"),
         ("--outer_gradient_clip=inf", "outer_gradient_clip"),
-        ("--horizon_told=nan", "horizon_told"),
-        ("--validation_told=nan", "validation_told"),
+        ("--horizon_known=nan", "horizon_known"),
+        ("--validation_known=nan", "validation_known"),
         ("--outer_tail=nan", "outer_tail"),
         ("--seed=4294967296", "seed"),
         ("--num_particles=1000000000000", "num_particles"),

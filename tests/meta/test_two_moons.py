@@ -3,7 +3,7 @@ import pytest
 from sklearn.datasets import make_moons
 
 from meta import random, tasks
-from meta.tasks import two_moons
+from meta.tasks.families import two_moons
 
 SEED = random.seed(4)
 

@@ -2,10 +2,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from meta.training import unroll
 from problems import Quadratic, small_mlp
 
 from lopt_keras import LearnedOptimizer, rules
-from meta import estimators, random, unroll
+from meta import estimators, random
 
 RULE = rules.FactoredMLP(hidden_size=4, step_mult=0.05, exp_mult=0.1)
 SEED = random.seed(1)
@@ -132,15 +133,15 @@ def test_the_same_seed_gives_the_same_program_bit_for_bit():
 class Listener(rules.SGD):
     """SGD that keeps the sums of what it hears, and how often it heard it."""
 
-    hears = ("train_loss", "validation_loss", "total_steps")
+    signals = ("train_loss", "validation_loss", "total_steps")
 
     def init_shared_state(self, theta):
         zeros = tf.zeros_like(theta["log_learning_rate"])
-        return {f"{name}_{kind}": zeros for name in self.hears for kind in ("sum", "count")}
+        return {f"{name}_{kind}": zeros for name in self.signals for kind in ("sum", "count")}
 
     def coordinate(self, theta, shared, summaries, signals):
         new = {}
-        for name in self.hears:
+        for name in self.signals:
             value, known = getattr(signals, name)
             new[f"{name}_sum"] = shared[f"{name}_sum"] + value
             new[f"{name}_count"] = shared[f"{name}_count"] + tf.cast(known, tf.float32)
@@ -155,10 +156,10 @@ def test_what_is_not_heard_passes_checks_of_numerics():
         inner = unroll.begin(rule, task, theta, SEED, 1, **told)
         return unroll.run(rule, task, theta, inner, SEED, 2, 1)[1].params[0]
 
-    expected = params(validation_told=False)
+    expected = params(validation_known=False)
     tf.debugging.enable_check_numerics()
     try:
-        checked = params(validation_told=False)
+        checked = params(validation_known=False)
     finally:
         tf.debugging.disable_check_numerics()
     np.testing.assert_array_equal(checked, expected)
@@ -200,7 +201,7 @@ def test_learned_rules_can_be_meta_trained(rule):
     )
     theta = {name: tf.constant(value) for name, value in rule.init_theta(1).items()}
     estimate = tf.function(estimator.estimate, jit_compile=True)(
-        theta, estimator.init_worker(theta, SEED), SEED
+        theta, estimator.init_state(theta, SEED), SEED
     )
     gradient = {name: g.numpy() for name, g in estimate.gradient.items()}
     assert all(np.isfinite(g).all() for g in gradient.values())

@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from meta.tasks.families.vae import VAE, divergence
 from problems import random_images
 
 from meta import random
-from meta.tasks.vae import VAE, divergence
 
 SEED = random.seed(8)
 LATENT, PIXELS = 2, 9
