@@ -1,0 +1,1 @@
+"""What an optimizer has learned: tools that take any update rule apart, one a file."""
