@@ -13,15 +13,14 @@ import os
 
 import numpy as np
 from absl import app, flags
-from meta.training import run_directory
 
 from export import command
 from lopt_keras import rules, saved_model
-from meta import random, tasks
+from meta import provenance, random, tasks
 from meta.analysis import pictures, report
 from meta.analysis.study import Study
 from meta.analysis.subject import Subject
-from meta.evaluation import comparison
+from meta.training.inner_training import InnerTraining
 
 _OUT_DIR = flags.DEFINE_string("out_dir", None, "Where weights are, and results go.", required=True)
 _TASKS = flags.DEFINE_list("tasks", ["quadratic", "rosenbrock", "two_moons"], "Of the three.")
@@ -63,8 +62,8 @@ def tuned(name, task, num_steps, candidates, problems):
     drawn = [BASELINES[name](rng) for _ in range(candidates)]
     thetas = [rule.init_theta() for rule in drawn]
     seed = random.fold_in(random.seed(0), 1)
-    losses = comparison.run(drawn[0], task, thetas, num_steps, seed, "train", problems).train_loss
-    means = losses.mean(axis=(0, 2))
+    train = InnerTraining(task, drawn[0], candidates, problems, num_steps, True, split="train")
+    means = np.array([curves.train.mean() for curves in train(thetas, seed)])
     return drawn[int(np.argmin(np.where(np.isfinite(means), means, np.inf)))]
 
 
@@ -72,9 +71,9 @@ def race(task, subjects, num_steps, problems):
     """Training losses on the same fresh problems: dict from name to `[steps, problems]`."""
     seed = random.fold_in(random.seed(0), 2)
     return {
-        subject.name: comparison.run(
-            subject.rule, task, [subject.theta], num_steps, seed, "train", problems
-        ).train_loss[:, 0]
+        subject.name: InnerTraining(
+            task, subject.rule, 1, problems, num_steps, True, split="train"
+        )([subject.theta], seed)[0].train
         for subject in subjects
     }
 
@@ -152,7 +151,7 @@ def main(argv):
     for name in _TASKS.value:
         found = analyse(name)
         file = os.path.join(_OUT_DIR.value, name, "analysis.json")
-        run_directory.write_json(file, found)
+        provenance.write_json(file, found)
         print(f"{name}: mean training loss over {_STEPS.value} steps, {_SEEDS.value} problems")
         for optimizer, own in found["losses"].items():
             print(

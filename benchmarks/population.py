@@ -14,18 +14,17 @@ import matplotlib
 import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
-from meta.tasks.scoring.normalized import RelativeToStart
-from meta.training import run_directory
 
 import export
 from lopt_keras import rules, saved_model
-from meta import estimators, random, tasks
+from meta import estimators, provenance, random, tasks
 from meta.population import pictures
 from meta.population.evolution import Evolution
 from meta.population.members import Hyperparameters
 from meta.population.population import Population
 from meta.population.scoring import Scoring
 from meta.population.training import Training
+from meta.tasks.scoring.normalized import RelativeToStart
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -123,8 +122,8 @@ class Results:
         place = self.found.setdefault(part, {}).setdefault(name, {})
         if str(seed) not in place:
             place[str(seed)] = measure()
-            self.found["commit"] = run_directory.commit()
-            run_directory.write_json(self._file, self.found)
+            self.found["commit"] = provenance.commit()
+            provenance.write_json(self._file, self.found)
         return place[str(seed)]
 
 
@@ -194,11 +193,11 @@ class Study:
     def _keep(self, population, seed):
         genealogy, best = population.genealogy, population.best
         name = os.path.join(self._out_dir, f"genealogy_{seed}")
-        run_directory.write_json(f"{name}.json", genealogy.to_dict())
+        provenance.write_json(f"{name}.json", genealogy.to_dict())
         pictures.plot(genealogy, best, f"{name}.png")
         metadata = {
             "command": f"python benchmarks/population.py, seed {seed}",
-            "commits": [run_directory.commit()],
+            "commits": [provenance.commit()],
             "outer_steps": genealogy.generations[-1]["step"],
             "ancestry": genealogy.ancestry(best),
         }
@@ -371,7 +370,7 @@ def main(argv):
     draw = plot_brief if _BRIEF.value else plot
     draw(results.found, os.path.join(out_dir, "population.png"))
     if not _BRIEF.value:
-        run_directory.write_json(os.path.join(out_dir, "summary.json"), summarise(results.found))
+        provenance.write_json(os.path.join(out_dir, "summary.json"), summarise(results.found))
 
 
 def measure_the_rest(results, study, seed):

@@ -50,6 +50,11 @@ def evaluate() -> None:
     _run_module("meta.evaluate")
 
 
+def analyze() -> None:
+    """The console command `lopt-analyze`."""
+    _run_module("meta.analyze")
+
+
 def continuation() -> None:
     """The console command `lopt-continuation`."""
     _run_module("meta.continuation")

@@ -34,15 +34,28 @@ def test_links_between_pages_lead_somewhere():
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_the_notebook_runs_from_top_to_bottom(monkeypatch):
+def run_notebook(name, monkeypatch):
     """In this process: as plain Python, without a kernel, which would start TensorFlow anew."""
     monkeypatch.setenv("MPLBACKEND", "Agg")
-    notebook = json.loads((ROOT / "docs" / "quickstart.ipynb").read_text(encoding="utf-8"))
+    notebook = json.loads((ROOT / "docs" / name).read_text(encoding="utf-8"))
     names = {}
     for cell in notebook["cells"]:
         if cell["cell_type"] == "code":
             assert cell["outputs"] == []
             exec("".join(cell["source"]), names)
+    return names
+
+
+def test_the_analysis_finds_what_is_known_of_adam(monkeypatch):
+    names = run_notebook("analysis.ipynb", monkeypatch)
+    assert abs(names["modes"]["Adam"].momentum - 0.9) < 1e-3
+    assert 0.7 < names["modes"]["default"].momentum < 0.95
+    assert abs(names["powers"]["Adam"]) < 0.05
+    assert names["points"].states.round(3).tolist() == [[0.5, 0.25]]
+
+
+def test_the_notebook_runs_from_top_to_bottom(monkeypatch):
+    names = run_notebook("quickstart.ipynb", monkeypatch)
     assert len(names["learned"]["val_loss"]) == 15
     assert names["learned"]["val_loss"][-1] < 0.5 * names["learned"]["val_loss"][0]
     assert int(names["restored"].optimizer.iterations) == 16 * 19
@@ -53,14 +66,20 @@ def test_the_notebook_runs_from_top_to_bottom(monkeypatch):
 def test_pages_name_flags_and_modules_that_exist():
     binaries = (
         "benchmarks/continuation.py",
+        "benchmarks/population.py",
+        "meta/analyze.py",
         "meta/continuation/command.py",
         "meta/evaluate.py",
+        "meta/population/command.py",
         "meta/train.py",
         "benchmarks/own_model.py",
     )
     sources = "".join((ROOT / file).read_text(encoding="utf-8") for file in binaries)
-    for page in ("continuation.md", "quickstart.md", "meta_training.md"):
+    pages = ("analysis", "continuation", "meta_training", "population", "quickstart")
+    for page in (f"{name}.md" for name in pages):
         text = (ROOT / "docs" / page).read_text(encoding="utf-8")
         for flag in re.findall(r"--([a-z_]+)", text):
+            if flag == "flagfile":  # absl's own.
+                continue
             names = {flag, flag.removeprefix("no")}
             assert any(f'"{name}"' in sources for name in names), f"{page}: {flag}"

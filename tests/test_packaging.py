@@ -46,6 +46,7 @@ def test_console_commands_name_functions_that_exist(wheel):
     parser.read_string(read(wheel, "entry_points.txt"))
     scripts = dict(parser["console_scripts"])
     assert set(scripts) == {
+        "lopt-analyze",
         "lopt-continuation",
         "lopt-meta-train",
         "lopt-evaluate",

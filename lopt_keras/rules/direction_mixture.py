@@ -185,29 +185,74 @@ class DirectionMixture(base.UpdateRule):
     ) -> tuple[list[Tensor], State]:
         layout = self._layout(params, names)
         grads, params = layout.gather(grads), layout.gather(params)
-        moments = self._moments(theta, state.shared, grads, layout)
-        adam, measured = _adam_directions(moments, signals, params, grads, layout)
-        losses, heard = controller.listen(state.shared, signals)
-        statistics, own = _tensor_features(state.shared, adam, measured, signals, layout)
-        step_size, max_scale, trust = self._constants(layout)
-        outputs = self._network(theta, heard, own, trust)
-        scale = ops.clip(own.sizes, self.min_parameter_scale, max_scale)
+        seen = self._look(theta, state, grads, params, signals, layout)
+        outputs = seen.outputs
+        step_size, max_scale, _ = self._constants(layout)
+        scale = ops.clip(seen.own.sizes, self.min_parameter_scale, max_scale)
         factor = ops.exp(self.exp_mult * outputs["factor"])
         factor = step_size * self._schedule(signals)[:, None] * factor
         lookahead = _LOOKAHEAD * ops.exp(_LOOKAHEAD_MULT * outputs["lookahead"])
         # Relative to the step, as if the tensor had a size of 1.
         decay = _WEIGHT_DECAY * ops.maximum(outputs["decay"], 0.0) * factor
         *chosen, decays = layout.spread(lookahead, outputs["mix"], factor * scale, decay)
-        steps = _steps(moments, adam, grads, chosen, layout)
+        steps = _steps(seen.moments, seen.adam, grads, chosen, layout)
         updates = [s - d * p for s, d, p in zip(steps, decays, params, strict=True)]
         shared = {
-            **{f"m_{g.name}": m for g, m in zip(layout.groups, moments.m, strict=True)},
-            **{f"v_{g.name}": v for g, v in zip(layout.groups, moments.v, strict=True)},
-            **losses,
-            **statistics,
+            **{f"m_{g.name}": m for g, m in zip(layout.groups, seen.moments.m, strict=True)},
+            **{f"v_{g.name}": v for g, v in zip(layout.groups, seen.moments.v, strict=True)},
+            **seen.statistics,
             "average_weight": self._average_weight(outputs, signals),
         }
         return layout.scatter(updates), base.State(state.tensors, shared)
+
+    def controls(
+        self,
+        theta: Theta,
+        state: State,
+        grads: Sequence[Tensor],
+        params: Sequence[Tensor],
+        signals: Signals,
+        names: Sequence[str] | None = None,
+    ) -> Tensors:
+        """What the network chooses for each tensor in the step that `update` would take.
+
+        Args:
+            theta, state, grads, params, signals, names: as for `update`.
+
+        Returns:
+            Dict of `[P, tensors]`: `factor` of the step, `mix`, the fraction of what Adam's
+            direction differs from Muon's, `lookahead`, the c of Muon's direction, `decay`,
+            the fraction of the relative step that is taken from a parameter, and `window` of
+            the average, whose logarithm is averaged over the tensors.
+        """
+        layout = self._layout(params, names)
+        grads, params = layout.gather(grads), layout.gather(params)
+        outputs = self._look(theta, state, grads, params, signals, layout).outputs
+        return {
+            "factor": ops.exp(self.exp_mult * outputs["factor"]),
+            "mix": outputs["mix"],
+            "lookahead": _LOOKAHEAD * ops.exp(_LOOKAHEAD_MULT * outputs["lookahead"]),
+            "decay": _WEIGHT_DECAY * ops.maximum(outputs["decay"], 0.0),
+            "window": self.average_window * ops.exp(_WINDOW_MULT * outputs["window"]),
+        }
+
+    def _look(
+        self,
+        theta: Theta,
+        state: State,
+        grads: Sequence[Tensor],
+        params: Sequence[Tensor],
+        signals: Signals,
+        layout: tiling.Tiling,
+    ) -> "_Seen":
+        """All up to the outputs of the network; gradients and parameters are in tiles."""
+        moments = self._moments(theta, state.shared, grads, layout)
+        adam, measured = _adam_directions(moments, signals, params, grads, layout)
+        losses, heard = controller.listen(state.shared, signals)
+        statistics, own = _tensor_features(state.shared, adam, measured, signals, layout)
+        *_, trust = self._constants(layout)
+        outputs = self._network(theta, heard, own, trust)
+        return _Seen(moments, adam, own, outputs, {**losses, **statistics})
 
     def _constants(self, layout: tiling.Tiling) -> tuple[float, float, float]:
         """The size of a step, the largest size of a tensor, and the trust in the network."""
@@ -302,6 +347,24 @@ class _Own(NamedTuple):
 
     inputs: Any
     sizes: Any
+
+
+class _Seen(NamedTuple):
+    """What a step rests on.
+
+    Attributes:
+        moments: `_Moments`.
+        adam: `_Adam`.
+        own: `_Own`.
+        outputs: of the network, dict of `[P, tensors]`.
+        statistics: the running statistics of losses and tensors, for the state.
+    """
+
+    moments: Any
+    adam: Any
+    own: Any
+    outputs: Any
+    statistics: Any
 
 
 def _adam_directions(

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from lopt_keras.validation import check_integer, check_number
 
 from lopt_keras import rules
+from lopt_keras.validation import check_integer, check_number
 from meta.analysis import programs
 
 _LARGEST_STATE = 2048

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+
 from lopt_keras.validation import check_integer, check_number
 
 _INITIAL_DAMPING, _LESS, _MORE = 1e-3, 0.3, 4.0

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+
 from lopt_keras.validation import check_integer, check_number
 
 _INSTANT = 1e-4

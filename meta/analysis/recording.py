@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from lopt_keras.validation import check_integer
 
 from lopt_keras import rules
+from lopt_keras.validation import check_integer
 from meta import random
 from meta.analysis import programs
 from meta.training import unroll

@@ -13,9 +13,9 @@ import tensorflow as tf
 import tqdm
 
 from lopt_keras import rules
+from meta import provenance
 from meta.analysis import pictures
 from meta.analysis.sections import SECTIONS, Section
-from meta.training import run_directory
 
 _TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 
@@ -50,7 +50,7 @@ def write(out_dir, study, names, command):
             for name, x in found.items()
         },
     }
-    run_directory.write_json(os.path.join(out_dir, "analysis.json"), content)
+    provenance.write_json(os.path.join(out_dir, "analysis.json"), content)
     page = _page(out_dir, study, found, command)
     file = os.path.join(out_dir, "report.html")
     with open(f"{file}.tmp", "w", encoding="utf-8") as f:

@@ -3,8 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-from lopt_keras.validation import check_integer
 from scipy import optimize
+
+from lopt_keras.validation import check_integer
 
 
 class Drift(NamedTuple):

@@ -130,7 +130,7 @@ def momentum(study):
         label = f"{subject.name}, {kind}"
         first = np.argsort(-np.abs(found.total_rates), kind="stable")[:_MODES]
         fraction = np.real(found.total_rates) / found.rate
-        parts = "; ".join(f"{found.momenta[i]:.4g} ({100 * share[i]:.0f} %)" for i in first)
+        parts = "; ".join(f"{found.momenta[i]:.4g} ({100 * fraction[i]:.0f} %)" for i in first)
         relative = found.rate * size
         rows.append([label, found.momentum, found.rate, relative, parts, found.error])
         scale = np.abs(found.impulse).max()
@@ -420,7 +420,7 @@ def states(study):
         rows.append([label, dynamics.size, found.dimension, *fractions])
         findings.append(
             f"{label}: {dynamics.size} numbers of state, of which the first two components hold "
-            f"{100 * shares[:2].sum():.0f} % of the variance."
+            f"{100 * fractions[:2].sum():.0f} % of the variance."
         )
         data[label] = {"size": dynamics.size, "shares": fractions}
         if len(found.axes) > 1:

@@ -10,13 +10,13 @@ from meta import random
 from meta.analysis import recording
 from meta.analysis.dynamics import Dynamics
 from meta.analysis.subject import Subject
-from meta.evaluation import comparison
+from meta.evaluation import metrics
+from meta.training.inner_training import InnerTraining
 
 ADAM = "Adam"
 """The name of the optimizer beside which the subject stands."""
 
 _RATES = 10.0 ** np.arange(-4.0, 0.5, 0.5)
-_TAIL = 0.1
 _SHAPES = {"vector": (4,), "matrix": (4, 4)}
 _ALIKE_STEPS = 3
 _DRIVEN = 16
@@ -48,10 +48,10 @@ class Study:
         if rate is None:
             candidates = [rules.Adam(float(rate)).init_theta() for rate in _RATES]
             seed = random.fold_in(self.seed, 1)
-            arguments = (self.task, candidates, self.num_steps, seed, "validation")
-            losses = comparison.run(rules.Adam(), *arguments, self.num_problems).outer_loss
-            tail = losses[-max(1, int(_TAIL * self.num_steps)) :].mean(axis=(0, 2))
-            rate = float(_RATES[np.argmin(np.where(np.isfinite(tail), tail, np.inf))])
+            shape = len(candidates), self.num_problems, self.num_steps
+            train = InnerTraining(self.task, rules.Adam(), *shape, True)
+            losses = [metrics.final(c.held_out).mean() for c in train(candidates, seed)]
+            rate = float(_RATES[int(np.argmin(losses))])
         return Subject.hand_designed(ADAM, rules.Adam(rate))
 
     @property

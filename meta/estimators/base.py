@@ -1,6 +1,7 @@
 """What the estimators of the meta-gradient share: particles, their problems and losses."""
 
 import abc
+import copy
 import functools
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
@@ -193,6 +194,16 @@ class Estimator(abc.ABC):
         self.horizon_known = horizon_known
         self.validation_known = validation_known
         self.trained = trained
+
+    def with_stddev(self, stddev: Any) -> "Estimator":
+        """The same estimator with other perturbations.
+
+        Args:
+            stddev: a number, or a scalar tensor.
+        """
+        other = copy.copy(self)
+        other.stddev = stddev
+        return other
 
     def init_state(self, theta: Theta, seed: Tensor, length: Any = None) -> EstimatorState:
         """The `EstimatorState` before the first estimate.

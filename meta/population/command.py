@@ -16,7 +16,7 @@ from absl import app, flags
 from export import checkpoint, saved_model
 from lopt_keras import rules
 from lopt_keras.saved_model import check_rule_size
-from meta import estimators, json_flag, memory, tasks
+from meta import estimators, json_flag, memory, provenance, tasks
 from meta.population import pictures
 from meta.population.evolution import SELECTIONS, Evolution
 from meta.population.population import Population
@@ -207,7 +207,7 @@ def _finish(population, plan):
     """Writes genealogy and picture, and exports the best member."""
     genealogy, best = population.genealogy, population.best
     file = os.path.join(_OUT_DIR.value, "genealogy.json")
-    run_directory.write_json(file, genealogy.to_dict())
+    provenance.write_json(file, genealogy.to_dict())
     picture = os.path.join(_OUT_DIR.value, "genealogy.png")
     pictures.plot(genealogy, best, picture)
     score = genealogy.generations[-1]["scores"][best]

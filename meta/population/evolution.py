@@ -4,8 +4,8 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
-from lopt_keras.validation import check_integer, check_number
 
+from lopt_keras.validation import check_integer, check_number
 from meta.population.members import Hyperparameters
 
 SELECTIONS = ("truncation", "tournament", "none")

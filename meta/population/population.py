@@ -7,11 +7,11 @@ import time
 import numpy as np
 import tensorflow as tf
 import tqdm
-from lopt_keras.validation import check_integer, check_number
 
 from export import backend
 from export import checkpoint as run_checkpoint
 from lopt_keras import gating
+from lopt_keras.validation import check_integer, check_number
 from meta import progress, random
 from meta.population.genealogy import Genealogy
 from meta.population.members import Hyperparameters, Members, gather

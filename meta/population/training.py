@@ -3,9 +3,9 @@
 import functools
 
 import tensorflow as tf
-from lopt_keras.validation import check_integer
 
 from lopt_keras import features, gating, rules
+from lopt_keras.validation import check_integer
 from meta import random
 from meta.population.eligible import check_rule
 from meta.population.members import gather

@@ -54,6 +54,29 @@ def make_variables(module, folder):
         assert len(variables) == len(gradients) == 4
 
 
+def summarise_populations(module, folder):
+    rng, seeds = np.random.default_rng(0), ("0", "1")
+
+    def curves(columns, offset=0.0):
+        falling = np.linspace(0.0, -2.0, 10)[:, None] + rng.uniform(0.0, 0.1, (10, columns))
+        return {seed: (falling + offset).tolist() for seed in seeds}
+
+    arms = {arm: curves(10, i) for i, arm in enumerate(module._ARMS)}
+    rates = {str(rate): -1.0 + (rate - 1.0) ** 2 for rate in module._RATES_OF_ADAM}
+    found = {
+        "trainings": {**arms, module.ADAM: curves(9)},
+        "as optimizers": {
+            "quadratics": {s: {"self-trained": [-1.5], "Adam": rates} for s in seeds}
+        },
+        "fresh": {module._TRAINED_BY_SELF: curves(10), module._TRAINED_BY_ADAM: curves(9)},
+    }
+    summary = module.summarise(found)
+    assert summary[module.SELF]["steps to tuned Adam as inner optimizer"] == [120, 120]
+    assert summary["goals"]["tuned Adam as inner optimizer"] == -1.0
+    module.plot(found, folder / "population.png")
+    assert (folder / "population.png").exists()
+
+
 def measure_once(module, folder):
     times = module.interleaved({"nothing": lambda: None}, repetitions=3)
     module.write(str(folder / "figures.json"), times)
@@ -92,6 +115,7 @@ BUILDS = {
     "performance/contenders.py": make_contenders,
     "performance/models.py": make_variables,
     "performance/stopwatch.py": measure_once,
+    "population.py": summarise_populations,
     "tasks/generalisation.py": train_and_score,
     "tasks/input_share.py": time_a_step,
 }

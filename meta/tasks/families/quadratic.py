@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import tensorflow as tf
 
-from lopt_keras.validation import check_integer
+from lopt_keras.validation import check_bool, check_integer
 from meta import random
 from meta.tasks import base, ranges
 from meta.tasks.networks import layers
@@ -23,11 +23,16 @@ class Quadratic(base.Task):
     The basis is a product of two Householder reflections: random enough to mix all
     coordinates, and cheap.
 
+    With `drawn_spectrum`, the eigenvalues of each problem are drawn log-uniformly from the same
+    range instead, and the trace is left out: the linear regression of Maheswaranathan et al.,
+    arXiv 2011.02159.
+
     Args:
         dimension: of x.
         condition: largest over smallest eigenvalue.
         noise: standard deviation of the noise on x*.
         start_scale: standard deviation of the start around x*.
+        drawn_spectrum: whether the eigenvalues are drawn instead of spaced.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what is expected.
@@ -46,9 +51,11 @@ class Quadratic(base.Task):
     condition: float = 100.0
     noise: float = 0.1
     start_scale: float = 1.0
+    drawn_spectrum: bool = False
 
     def __post_init__(self):
         check_integer("dimension", self.dimension, low=1)
+        check_bool("drawn_spectrum", self.drawn_spectrum)
         super().__post_init__()
 
     def draw(self, seed, num, variant=None):
@@ -56,8 +63,11 @@ class Quadratic(base.Task):
         seeds = [random.fold_in(seed, i) for i in range(3)]
         shape = (num, self.dimension)
         exponents = tf.constant(np.linspace(0.0, 1.0, self.dimension), tf.float32)
+        if self.drawn_spectrum:
+            exponents = random.uniform(shape, random.fold_in(seed, 3))
         spectrum = tf.pow(setting["condition"][:, None], -exponents)
-        spectrum /= tf.reduce_sum(spectrum, axis=1, keepdims=True)
+        if not self.drawn_spectrum:
+            spectrum /= tf.reduce_sum(spectrum, axis=1, keepdims=True)
         return {
             **setting,
             "spectrum": spectrum,

@@ -1,13 +1,14 @@
 """Losses that can be compared between tasks."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
 
 from lopt_keras.types import Tensor
+from meta import random
 from meta.tasks.base import Task
 from meta.tasks.scoring import curves
 from meta.tasks.wrapper import Wrapper
@@ -143,3 +144,51 @@ def _check_count(task: Task, **given: Any) -> None:
                 f"`{name}` must have a value for each of the {task.num_variants} variants. "
                 f"Received: {len(values)} values"
             )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RelativeToStart(Wrapper):
+    """A task whose score is 0 at the start of a problem: `log(loss / initial)`.
+
+    The initial loss is that of the problem's own start on a batch of its own, so that no
+    optimizer's losses are needed to compare problems. Losses are those above the task's
+    `loss_floor`, and count as at least a thousandth of the initial one. A task without a
+    floor has `loss - initial`. Scores are clipped at 3.
+
+    Args:
+        task: `Task`.
+    """
+
+    loss_clip: ClassVar[float] = _LARGEST_SCORE
+
+    def draw(self, seed: Tensor, num: int, variant: Any = None) -> dict[str, Any]:
+        seeds = [random.fold_in(seed, i) for i in range(3)]
+        setting = self.task.draw(seeds[0], num, variant)
+        start = self.task.init(seeds[1], num, setting)
+        initial = self.task.loss(start, self.task.batch("train", seeds[2], num, setting), setting)
+        # The start must be the one whose loss is known.
+        start_seed = tf.broadcast_to(seeds[1], [num, 2])
+        return {"task": setting, "initial": initial, "start_seed": start_seed}
+
+    def init(self, seed: Tensor, num: int, setting: Mapping[str, Any]) -> list[Tensor]:
+        return self.task.init(setting["start_seed"][0], num, setting["task"])
+
+    def batch(self, split: str, seed: Tensor, num: int, setting: Mapping[str, Any]) -> Any:
+        return self.task.batch(split, seed, num, setting["task"])
+
+    def loss(self, params: Sequence[Tensor], data: Any, setting: Mapping[str, Any]) -> Tensor:
+        return self.task.loss(params, data, setting["task"])
+
+    def seen_gradient(
+        self, grads: Sequence[Tensor], data: Any, setting: Mapping[str, Any]
+    ) -> Sequence[Tensor]:
+        return self.task.seen_gradient(grads, data, setting["task"])
+
+    def score(self, losses: Tensor, setting: Mapping[str, Any]) -> Tensor:
+        losses = self.task.score(losses, setting["task"])
+        initial = self.task.score(setting["initial"], setting["task"])
+        floor = self.task.loss_floor
+        if floor is None:
+            return losses - initial
+        fraction = (losses - floor) / tf.maximum(initial - floor, 1e-30)
+        return tf.math.log(tf.maximum(fraction, _SMALLEST_FRACTION))

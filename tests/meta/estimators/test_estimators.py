@@ -227,3 +227,16 @@ def test_a_fraction_of_problems_is_told_its_horizon_and_validation_losses():
 def test_a_fraction_that_is_none_is_refused(name, fraction):
     with pytest.raises(ValueError, match=f"`{name}`"):
         make("pes", **{name: fraction})
+
+
+def test_other_perturbations():
+    estimator, theta = make("es", num_particles=8), init_theta(RULE)
+    other = estimator.with_stddev(tf.constant(3 * STDDEV))
+    seed = random.seed(0)
+    for name, e in estimator.perturbations(theta, seed).items():
+        np.testing.assert_allclose(other.perturbations(theta, seed)[name], 3 * e, rtol=1e-6)
+    losses = tf.range(8.0)
+    directions = {name: tf.ones((4, *x.shape)) for name, x in theta.items()}
+    scores, others = (x.score_samples(directions, losses) for x in (estimator, other))
+    np.testing.assert_allclose(others[NAMES[0]], scores[NAMES[0]] / 9, rtol=1e-6)
+    assert estimator.stddev == STDDEV

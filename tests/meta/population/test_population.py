@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 import tensorflow as tf
-from meta.tasks.scoring.normalized import RelativeToStart
 from problems import Quadratic
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -19,6 +18,7 @@ from meta.population.evolution import Evolution
 from meta.population.members import Hyperparameters
 from meta.population.population import Population
 from meta.population.training import METRICS, Training
+from meta.tasks.scoring.normalized import RelativeToStart
 
 RULE_CONFIG = {
     "hidden_size": 2,
