@@ -81,8 +81,15 @@ def best_rate(train_at):
 
 def adams(workload, epochs):
     """Adam as it comes and tuned: dict from name to a function that makes the optimizer."""
-    print(f"Adam is tuned over {len(ADAM_GRID)} learning rates...")
-    best = best_rate(lambda rate: train(keras.optimizers.Adam(rate), workload, epochs, TUNING_SEED))
+    print(f"Adam is tuned over {len(ADAM_GRID)} learning rates...", flush=True)
+    with tqdm.tqdm(total=len(ADAM_GRID), desc="tuning Adam", leave=False) as bar:
+
+        def train_at(rate):
+            training = train(keras.optimizers.Adam(rate), workload, epochs, TUNING_SEED)
+            bar.update()
+            return training
+
+        best = best_rate(train_at)
     return {
         "Adam, default 0.001": keras.optimizers.Adam,
         f"Adam, tuned {best:g}": lambda: keras.optimizers.Adam(best),
@@ -100,7 +107,7 @@ def compare(optimizers, workload, epochs, num_seeds):
     """
     runs = {}
     for name, make in optimizers.items():
-        seeds = tqdm.trange(num_seeds, leave=False)
+        seeds = tqdm.trange(num_seeds, desc=name, leave=False)
         runs[name] = [train(make(), workload, epochs, seed) for seed in seeds]
         show({name: runs[name]})
     return runs

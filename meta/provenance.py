@@ -13,6 +13,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from meta import files
+
 
 def write_results(file: str, content: dict[Any, Any]) -> None:
     """Writes the results of the running program, with what made them as the entry `made_by`.
@@ -27,11 +29,9 @@ def write_results(file: str, content: dict[Any, Any]) -> None:
 
 def write_json(file: str | os.PathLike[str], content: Any, sort_keys: bool = True) -> None:
     """Writes JSON to a temporary name, then renames it."""
-    temporary = f"{file}.tmp"
-    with open(temporary, "w", encoding="utf-8") as f:
+    with files.whole(file) as temporary, open(temporary, "w", encoding="utf-8") as f:
         json.dump(content, f, indent=1, sort_keys=sort_keys)
         f.write("\n")
-    os.replace(temporary, file)
 
 
 def made_by() -> dict[str, Any]:

@@ -14,6 +14,7 @@ import matplotlib
 import numpy as np
 from absl import app, flags
 
+from meta import files
 from meta.continuation import (
     classical,
     evaluation,
@@ -189,9 +190,8 @@ def _draw(file, columns, data, fitted):
     right.set(xlabel="tau", ylabel="G minus that of the answer")
     for axis in (left, right):
         axis.grid(alpha=0.3)
-    temporary = f"{file}.tmp"
-    figure.savefig(temporary, dpi=110, format="png")
-    os.replace(temporary, file)
+    with files.whole(file) as temporary:
+        figure.savefig(temporary, dpi=110, format="png")
     plt.close(figure)
 
 

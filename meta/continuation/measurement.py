@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from meta import files
 from meta.continuation import kernels
 
 _FEWEST_TIMES = 8
@@ -183,16 +184,15 @@ def write(file, columns):
         file: destination; what does not end in `.npz` is CSV.
         columns: dict from name to `[N]`.
     """
-    temporary = f"{file}.tmp"
     os.makedirs(os.path.dirname(os.path.abspath(file)), exist_ok=True)
-    if file.endswith(".npz"):
-        with open(temporary, "wb") as f:
-            np.savez(f, **columns)
-    else:
+    with files.whole(file) as temporary:
+        if file.endswith(".npz"):
+            with open(temporary, "wb") as f:
+                np.savez(f, **columns)
+            return
         with open(temporary, "w", encoding="utf-8", newline="") as f:
             writer = csv.writer(f)
             writer.writerow(columns)
             writer.writerows(
                 zip(*(map(repr, map(float, x)) for x in columns.values()), strict=True)
             )
-    os.replace(temporary, file)

@@ -11,6 +11,7 @@ import zipfile
 import numpy as np
 import tensorflow as tf
 
+from meta import files
 from meta.continuation import kernels
 from meta.continuation.problem import Basis
 from meta.continuation.solver import UnrolledSolver
@@ -42,10 +43,8 @@ def save(file, solver, metadata=None):
     }
     text = json.dumps(content, sort_keys=True, allow_nan=False)
     os.makedirs(os.path.dirname(os.path.abspath(file)), exist_ok=True)
-    temporary = f"{file}.tmp"
-    with open(temporary, "wb") as f:
+    with files.whole(file) as temporary, open(temporary, "wb") as f:
         np.savez(f, **arrays, **{_METADATA: np.array(text)})
-    os.replace(temporary, file)
 
 
 def load(file=PRETRAINED):

@@ -4,7 +4,7 @@ import matplotlib
 import numpy as np
 import tqdm
 
-from meta import progress, random
+from meta import files, progress, random
 from meta.evaluation import metrics
 from meta.evaluation.candidates import BASELINES, grid
 from meta.training.inner_training import InnerTraining
@@ -102,5 +102,6 @@ def plot(curves, title, file):
     axes[0].set_ylabel("loss (median and quartiles over seeds)")
     axes[1].legend()
     figure.suptitle(title)
-    figure.savefig(file, dpi=120)
+    with files.whole(file) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
     plt.close(figure)

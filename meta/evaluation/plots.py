@@ -1,10 +1,9 @@
 """Pictures of a comparison."""
 
-import os
-
 import matplotlib
 import numpy as np
 
+from meta import files
 from meta.evaluation import metrics
 from meta.evaluation.candidates import ADAM
 
@@ -96,6 +95,6 @@ def _finish(figure, axis, title, file):
     handles = axis.get_legend_handles_labels()
     figure.legend(*handles, loc="outside right center", fontsize=8)
     figure.suptitle(title)
-    figure.savefig(f"{file}.tmp", dpi=90, format="png")
-    os.replace(f"{file}.tmp", file)
+    with files.whole(file) as temporary:
+        figure.savefig(temporary, dpi=90, format="png")
     plt.close(figure)

@@ -11,7 +11,7 @@ import string
 
 import numpy as np
 
-from meta import provenance
+from meta import files, provenance
 from meta.evaluation import metrics, plots
 
 _TEMPLATE = pathlib.Path(__file__).with_name("report.html")
@@ -121,7 +121,7 @@ def _number(value):
 
 def _write_csv(file, results):
     names = metrics.Metrics._fields
-    with open(f"{file}.tmp", "w", encoding="utf-8", newline="") as f:
+    with files.whole(file) as temporary, open(temporary, "w", encoding="utf-8", newline="") as f:
         writer = csv.writer(f)
         writer.writerow(["task", "optimizer", "seed", "learning_rate", "seconds_per_step", *names])
         for result in results:
@@ -129,7 +129,6 @@ def _write_csv(file, results):
                 for seed, row in enumerate(zip(*outcome.metrics, strict=True)):
                     start = [result.entry.name, optimizer, seed, outcome.learning_rate]
                     writer.writerow([*start, _finite(outcome.seconds), *map(_finite, row)])
-    os.replace(f"{file}.tmp", file)
 
 
 def _page(results, rivals, settings, command, summary, overview, files):
@@ -248,6 +247,5 @@ def _picture(file):
 
 
 def _replace(file, text):
-    with open(f"{file}.tmp", "w", encoding="utf-8") as f:
-        f.write(text)
-    os.replace(f"{file}.tmp", file)
+    with files.whole(file) as temporary:
+        pathlib.Path(temporary).write_text(text, encoding="utf-8")

@@ -15,7 +15,7 @@ import tqdm
 from export import backend
 from export import checkpoint as run_checkpoint
 from lopt_keras.types import Arrays, Tensor, Tensors, Theta
-from meta import progress, random
+from meta import files, progress, random
 from meta.estimators.base import Estimator
 from meta.training import outer_state
 from meta.training.curriculum import Curriculum
@@ -355,8 +355,8 @@ def _list_checkpoints(folder: str, newest: str) -> None:
 
     It is a `CheckpointState` as text, with names relative to the folder.
     """
-    files = (re.fullmatch(r"(ckpt-\d+)\.index", name) for name in os.listdir(folder))
-    names = [match.group(1) for match in files if match]
+    matches = (re.fullmatch(r"(ckpt-\d+)\.index", name) for name in os.listdir(folder))
+    names = [match.group(1) for match in matches if match]
     last = run_checkpoint.step_of(newest)
     kept = [name for name in names if run_checkpoint.step_of(name) <= last]
     kept.sort(key=run_checkpoint.step_of)
@@ -367,6 +367,5 @@ def _list_checkpoints(folder: str, newest: str) -> None:
     # Without it, the manager takes all of these for ones to keep for ever.
     lines += ["last_preserved_timestamp: 0.0", ""]
     file = os.path.join(folder, "checkpoint")
-    with open(f"{file}.tmp", "w", encoding="utf-8") as f:
+    with files.whole(file) as temporary, open(temporary, "w", encoding="utf-8") as f:
         f.write("\n".join(lines))
-    os.replace(f"{file}.tmp", file)

@@ -6,7 +6,6 @@ can be kept under version control. Another machine continues from it with new pr
 """
 
 import hashlib
-import os
 import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from lopt_keras.types import Array, Arrays
+from meta import files
 
 FILE = "outer_state.npz"
 _THETA, _OPTIMIZER = "theta/", "optimizer/"
@@ -33,10 +33,8 @@ def write(
     """
     arrays = {_THETA + name: value for name, value in theta.items()}
     arrays |= {f"{_OPTIMIZER}{i:04}": value for i, value in enumerate(optimizer)}
-    temporary = f"{file}.tmp"
-    with open(temporary, "wb") as f:
+    with files.whole(file) as temporary, open(temporary, "wb") as f:
         np.savez(f, **arrays, **numbers)  # type: ignore[arg-type]
-    os.replace(temporary, file)
 
 
 def read(file: str) -> tuple[Arrays, list[Array], dict[str, float]]:

@@ -3,7 +3,9 @@
 What they find is not looked at: that takes the sizes at which they are run.
 """
 
+import contextlib
 import importlib.util
+import io
 import pathlib
 import sys
 import types
@@ -103,6 +105,10 @@ def fit_once(module, folder):
     assert len(runs["SGD"][0]["epoch_seconds"]) == 2
     found = module.best_rate(lambda rate: {"validation": [np.nan, abs(rate - 0.01)]})
     assert found == 0.01
+    module.train = lambda *_: {"validation": [1.0]}
+    with contextlib.redirect_stderr(io.StringIO()) as terminal:
+        module.adams(workload, 2)
+    assert "tuning Adam" in terminal.getvalue()  # It takes long: a bar shows that it goes on.
 
 
 BUILDS = {
