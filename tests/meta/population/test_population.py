@@ -287,7 +287,7 @@ import keras
 from absl import flags
 from export import command as commands
 from lopt_keras import rules
-from lopt_keras.rules.hand_designed import Handcrafted
+from lopt_keras.rules.hand_designed import HandDesigned
 from meta.population import command
 from meta.population.population import Population
 
@@ -299,7 +299,7 @@ def watch(cls):
     for subclass in cls.__subclasses__():
         watch(subclass)
 
-watch(Handcrafted)
+watch(HandDesigned)
 keras.optimizers.Optimizer.__init__ = refuse
 for make in (keras.optimizers.SGD, keras.optimizers.Adam, rules.SGD, rules.AdamW, rules.Muon):
     try:
