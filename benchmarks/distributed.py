@@ -165,8 +165,8 @@ CASES = {
     "3 workers": undisturbed(3),
     "workers killed": worker_killed,
     "a worker stopped": worker_stopped,
-    "driver killed, then 3 workers": driver_killed,
-    "interrupted, then this process": interrupted,
+    "driver killed": driver_killed,
+    "interrupted": interrupted,
 }
 
 

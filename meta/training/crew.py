@@ -80,6 +80,11 @@ class Crew(abc.ABC):
             CrewFailed: as `estimates`.
         """
 
+    @property
+    def processes(self) -> list[int]:
+        """The numbers of its processes, besides this one."""
+        return []
+
     def told(self) -> Iterator[tuple[str, float]]:
         """Pairs of name and number for the summaries."""
         yield from ()

@@ -37,6 +37,9 @@ class OuterLoop:
     resumed run ends with the same theta, bit for bit, as one that was never interrupted,
     whatever crew computes it.
 
+    Attributes:
+        crew: the `Crew`.
+
     Args:
         estimators: an `Estimator`, or a dict from name to `(Estimator, weight)` of several
             that share rule and horizon, each with its own tasks. In each outer step, a shard
@@ -101,8 +104,8 @@ class OuterLoop:
         self._trained = [name for name in self._theta if name in estimator.trained]
         outer_optimizer.build([self._theta[name] for name in self._trained])
         self._shards = Shards(seed, num_shards, weights)
-        self._crew = crew or LocalCrew(Worker(all_estimators, curriculum, seed))
-        states = self._crew.begin(self._shards, self._theta_tensors())
+        self.crew = crew or LocalCrew(Worker(all_estimators, curriculum, seed))
+        states = self.crew.begin(self._shards, self._theta_tensors())
         # What the checkpoints are written from. The crew holds the states of the moment.
         self._states = {pair: [tf.Variable(x) for x in state] for pair, state in states.items()}
         self._step = tf.Variable(0, dtype=tf.int64)
@@ -146,7 +149,7 @@ class OuterLoop:
     @property
     def compile_seconds(self) -> float:
         """Of tracing the programs, in this process, and of the first step of each in any."""
-        return float(self._compile_seconds) + self._crew.trace_seconds
+        return float(self._compile_seconds) + self.crew.trace_seconds
 
     def restore(self) -> int:
         """Continues from the newest whole checkpoint in `out_dir`, if there is any.
@@ -167,7 +170,7 @@ class OuterLoop:
                     f"The checkpoint {newest!r} is not one of this meta-training, or of another "
                     f"version: {backend.reason(error)}"
                 ) from error
-            self._crew.restore(
+            self.crew.restore(
                 {pair: [x.value() for x in state] for pair, state in self._states.items()}
             )
             self._saved_step = self.step
@@ -257,7 +260,7 @@ class OuterLoop:
         """Writes a checkpoint, unless there is one of this outer step."""
         if self._saved_step == self.step or not self.step:
             return
-        for pair, state in self._crew.states().items():
+        for pair, state in self.crew.states().items():
             for variable, value in zip(self._states[pair], state, strict=True):
                 variable.assign(value)
         with interruption.put_off(), self._writing(f"checkpoint of outer step {self.step}"):
@@ -284,16 +287,16 @@ class OuterLoop:
         is_new = any(not self._estimate.is_compiled(unit.program) for unit in units)
         with self._telling_of_compilation(bar) if is_new else contextlib.nullcontext():
             if self._max_staleness is None:
-                made = self._crew.estimates(self._theta_tensors(), units)
+                made = self.crew.estimates(self._theta_tensors(), units)
             else:
-                units, made = self._crew.newest(
+                units, made = self.crew.newest(
                     self._theta_tensors(), self.step, len(units), self._max_staleness
                 )
         gradient = shards.average([estimated.gradient for estimated in made])
         with interruption.put_off():
             metrics = self._apply(gradient)
             if self._max_staleness is None:
-                self._crew.keep(units, made)
+                self.crew.keep(units, made)
         elapsed = time.perf_counter() - start
         is_new = any(estimated.is_new for estimated in made)
         spent = self._compile_seconds if is_new else self._seconds
@@ -338,14 +341,14 @@ class OuterLoop:
     def _tell(self, bar: Any, num_steps: int) -> None:
         steps_left = num_steps - self.step
         # The shards of a step that are not computed at once follow one another.
-        rounds = -(-len(self._shards) // self._crew.parallel)
+        rounds = -(-len(self._shards) // self.crew.parallel)
         left = self._estimate.remaining(steps_left * rounds)
         left_text = progress.remaining_text(left) if steps_left else ""
-        told = [left_text, f"meta_loss={self.smoothed_loss:.4f}", self._crew.text()]
+        told = [left_text, f"meta_loss={self.smoothed_loss:.4f}", self.crew.text()]
         bar.set_postfix_str(", ".join(filter(None, told)), refresh=False)
 
     def _summarise(self) -> None:
-        for name, value in {**self._latest, **dict(self._crew.told())}.items():
+        for name, value in {**self._latest, **dict(self.crew.told())}.items():
             tf.summary.scalar(name, value, step=self._step)
         tf.summary.scalar("meta_loss_smoothed", self._smoothed_loss, step=self._step)
         tf.summary.scalar("seconds", self._seconds, step=self._step)

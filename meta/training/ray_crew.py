@@ -109,6 +109,11 @@ class RayCrew(Crew):
         if self._config.ray_address is None:
             self._ray.shutdown()
 
+    @property
+    def processes(self) -> list[int]:
+        members = [] if self._pool is None else self._pool.members
+        return [member.process[0] for member in members if member.process is not None]
+
     def begin(self, shards: Shards, theta: Theta) -> dict[Pair, list[Any]]:
         """As `Crew.begin`.
 

@@ -83,6 +83,11 @@ class MetaTraining:
         self._config, self._description = config, description
 
     @property
+    def processes(self) -> list[int]:
+        """The numbers of the worker processes that have started."""
+        return self.loop.crew.processes
+
+    @property
     def export_dir(self) -> str:
         """Where the SavedModel goes."""
         return _export_dir(self._config)

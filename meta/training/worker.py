@@ -64,7 +64,7 @@ class Worker:
         start = time.perf_counter()
         if unit.program not in self._structures:
             self.init_state(theta, unit.shard, unit.program)
-        gradient, state, metrics = self._estimate(
+        gradient, after, metrics = self._estimate(
             unit.program,
             _tensors(theta),
             [tf.convert_to_tensor(x) for x in state],
@@ -76,7 +76,7 @@ class Worker:
         told = {name: float(value) for name, value in metrics.items()}
         is_new = unit.program not in self._used
         self._used.add(unit.program)
-        return shards.Estimated(found, state, told, time.perf_counter() - start, is_new)
+        return shards.Estimated(found, after, told, time.perf_counter() - start, is_new)
 
     @tf.function(autograph=False)
     def _init_state(self, theta: Theta, seed: Tensor, index: int) -> Any:
