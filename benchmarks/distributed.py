@@ -28,6 +28,7 @@ _OUT_DIR = flags.DEFINE_string("out_dir", "out/distributed", "For the figures.")
 _STEPS = flags.DEFINE_integer("steps", 50, "Outer steps of a run.", lower_bound=10)
 _SHARDS = flags.DEFINE_integer("shards", 3, "Of a run.", lower_bound=2)
 _KILLS = flags.DEFINE_integer("kills", 10, "Of workers, in one run.", lower_bound=1)
+_PAUSE = flags.DEFINE_float("pause", 30.0, "Seconds between two kills, at most.", lower_bound=0.0)
 _CASES = flags.DEFINE_list("cases", [], "Names of the cases to run. Default: all.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
 
@@ -110,7 +111,7 @@ def worker_killed(out_dir, moments):
         if found and moments.random() < 0.2:
             os.kill(moments.choice(found), signal.SIGKILL)
             killed += 1
-            time.sleep(moments.uniform(0.0, 20.0))
+            time.sleep(moments.uniform(0.0, _PAUSE.value))
         time.sleep(0.2)
     return finish(process, out_dir), {"killed": killed}
 

@@ -12,7 +12,10 @@ from export import backend
 from meta.training.crew import CrewFailed
 
 _TRIES = 3
-"""Of a task, and of the start of a worker, one after the other."""
+"""Of a task."""
+
+_START_TRIES = 10
+"""Of a worker, one after the other. Whoever ends processes may well hit one that starts."""
 
 _START_SECONDS = 1800.0
 """In which a worker must have started."""
@@ -202,9 +205,9 @@ class RayPool:
             if isinstance(cause := getattr(error, "cause", None), ValueError):
                 raise ValueError(str(cause)) from error  # It would fail again.
             self._start_failures[member.index] += 1
-            if self._start_failures[member.index] >= _TRIES:
+            if self._start_failures[member.index] >= _START_TRIES:
                 raise CrewFailed(
-                    f"Worker {member.index} could not be started in {_TRIES} tries: {_cause(error)}"
+                    f"Worker {member.index} could not be started in {_START_TRIES} tries: {_cause(error)}"
                 ) from error
             self._replace(member)
             return
