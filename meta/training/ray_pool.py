@@ -207,7 +207,8 @@ class RayPool:
             self._start_failures[member.index] += 1
             if self._start_failures[member.index] >= _START_TRIES:
                 raise CrewFailed(
-                    f"Worker {member.index} could not be started in {_START_TRIES} tries: {_cause(error)}"
+                    f"Worker {member.index} could not be started in {_START_TRIES} tries, "
+                    f"at last: {_cause(error)}"
                 ) from error
             self._replace(member)
             return
