@@ -99,7 +99,7 @@ class RayCrew(Crew):
         self._holders: dict[Pair, Member | None] = {}
         self._arrived: list[tuple[_Work, Estimated]] = []
         self._ages: list[int] = []
-        self._num_used = self._num_dropped = 0
+        self._mean_age, self._num_dropped = 0.0, 0
         self.parallel = config.num_workers
 
     def close(self) -> None:
@@ -179,7 +179,6 @@ class RayCrew(Crew):
         taken, self._arrived = self._arrived[:count], self._arrived[count:]
         made = [estimated._replace(age=step - work.made_for) for work, estimated in taken]
         self._ages += [estimated.age for estimated in made]
-        self._num_used += count
         return [work.unit for work, _ in taken if work.unit is not None], made
 
     def told(self) -> Iterator[tuple[str, float]]:
@@ -191,16 +190,17 @@ class RayCrew(Crew):
         self._busy.clear()
         if self._config.max_staleness is not None:
             ages, self._ages = self._ages, []
-            yield "staleness/mean", float(np.mean(ages))
+            self._mean_age = float(np.mean(ages))
+            yield "staleness/mean", self._mean_age
             yield "staleness/largest", max(ages)
             yield "staleness/dropped", self._num_dropped
 
     def text(self) -> str:
         assert self._pool is not None
         alive = f"{self._pool.num_alive} of {self.parallel} workers"
-        if self._config.max_staleness is None or not self._ages:
+        if self._config.max_staleness is None:
             return alive
-        return f"{alive}, staleness {np.mean(self._ages):.1f}, {self._num_dropped} dropped"
+        return f"{alive}, staleness {self._mean_age:.1f}, {self._num_dropped} dropped"
 
     def _all(self, works: Sequence[_Work]) -> Iterator[tuple[_Work, Any]]:
         """Pairs of work and result, as they arrive."""

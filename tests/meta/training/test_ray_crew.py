@@ -3,16 +3,19 @@
 import importlib.util
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from meta import tasks
+from meta.training import ray_crew
 from meta.training.config import MetaTrainingConfig
 from meta.training.crew import CrewFailed
 from meta.training.ray_pool import RayPool, Task
 from meta.training.ray_worker import RayWorker, versions
 from meta.training.run import started, train
+from meta.training.shards import Estimated, Shards
 
 
 def make(out_dir, **kwargs):
@@ -94,6 +97,23 @@ class FakeRay:
     def kill(self, actor, no_restart):
         self.ended.append(actor)
 
+    def put(self, value):
+        return value
+
+    def remote(self, **options):
+        return lambda cls: SimpleNamespace(remote=lambda *args: Actor(cls(*args)))
+
+
+class Actor:
+    """Calls the methods of a worker."""
+
+    def __init__(self, worker):
+        self._worker = worker
+
+    def __getattr__(self, name):
+        method = getattr(self._worker, name)
+        return SimpleNamespace(remote=lambda *args: Reference(method(*args)))
+
 
 class Reference:
     def __init__(self, result):
@@ -148,3 +168,100 @@ def test_a_worker_of_other_versions_is_refused():
     worker = RayWorker.__new__(RayWorker)
     with pytest.raises(ValueError, match="All workers must have the driver's code, 0000"):
         worker.begin({**versions(), "code": "0000"}, b"", [], {})
+
+
+class CountingWorker:
+    """Its state is the list of the units that it was computed from."""
+
+    def __init__(self, environment, threads):
+        self._states = {}
+
+    def begin(self, versions, config, pairs, theta):
+        self._states = {pair: (0, []) for pair in pairs}
+        return {"pid": 0, "node": "", "states": {pair: [] for pair in pairs}}
+
+    def estimate(self, unit, version, theta, history, wants_state):
+        state = self.state(unit.pair, version, history)
+        if state is None:
+            return None
+        state = [*state, unit.step]
+        self._states[unit.pair] = version + 1, state
+        metrics = {"meta_loss": float(unit.shard)}
+        return Estimated(theta, state if wants_state else None, metrics, 0.1, False)
+
+    def state(self, pair, version, history):
+        known, state = self._states.get(pair, (None, None))
+        if known != version:
+            if history is None:
+                return None
+            state = [*history[0], *(unit.step for unit, _ in history[1])]
+        return state
+
+
+class LateRay(FakeRay):
+    """The results of the last reference of all arrive after so many looks."""
+
+    looks = 0
+
+    def wait(self, references, num_returns, timeout):
+        late = [r for r in references if getattr(r.result, "metrics", {}).get("meta_loss") == 2.0]
+        arrived = [r for r in references if r not in late]
+        if not timeout:
+            self.looks += 1
+        if late and (not arrived or self.looks % 4 == 0):
+            arrived = references
+        return arrived, []
+
+
+def make_crew(tmp_path, monkeypatch, ray, **kwargs):
+    pytest.importorskip("ray")
+    monkeypatch.setattr(ray_crew, "_connected", lambda config: ray)
+    config = make(tmp_path, num_workers=3, ray_address="x", **kwargs)
+    crew = ray_crew.RayCrew(config, CountingWorker)
+    crew.begin(Shards(0, 3, [1.0]), {"a": np.float32(0.0)})
+    return crew
+
+
+def test_states_are_those_of_all_that_was_kept(tmp_path, monkeypatch):
+    """Whether a state was returned, is with its worker, or was lost with it."""
+    ray = FakeRay()
+    crew = make_crew(tmp_path, monkeypatch, ray)
+    cut = Shards(0, 3, [1.0])
+    for step in range(25):
+        units = [cut.unit(shard, step) for shard in range(3)]
+        made = crew.estimates({"a": np.float32(step)}, units)
+        assert [estimated.metrics["meta_loss"] for estimated in made] == [0.0, 1.0, 2.0]
+        if step == 7:
+            # As after an interruption: the workers are one step ahead.
+            made = crew.estimates({"a": np.float32(step)}, units)
+        crew.keep(units, made)
+        if step in (4, 12):
+            crew._pool._replace(crew._pool.members[1])
+    assert crew.states() == {(shard, 0): list(range(25)) for shard in range(3)}
+    assert crew._pool.num_replaced == 2
+    crew.restore({(shard, 0): [] for shard in range(3)})
+    assert crew.states() == {(shard, 0): [] for shard in range(3)}
+
+
+def test_nobody_waits_for_a_late_worker(tmp_path, monkeypatch):
+    """Its estimates count while they are young enough."""
+    counts = {}
+    for max_staleness in (0, 10):
+        crew = make_crew(tmp_path, monkeypatch, LateRay(), max_staleness=max_staleness)
+        ages, shards = [], []
+        for step in range(40):
+            units, made = crew.newest({"a": np.float32(step)}, step, 3, max_staleness)
+            assert len(units) == len(made) == 3
+            assert all(e.gradient["a"] == step - e.age for e in made)
+            ages += [estimated.age for estimated in made]
+            shards += [unit.shard for unit in units]
+        assert max(ages) <= max_staleness
+        told = dict(crew.told())
+        assert told["staleness/largest"] == max(ages)
+        counts[max_staleness] = shards.count(2), told["staleness/dropped"]
+        # No unit of a shard is computed twice.
+        for state in crew.states().values():
+            assert len(set(map(int, state))) == len(state)
+    assert counts[0][1] > 0
+    assert counts[10][1] == 0
+    assert 0 < counts[10][0] < 40
