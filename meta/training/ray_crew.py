@@ -89,7 +89,7 @@ class RayCrew(Crew):
         patience: float = 120.0,
     ) -> None:
         self._config, self._class, self._patience = config, worker_class, patience
-        self._ray = _connected(config)
+        self._ray, self._is_own = _connected(config)
         self._pool: RayPool | None = None
         self._kept: dict[Pair, _Kept] = {}
         self._theta: Any = None
@@ -103,10 +103,10 @@ class RayCrew(Crew):
         self.parallel = config.num_workers
 
     def close(self) -> None:
-        """Ends all workers, and the Ray that was started for them."""
+        """Ends all workers, and the Ray that was started, or the connection made, for them."""
         if self._pool is not None:
             self._pool.close()
-        if self._config.ray_address is None:
+        if self._is_own:
             self._ray.shutdown()
 
     @property
@@ -292,14 +292,17 @@ def check_installed() -> None:
         )
 
 
-def _connected(config: MetaTrainingConfig) -> Any:
-    """The module `ray`, connected to the cluster of the config, or to one of this machine."""
+def _connected(config: MetaTrainingConfig) -> tuple[Any, bool]:
+    """The module `ray`, connected to the cluster of the config, or to one of this machine.
+
+    And whether it was connected here.
+    """
     check_installed()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     import ray
 
     if ray.is_initialized():
-        return ray
+        return ray, False
     own: dict[str, Any] = {"address": "local", "num_cpus": config.num_workers}
     own |= {"include_dashboard": False}
     given = {"address": config.ray_address}
@@ -316,7 +319,7 @@ def _connected(config: MetaTrainingConfig) -> Any:
             "`ray_address` must be the address of a Ray cluster, or 'auto' on one of its "
             f"machines. Received: ray_address={config.ray_address!r}. {error}"
         ) from error
-    return ray
+    return ray, True
 
 
 def _check_reachable(address: str) -> None:

@@ -215,7 +215,7 @@ class LateRay(FakeRay):
 
 def make_crew(tmp_path, monkeypatch, ray, **kwargs):
     pytest.importorskip("ray")
-    monkeypatch.setattr(ray_crew, "_connected", lambda config: ray)
+    monkeypatch.setattr(ray_crew, "_connected", lambda config: (ray, False))
     config = make(tmp_path, num_workers=3, ray_address="x", **kwargs)
     crew = ray_crew.RayCrew(config, CountingWorker)
     crew.begin(Shards(0, 3, [1.0]), {"a": np.float32(0.0)})
