@@ -154,8 +154,10 @@ class RayPool:
         return member
 
     def _hand_out(self) -> None:
+        # A worker that turns out to be gone adds its tasks to those that wait.
+        waiting, self._waiting = self._waiting, []
         left = []
-        for task in self._waiting:
+        for task in waiting:
             member = self._member_for(task)
             if member is None:
                 left.append(task)
@@ -167,7 +169,7 @@ class RayPool:
             except self._ray.exceptions.RayError:
                 left.append(task)  # It is gone, as its other references will tell.
                 self._replace(member)
-        self._waiting = left
+        self._waiting = [*self._waiting, *left]
 
     def _member_for(self, task: Task) -> Member | None:
         home = self.members[self._homes[task.shard]]
@@ -193,8 +195,9 @@ class RayPool:
         for reference in arrived:
             if reference in self._starts:
                 self._take_start(reference)
-            elif reference in owners[reference].tasks:  # Not taken away in the meantime.
-                results += self._take_result(owners[reference], reference)
+            elif (owner := owners.get(reference)) and reference in owner.tasks:
+                # It was not taken away in the meantime.
+                results += self._take_result(owner, reference)
         return results
 
     def _take_start(self, reference: Any) -> None:

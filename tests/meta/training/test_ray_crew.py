@@ -157,6 +157,23 @@ def test_the_tasks_of_a_lost_worker_are_done_again():
     assert ray.ended == ["actor 1"]
 
 
+def test_tasks_are_done_though_their_worker_is_gone_when_they_are_handed_out():
+    ray = FakeRay()
+    pool = make_pool(ray)
+    pool.wait_for_start()
+
+    def call(member):
+        if member.actor == "actor 1":
+            raise Error("gone")
+        return Reference(member.actor)
+
+    done = run(pool, [Task(shard, 0, call) for shard in (0, 1, 2)])
+    assert [result for task, result in sorted(done, key=lambda x: x[0].shard)] == [
+        *("actor 3", "actor 3"),
+        "actor 2",
+    ]
+
+
 def test_a_shard_that_fails_three_times_is_named():
     pool = make_pool(FakeRay())
     pool.wait_for_start()
