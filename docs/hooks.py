@@ -38,5 +38,5 @@ def _shown():
         for link in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8")):
             file = (page.parent / link).resolve()
             inside = any(file.is_relative_to(_ROOT / x) for x in ("benchmarks", "examples"))
-            if inside and file.suffix in (".png", ".json", ".py"):
+            if inside and file.suffix in (".png", ".json", ".py", ".yaml"):
                 yield file.relative_to(_ROOT).as_posix()

@@ -1,5 +1,7 @@
 """Files of results. Each is written completely or not at all, and says what made it."""
 
+import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -56,3 +58,13 @@ def commit() -> str | None:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+@functools.cache
+def source_digest() -> str:
+    """sha256 of the sources of lopt_keras, export and meta, hexadecimal."""
+    root, digest = pathlib.Path(__file__).resolve().parent.parent, hashlib.sha256()
+    for package in ("lopt_keras", "export", "meta"):
+        for file in sorted((root / package).rglob("*.py")):
+            digest.update(file.relative_to(root).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()

@@ -21,6 +21,7 @@ from meta.tasks.mixture import Mixture
 from meta.training import config as training_config
 from meta.training import curriculum, run, run_directory
 from meta.training.config import MetaTrainingConfig
+from meta.training.crew import CrewFailed
 
 _TASK = flags.DEFINE_enum("task", "digits_mlp", tasks.NAMES, "Inner problem.")
 flags.DEFINE_string("task_config", "{}", "The task's arguments, as JSON.")
@@ -122,6 +123,23 @@ flags.DEFINE_string(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything random.")
 flags.DEFINE_integer("checkpoint_every", 100, "Outer steps between checkpoints.")
+flags.DEFINE_integer(
+    "num_shards",
+    1,
+    "Estimates in each outer step, each with num_particles particles and problems of its own.",
+)
+flags.DEFINE_integer(
+    "num_workers", 0, "Processes on Ray that compute the shards; 0 for this process."
+)
+flags.DEFINE_string(
+    "ray_address", None, "Of a Ray cluster, or auto. Default: workers on this machine."
+)
+flags.DEFINE_integer(
+    "max_staleness",
+    None,
+    "How many outer steps old the theta of an estimate may be. Then nobody waits for slow "
+    "workers, and theta depends on timing. Default: each outer step waits for all its shards.",
+)
 _LEARNING_CURVE = flags.DEFINE_bool(
     "learning_curve", True, "Whether to compare with tuned baselines at the end."
 )
@@ -143,6 +161,8 @@ _WITHOUT_EFFECT_ON_THETA = (
     "data_dir",
     "learning_curve",
     "compilation_cache",
+    "num_workers",
+    "ray_address",
 )
 _JSON = ("task_config", "augmentation", "rule_config")
 
@@ -157,7 +177,12 @@ def main(argv):
             training = stack.enter_context(run.started(_config()))
         except (TypeError, ValueError) as error:
             raise app.UsageError(str(error)) from error
-        training.finish()
+        except CrewFailed as error:
+            sys.exit(f"Error: {error}")
+        try:
+            training.finish()
+        except CrewFailed as error:
+            sys.exit(f"Error: {error}")
         if training.task is not None and _LEARNING_CURVE.value:
             _compare(training)
 

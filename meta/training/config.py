@@ -22,8 +22,13 @@ SCHEDULES = ("constant", "cosine")
 """Of the outer learning rate, after the warm-up."""
 
 _LARGEST = 2**31 - 1  # Counters and seeds are int32.
-_MOST_PARTICLES = 2**16
-_WITHOUT_EFFECT = ("out_dir", "export_dir", "data_dir", "command", "flags")
+_MOST_PARTICLES = _MOST_SHARDS = 2**16
+_WITHOUT_EFFECT = (
+    *("out_dir", "export_dir", "data_dir", "command", "flags"),
+    *("num_workers", "ray_address"),
+)
+_LATER: dict[str, Any] = {"num_shards": 1, "max_staleness": None}
+"""Arguments that runs which go on may not know, with what they mean by that."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +68,14 @@ class MetaTrainingConfig:
         trained: regular expression of the entries of theta to train; others stay.
         seed: of everything random.
         checkpoint_every: outer steps between checkpoints.
+        num_shards: estimates in each outer step, each with `num_particles` particles and inner
+            problems of its own. Their mean moves theta.
+        num_workers: processes on Ray that compute the shards; 0 for this process. Theta does not
+            depend on it.
+        ray_address: of a Ray cluster. Defaults to workers on this machine.
+        max_staleness: how many outer steps old the theta of an estimate may be. Then nobody waits
+            for slow workers, and theta depends on timing. By default, each outer step waits for
+            all its shards.
         export_dir: of the SavedModel. Defaults to `out_dir/export`.
         data_dir: where datasets are prepared.
         command: how the run was started, for its metadata.
@@ -106,6 +119,10 @@ class MetaTrainingConfig:
     trained: str = ".*"
     seed: int = 0
     checkpoint_every: int = 100
+    num_shards: int = 1
+    num_workers: int = 0
+    ray_address: str | None = None
+    max_staleness: int | None = None
     export_dir: Any = None
     data_dir: Any = None
     command: str | None = None
@@ -113,6 +130,7 @@ class MetaTrainingConfig:
 
     def __post_init__(self) -> None:
         self._check_counts()
+        self._check_workers()
         for name in ("es_stddev", "outer_learning_rate", "outer_gradient_clip", "outer_tail"):
             _check_positive(name, getattr(self, name))
         if self.outer_gradient_norm_clip is not None:
@@ -153,6 +171,24 @@ class MetaTrainingConfig:
                 f"Received: outer_warmup_steps={self.outer_warmup_steps}"
             )
 
+    def _check_workers(self) -> None:
+        check_integer("num_shards", self.num_shards, low=1, high=_MOST_SHARDS)
+        check_integer("num_workers", self.num_workers, low=0)
+        if self.num_workers > self.num_shards:
+            raise ValueError(
+                f"`num_workers` must be at most num_shards={self.num_shards}: a shard is computed "
+                f"by one worker. Received: num_workers={self.num_workers}"
+            )
+        for name in ("ray_address", "max_staleness"):
+            value = getattr(self, name)
+            if value is not None and not self.num_workers:
+                raise ValueError(
+                    f"`{name}` is for workers, which `num_workers` must ask for. "
+                    f"Received: {name}={value!r} with num_workers=0"
+                )
+        if self.max_staleness is not None:
+            check_integer("max_staleness", self.max_staleness, low=0)
+
     @property
     def problem_length(self) -> int:
         """Inner steps of the longest problems."""
@@ -161,10 +197,11 @@ class MetaTrainingConfig:
     @property
     def deciding(self) -> dict[str, Any]:
         """What must be the same when the run is resumed, as JSON can hold it: dict."""
-        if self.flags is not None:
-            return dict(self.flags)
-        fields = (field.name for field in dataclasses.fields(self))
-        return {n: _plain(getattr(self, n)) for n in fields if n not in _WITHOUT_EFFECT}
+        given = self.flags
+        if given is None:
+            fields = (field.name for field in dataclasses.fields(self))
+            given = {n: _plain(getattr(self, n)) for n in fields if n not in _WITHOUT_EFFECT}
+        return {n: x for n, x in given.items() if n not in _LATER or x != _LATER[n]}
 
     def make_rule(self) -> UpdateRule:
         """The `UpdateRule`."""
@@ -211,6 +248,21 @@ class MetaTrainingConfig:
             trained=self._trained(rule),
             **recomputation,
         )
+
+    def make_programs(
+        self, rule: UpdateRule, task: Task | None = None
+    ) -> dict[str, tuple[Estimator, float]]:
+        """Dict from the name of a program to its `Estimator` and how often it is trained on.
+
+        Args:
+            rule: `UpdateRule`.
+            task: what `make_task` gives, if it has been made. The references of a mixture are
+                complete.
+        """
+        if self.tasks is None:
+            return {"": (self.make_estimator(rule, task or self.make_task()), 1.0)}
+        built = self.tasks.build(self.data_dir)
+        return {n: (self.make_estimator(rule, task), weight) for n, (task, weight) in built.items()}
 
     def _trained(self, rule: UpdateRule) -> list[str]:
         """The names of the entries of theta to train."""

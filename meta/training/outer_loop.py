@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -14,11 +14,14 @@ import tqdm
 
 from export import backend
 from export import checkpoint as run_checkpoint
-from lopt_keras.types import Arrays, Tensor, Tensors, Theta
-from meta import files, progress, random
+from lopt_keras.types import Arrays, Tensors
+from meta import files, progress
 from meta.estimators.base import Estimator
-from meta.training import outer_state
+from meta.training import interruption, outer_state, shards
+from meta.training.crew import Crew, CrewFailed, LocalCrew
 from meta.training.curriculum import Curriculum
+from meta.training.shards import Estimated, Shards, Unit
+from meta.training.worker import Worker
 
 _SMOOTHING = 0.98
 _SUMMARY_EVERY = 10
@@ -28,15 +31,20 @@ _KEPT_CHECKPOINTS = 3
 class OuterLoop:
     """Meta-trains theta, and can be killed and resumed at any moment.
 
-    All randomness of outer step k comes from (seed, k), and all else that a step
-    depends on is in the checkpoint: a resumed run ends with the same theta, bit
-    for bit, as one that was never interrupted.
+    Each outer step is made of shards: theta goes out to all of them, each makes an estimate of
+    its own, and the mean of the estimates moves theta. All randomness of a shard at outer step k
+    comes from (seed, shard, k), and all else that a step depends on is in the checkpoint: a
+    resumed run ends with the same theta, bit for bit, as one that was never interrupted,
+    whatever crew computes it.
+
+    Attributes:
+        crew: the `Crew`.
 
     Args:
         estimators: an `Estimator`, or a dict from name to `(Estimator, weight)` of several
-            that share rule and horizon, each with its own tasks. Each outer step uses one of
-            them, drawn in proportion to the weights. The part of a name before a "/" is a
-            family of tasks, which has its own summaries.
+            that share rule and horizon, each with its own tasks. In each outer step, a shard
+            uses one of them, drawn in proportion to the weights (`Shards`). The part of a name
+            before a "/" is a family of tasks, which has its own summaries.
         outer_optimizer: any Keras optimizer.
         seed: integer.
         out_dir: where checkpoints and TensorBoard summaries go.
@@ -47,6 +55,10 @@ class OuterLoop:
             horizon. Defaults to the horizon itself.
         initial_theta: dict of arrays to start from. Defaults to the rule's own start
             for the seed.
+        num_shards: estimates in each outer step.
+        crew: `Crew` that makes them. Defaults to this process.
+        max_staleness: how many outer steps old the theta of an estimate may be. By default, each
+            outer step waits for its own shards. It needs a `RayCrew`.
     """
 
     def __init__(
@@ -60,13 +72,16 @@ class OuterLoop:
         gradient_norm_clip: float | None = None,
         curriculum: Curriculum | None = None,
         initial_theta: Mapping[str, Any] | None = None,
+        num_shards: int = 1,
+        crew: Crew | None = None,
+        max_staleness: int | None = None,
     ) -> None:
         if not isinstance(estimators, Mapping):
             estimators = {"": (estimators, 1.0)}
         self._names = list(estimators)
-        self._estimators = [estimator for estimator, _ in estimators.values()]
-        self._ends = np.cumsum([weight for _, weight in estimators.values()])
-        estimator = self._estimators[0]
+        weights = [weight for _, weight in estimators.values()]
+        all_estimators = [estimator for estimator, _ in estimators.values()]
+        estimator = all_estimators[0]
         if curriculum is None:
             curriculum = Curriculum("constant", estimator.horizon)
         if curriculum.longest > estimator.horizon:
@@ -78,12 +93,9 @@ class OuterLoop:
         self._checkpoint_every = checkpoint_every
         self._gradient_clip = gradient_clip
         self._gradient_norm_clip = gradient_norm_clip
-        self._curriculum = curriculum
         self._out_dir = out_dir
-        self._seed_value = seed
-        self._seed = random.seed(seed)
-        self._estimate = progress.Estimate([weight for _, weight in estimators.values()])
-        self._latest: dict[str, Tensor] = {}
+        self._estimate = progress.Estimate(weights)
+        self._latest: dict[str, float] = {}
         theta = estimator.rule.init_theta(seed) if initial_theta is None else initial_theta
         self._theta = {
             name: keras.Variable(value, name=name)
@@ -91,20 +103,22 @@ class OuterLoop:
         }
         self._trained = [name for name in self._theta if name in estimator.trained]
         outer_optimizer.build([self._theta[name] for name in self._trained])
-        self._states = [
-            tf.nest.map_structure(tf.Variable, self._init_state(self._theta_tensors(), i))
-            for i in range(len(self._estimators))
-        ]
+        self._shards = Shards(seed, num_shards, weights)
+        self.crew = crew or LocalCrew(Worker(all_estimators, curriculum, seed))
+        states = self.crew.begin(self._shards, self._theta_tensors())
+        # What the checkpoints are written from. The crew holds the states of the moment.
+        self._states = {pair: [tf.Variable(x) for x in state] for pair, state in states.items()}
         self._step = tf.Variable(0, dtype=tf.int64)
         self._smoothed_loss = tf.Variable(np.nan)
         self._seconds = tf.Variable(0.0)
         self._compile_seconds = tf.Variable(0.0)
-        self._trace_seconds = self._trace()
+        self._saved_step: int | None = None
+        self._max_staleness = max_staleness
         self._checkpoint = tf.train.Checkpoint(
             theta={name: variable.value for name, variable in self._theta.items()},
             optimizer=[variable.value for variable in outer_optimizer.variables],
             # Called so in the checkpoints of runs that go on.
-            workers=[tf.nest.flatten(state) for state in self._states],
+            workers=[self._states[pair] for pair in self._shards.pairs],
             step=self._step,
             smoothed_loss=self._smoothed_loss,
             seconds=self._seconds,
@@ -135,7 +149,7 @@ class OuterLoop:
     @property
     def compile_seconds(self) -> float:
         """Of tracing the programs, in this process, and of the first step of each in any."""
-        return float(self._compile_seconds) + self._trace_seconds
+        return float(self._compile_seconds) + self.crew.trace_seconds
 
     def restore(self) -> int:
         """Continues from the newest whole checkpoint in `out_dir`, if there is any.
@@ -156,6 +170,10 @@ class OuterLoop:
                     f"The checkpoint {newest!r} is not one of this meta-training, or of another "
                     f"version: {backend.reason(error)}"
                 ) from error
+            self.crew.restore(
+                {pair: [x.value() for x in state] for pair, state in self._states.items()}
+            )
+            self._saved_step = self.step
             _list_checkpoints(folder, newest)
         self._checkpoints = tf.train.CheckpointManager(
             self._checkpoint, folder, max_to_keep=_KEPT_CHECKPOINTS
@@ -207,6 +225,8 @@ class OuterLoop:
         Raises:
             OSError: if a checkpoint or the summaries cannot be written; the message says which
                 outer step is kept.
+            CrewFailed: if a shard cannot be computed. As after an interruption, there is a
+                checkpoint of the last outer step.
         """
         if self._checkpoints is None:
             self.restore()
@@ -220,16 +240,33 @@ class OuterLoop:
             bar_format=progress.BAR_FORMAT,
         )
         with bar, writer.as_default():
-            while self.step < num_steps:
-                self._step_and_record(bar)
-                if self.step % _SUMMARY_EVERY == 0 or self.step == num_steps:
-                    self._tell(bar, num_steps)
-                if self.step % self._checkpoint_every == 0 or self.step == num_steps:
-                    with self._writing(f"checkpoint of outer step {self.step}"):
-                        self._checkpoints.save(checkpoint_number=self.step)
-                        self._write_outer_state()
+            try:
+                self._run(bar, num_steps)
+            except (KeyboardInterrupt, CrewFailed):
+                self._save()
+                raise
             with self._writing("summaries"):
                 writer.flush()
+
+    def _run(self, bar: Any, num_steps: int) -> None:
+        while self.step < num_steps:
+            self._step_and_record(bar)
+            if self.step % _SUMMARY_EVERY == 0 or self.step == num_steps:
+                self._tell(bar, num_steps)
+            if self.step % self._checkpoint_every == 0 or self.step == num_steps:
+                self._save()
+
+    def _save(self) -> None:
+        """Writes a checkpoint, unless there is one of this outer step."""
+        if self._saved_step == self.step or not self.step:
+            return
+        for pair, state in self.crew.states().items():
+            for variable, value in zip(self._states[pair], state, strict=True):
+                variable.assign(value)
+        with interruption.put_off(), self._writing(f"checkpoint of outer step {self.step}"):
+            self._checkpoints.save(checkpoint_number=self.step)
+            self._write_outer_state()
+            self._saved_step = self.step
 
     @contextlib.contextmanager
     def _writing(self, what: str) -> Iterator[None]:
@@ -244,80 +281,84 @@ class OuterLoop:
                 f"{backend.reason(error)}. {kept}"
             ) from error
 
-    def _trace(self) -> float:
-        """Traces the programs, always in one order and before anything is restored: seconds.
-
-        TensorFlow numbers functions as it traces them, and a cache of compiled programs knows
-        them by these names: traced as the steps come, a resumed run would find none of them.
-        """
-        start, num = time.perf_counter(), len(self._estimators)
-        for i in tqdm.trange(num, desc="tracing", unit="program", leave=False):
-            self._outer_step.get_concrete_function(i)
-        return time.perf_counter() - start
-
     def _step_and_record(self, bar: Any) -> None:
-        index, start = self._choose(), time.perf_counter()
-        is_new = not self._estimate.is_compiled(index)
+        start = time.perf_counter()
+        units = self._units()
+        is_new = any(not self._estimate.is_compiled(unit.program) for unit in units)
         with self._telling_of_compilation(bar) if is_new else contextlib.nullcontext():
-            metrics = self._outer_step(index)
-            loss = float(metrics["meta_loss"])
+            if self._max_staleness is None:
+                made = self.crew.estimates(self._theta_tensors(), units)
+            else:
+                units, made = self.crew.newest(
+                    self._theta_tensors(), self.step, len(units), self._max_staleness
+                )
+        gradient = shards.average([estimated.gradient for estimated in made])
+        with interruption.put_off():
+            metrics = self._apply(gradient)
+            if self._max_staleness is None:
+                self.crew.keep(units, made)
         elapsed = time.perf_counter() - start
+        is_new = any(estimated.is_new for estimated in made)
         spent = self._compile_seconds if is_new else self._seconds
         spent.assign_add(elapsed)
-        self._estimate.record(index, elapsed)
+        for unit, estimated in zip(units, made, strict=True):
+            # Of a program that another worker compiles too, the first time counts.
+            if not (estimated.is_new and self._estimate.is_compiled(unit.program)):
+                self._estimate.record(unit.program, estimated.seconds)
+        loss = float(np.mean([estimated.metrics["meta_loss"] for estimated in made]))
         previous = self.smoothed_loss if self.step > 1 else loss
         # A short memory at first, so that the first losses do not linger.
         weight = max(1 - _SMOOTHING, 1 / self.step)
         self._smoothed_loss.assign((1 - weight) * previous + weight * loss)
-        family, separator, _ = self._names[index].partition("/")
-        self._latest |= {family + separator + name: value for name, value in metrics.items()}
+        self._collect(units, made, metrics)
         bar.update()
         if self.step % _SUMMARY_EVERY == 0:
             with self._writing("summaries"):
                 self._summarise()
 
+    def _units(self) -> list[Unit]:
+        """What the shards compute in the next outer step."""
+        return [self._shards.unit(shard, self.step) for shard in range(len(self._shards))]
+
+    def _collect(self, units: Sequence[Unit], made: Sequence[Estimated], metrics: Tensors) -> None:
+        """Notes what the next summaries are to tell: means over the shards of each family."""
+        by_name: dict[str, list[float]] = {}
+        for unit, estimated in zip(units, made, strict=True):
+            family, separator, _ = self._names[unit.program].partition("/")
+            for name, value in estimated.metrics.items():
+                by_name.setdefault(family + separator + name, []).append(value)
+            for name, value in metrics.items():
+                by_name[family + separator + name] = [float(value)]
+            if len(self._shards) > 1:
+                own = {"meta_loss": estimated.metrics["meta_loss"], "seconds": estimated.seconds}
+                by_name |= {f"shards/{unit.shard}/{x}": [y] for x, y in own.items()}
+        self._latest |= {name: float(np.mean(values)) for name, values in by_name.items()}
+
     def _telling_of_compilation(self, bar: Any) -> contextlib.AbstractContextManager[None]:
         number = self._estimate.num_compiled + 1
-        return progress.telling(bar, f"compiling program {number} of {len(self._estimators)}")
+        return progress.telling(bar, f"compiling program {number} of {len(self._names)}")
 
     def _tell(self, bar: Any, num_steps: int) -> None:
         steps_left = num_steps - self.step
-        left = progress.remaining_text(self._estimate.remaining(steps_left)) if steps_left else ""
-        told = [left, f"meta_loss={self.smoothed_loss:.4f}"]
+        # The shards of a step that are not computed at once follow one another.
+        rounds = -(-len(self._shards) // self.crew.parallel)
+        left = self._estimate.remaining(steps_left * rounds)
+        left_text = progress.remaining_text(left) if steps_left else ""
+        told = [left_text, f"meta_loss={self.smoothed_loss:.4f}", self.crew.text()]
         bar.set_postfix_str(", ".join(filter(None, told)), refresh=False)
 
     def _summarise(self) -> None:
-        for name, value in self._latest.items():
+        for name, value in {**self._latest, **dict(self.crew.told())}.items():
             tf.summary.scalar(name, value, step=self._step)
         tf.summary.scalar("meta_loss_smoothed", self._smoothed_loss, step=self._step)
         tf.summary.scalar("seconds", self._seconds, step=self._step)
         tf.summary.scalar("compile_seconds", self.compile_seconds, step=self._step)
         self._latest.clear()
 
-    def _choose(self) -> int:
-        """Which estimator the next outer step is of."""
-        drawn = np.random.default_rng([self._seed_value, self.step]).random() * self._ends[-1]
-        return int(np.searchsorted(self._ends, drawn, side="right"))
-
-    @tf.function(autograph=False)
-    def _init_state(self, theta: Theta, index: int) -> Any:
-        # Not compiled: it runs once.
-        seed = random.fold_in(random.fold_in(self._seed, 0), index)
-        length = self._length(tf.constant(0, tf.int64))
-        return self._estimators[index].init_state(theta, seed, length)
-
     @tf.function(jit_compile=True, autograph=False)
-    def _outer_step(self, index: int) -> Tensors:
+    def _apply(self, gradient: Tensors) -> Tensors:
+        """Moves theta, and counts the outer step: dict of scalars for the summaries."""
         theta = self._theta_tensors()
-        seed = random.fold_in(random.fold_in(self._seed, 1), self._step)
-        state = tf.nest.map_structure(tf.convert_to_tensor, self._states[index])
-        length = self._length(self._step)
-        estimate = self._estimators[index].estimate(theta, state, seed, length)
-        gradient = {
-            name: tf.where(tf.math.is_finite(g), g, 0.0)
-            for name, g in estimate.gradient.items()
-            if name in self._trained
-        }
         norm = tf.linalg.global_norm(list(gradient.values()))
         if self._gradient_norm_clip is not None:
             scale = tf.minimum(1.0, self._gradient_norm_clip / norm)
@@ -328,23 +369,9 @@ class OuterLoop:
             [gradient[name] for name in self._trained],
             [self._theta[name] for name in self._trained],
         )
-        for variable, value in zip(
-            tf.nest.flatten(self._states[index]), tf.nest.flatten(estimate.state), strict=True
-        ):
-            variable.assign(value)
         self._step.assign_add(1)
         moved = [self._theta[name] - theta[name] for name in theta]
-        return {
-            **estimate.metrics,
-            "unroll_length": tf.cast(length, tf.float32),
-            "gradient_norm": norm,
-            "outer_step_size": tf.linalg.global_norm(moved),
-        }
-
-    def _length(self, step: Tensor) -> Any:
-        """Inner steps of the problems that begin at this outer step."""
-        seed = random.fold_in(random.fold_in(self._seed, 2), step)
-        return self._curriculum.length(step, seed)
+        return {"gradient_norm": norm, "outer_step_size": tf.linalg.global_norm(moved)}
 
     def _theta_tensors(self) -> Tensors:
         return {name: tf.convert_to_tensor(value) for name, value in self._theta.items()}

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import export
@@ -13,8 +13,9 @@ from lopt_keras.rules.base import UpdateRule
 from lopt_keras.types import Arrays
 from meta import memory
 from meta.tasks.base import Task
-from meta.training import outer_state, run_directory
+from meta.training import outer_state, ray_crew, run_directory
 from meta.training.config import MetaTrainingConfig
+from meta.training.crew import Crew, CrewFailed
 from meta.training.outer_loop import OuterLoop
 
 
@@ -48,8 +49,13 @@ def started(config: MetaTrainingConfig) -> Iterator["MetaTraining"]:
         ValueError: as for `train`.
     """
     plan = _Plan(config)
-    with run_directory.lock(config.out_dir):
-        training = plan.build()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run_directory.lock(config.out_dir))
+        crew: Crew | None = None
+        if config.num_workers:
+            crew = ray_crew.RayCrew(config)
+            stack.callback(crew.close)
+        training = plan.build(crew)
         training.claim()
         yield training
 
@@ -77,6 +83,11 @@ class MetaTraining:
         self._config, self._description = config, description
 
     @property
+    def processes(self) -> list[int]:
+        """The numbers of the worker processes that have started."""
+        return self.loop.crew.processes
+
+    @property
     def export_dir(self) -> str:
         """Where the SavedModel goes."""
         return _export_dir(self._config)
@@ -98,9 +109,15 @@ class MetaTraining:
 
         Raises:
             OSError: if something cannot be written; the message says what is kept.
+            CrewFailed: if a shard cannot be computed; likewise.
         """
         loop = self.loop
-        loop.run(self._config.num_outer_steps)
+        try:
+            loop.run(self._config.num_outer_steps)
+        except CrewFailed as error:
+            raise CrewFailed(
+                f"{error}. Outer step {loop.step} is kept: run again to go on from there."
+            ) from error
         print(f"Outer steps: {loop.seconds:.0f} s, compilation: {loop.compile_seconds:.0f} s.")
         try:
             self.export()
@@ -140,6 +157,10 @@ class _Plan:
         }
         if config.command is not None:
             self.description["command"] = config.command
+        if config.num_workers:
+            ray_crew.check_installed()
+        if config.max_staleness is not None:
+            self.description["depends_on_timing"] = True
         if config.outer_state is not None:
             outer_state.read(config.outer_state)
             self.description["outer_state_sha256"] = outer_state.digest(config.outer_state)
@@ -153,22 +174,15 @@ class _Plan:
         memory.check(tried, config.num_particles)
         config.make_estimator(self._rule, tried)  # Of a mixture, the others differ in size only.
 
-    def build(self) -> MetaTraining:
-        """The `MetaTraining`, its programs traced."""
+    def build(self, crew: Crew | None = None) -> MetaTraining:
+        """The `MetaTraining`, its programs traced, here or by a `Crew`."""
         config, mixture = self._config, self._config.tasks
-        programs: Mapping[str, tuple[Any, float]]
-        if mixture is None:
-            programs = {"": (self._task, 1.0)}
-        else:
+        if mixture is not None:
             mixture.complete(config.data_dir)
             self.description["references_sha256"] = mixture.references_digest(config.data_dir)
-            programs = mixture.build(config.data_dir)
-        training = {
-            name: (config.make_estimator(self._rule, task), weight)
-            for name, (task, weight) in programs.items()
-        }
+        programs = config.make_programs(self._rule, self._task)
         loop = OuterLoop(
-            training,
+            programs,
             self._optimizer,
             config.seed,
             config.out_dir,
@@ -177,6 +191,9 @@ class _Plan:
             config.outer_gradient_norm_clip,
             self._curriculum,
             self._initial_theta,
+            config.num_shards,
+            crew,
+            config.max_staleness,
         )
         weights = {name: weight for name, (_, weight) in programs.items()}
         return MetaTraining(config, self._rule, self._task, weights, loop, self.description)

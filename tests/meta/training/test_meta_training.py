@@ -75,6 +75,10 @@ def test_another_config_is_refused_in_its_directory(trained):
         ({"outer_warmup_steps": 4}, "`outer_warmup_steps` must be less than num_outer_steps=4"),
         ({"trained": "("}, "`trained` must be a regular expression"),
         ({"initial_weights": "nope"}, "`initial_weights` must be weights of the rule"),
+        ({"num_shards": 0}, "`num_shards` must be in"),
+        ({"num_workers": 2}, "`num_workers` must be at most num_shards=1"),
+        ({"ray_address": "auto"}, "`ray_address` is for workers"),
+        ({"max_staleness": 3}, "`max_staleness` is for workers"),
         ({"tasks": Mixture({"quadratic": 1.0}, 1)}, "`tasks` excludes `task`"),
     ],
 )
@@ -87,5 +91,8 @@ def test_wrong_arguments_are_named_before_any_work_starts(arguments, text, tmp_p
 def test_what_decides_is_what_has_an_effect(tmp_path):
     config = make(tmp_path)
     assert json.loads(json.dumps(config.deciding)) == config.deciding
+    # Neither who computes it, nor what was not known when the first runs began.
+    assert not {"num_workers", "ray_address", "num_shards", "max_staleness"} & set(config.deciding)
+    assert dataclasses.replace(config, num_shards=2).deciding["num_shards"] == 2
     given = dataclasses.replace(config, flags={"x": 1})
     assert given.deciding == {"x": 1}

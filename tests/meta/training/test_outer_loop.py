@@ -1,4 +1,5 @@
 import os
+import signal
 
 import keras
 import numpy as np
@@ -9,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lopt_keras import LearnedOptimizer, rules
 from meta import estimators
-from meta.training import outer_state
+from meta.training import outer_state, shards
 from meta.training.curriculum import Curriculum
 from meta.training.outer_loop import OuterLoop
 
@@ -219,22 +220,23 @@ def test_a_part_of_theta_is_trained(tmp_path, name):
     assert loop.theta["log_one_minus_momentum"] == start["log_one_minus_momentum"]
 
 
-def make_mixture(out_dir, weights, seed=0):
+def make_mixture(out_dir, weights, seed=0, **kwargs):
     arguments = {"num_particles": 4, "unroll_length": 2, "horizon": 4}
     tasks = {"quadratic/0": Quadratic(), "quadratic/1": Quadratic(), "noise/0": Noise()}
     mixture = {
         name: (estimators.get("pes", RULE, task, **arguments), weights[name])
         for name, task in tasks.items()
     }
-    return OuterLoop(mixture, keras.optimizers.Adam(0.05), seed, str(out_dir), checkpoint_every=3)
+    optimizer = keras.optimizers.Adam(0.05)
+    return OuterLoop(mixture, optimizer, seed, str(out_dir), checkpoint_every=3, **kwargs)
 
 
 def test_a_mixture_takes_its_steps_in_proportion_and_resumes(tmp_path):
     weights = {"quadratic/0": 6, "quadratic/1": 3, "noise/0": 1}
     whole = make_mixture(tmp_path / "whole", weights)
     taken = []
-    outer_step = whole._outer_step
-    whole._outer_step = lambda index: taken.append(index) or outer_step(index)
+    units = whole._units
+    whole._units = lambda: [taken.append(unit.program) or unit for unit in units()]
     whole.run(60)
     fractions = np.bincount(taken, minlength=3) / 60
     np.testing.assert_allclose(fractions, [0.6, 0.3, 0.1], atol=0.15)
@@ -270,3 +272,42 @@ def test_it_refuses_the_state_of_another_optimizer(tmp_path):
     loop = make_loop(tmp_path / "second", optimizer=keras.optimizers.SGD(), task=Quadratic())
     with pytest.raises(ValueError, match="outer optimizer"):
         loop.go_on_from(str(tmp_path / "first" / outer_state.FILE))
+
+
+def test_shards_take_their_steps_together_and_resume(tmp_path):
+    weights = {"quadratic/0": 6, "quadratic/1": 3, "noise/0": 1}
+    whole = make_mixture(tmp_path / "whole", weights, num_shards=3)
+    whole.run(20)
+    interrupted = make_mixture(tmp_path / "interrupted", weights, num_shards=3)
+    interrupted.run(11)
+    resumed = make_mixture(tmp_path / "interrupted", weights, num_shards=3)
+    assert resumed.restore() == 11
+    resumed.run(20)
+    assert_equal(whole.theta, resumed.theta)
+    found = summaries(tmp_path / "whole")
+    assert {f"shards/{i}/meta_loss" for i in range(3)} <= set(found)
+    one = make_mixture(tmp_path / "one", weights)
+    one.run(20)
+    assert one.theta["log_learning_rate"] != whole.theta["log_learning_rate"]
+
+
+def test_an_interruption_leaves_a_checkpoint(tmp_path, monkeypatch):
+    """In the middle of an outer step, which is then taken again."""
+    whole = make_loop(tmp_path / "whole", "pes", task=Quadratic(), horizon=12, num_shards=2)
+    whole.run(6)
+    loop = make_loop(tmp_path / "x", "pes", task=Quadratic(), horizon=12, num_shards=2)
+    average = shards.average
+
+    def interrupt(gradients):
+        if loop.step == 4:
+            signal.raise_signal(signal.SIGINT)
+        return average(gradients)
+
+    monkeypatch.setattr(shards, "average", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        loop.run(6)
+    monkeypatch.undo()
+    resumed = make_loop(tmp_path / "x", "pes", task=Quadratic(), horizon=12, num_shards=2)
+    assert resumed.restore() == 4
+    resumed.run(6)
+    assert_equal(whole.theta, resumed.theta)
