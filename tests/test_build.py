@@ -136,7 +136,7 @@ DISTRIBUTIONS = {
 }
 """The packages that are not called as their modules are."""
 
-OPTIONAL = {"ana_cont", "jax", "torch"}
+OPTIONAL = {"ana_cont", "jax", "ray", "torch"}
 """What is imported only where Keras runs on it."""
 
 
