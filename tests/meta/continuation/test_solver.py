@@ -166,16 +166,9 @@ def test_losses_are_their_formulas():
     )
 
 
-def test_training_improves_and_repeats():
-    first, second, other = small_trainer(), small_trainer(), small_trainer(seed=1)
-    history = training.fit(first, 150)
-    errors = history.history["error"]
+def test_training_improves():
+    errors = training.fit(small_trainer(), 150).history["error"]
     assert np.mean(errors[-20:]) < 0.85 * np.mean(errors[:10])
-    training.fit(second, 150)
-    training.fit(other, 10)
-    for a, b in zip(first.solver.weights, second.solver.weights, strict=True):
-        np.testing.assert_array_equal(a.numpy(), b.numpy())
-    assert np.isfinite(other.solver.weights[0].numpy()).all()
 
 
 class Stop(keras.callbacks.Callback):

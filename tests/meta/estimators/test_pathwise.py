@@ -71,14 +71,10 @@ def assert_gradient(gradient, rule, task, width=3e-3, num=20, **kwargs):
     np.testing.assert_allclose(sum(products), expected, rtol=0.01, atol=2e-4)
 
 
-@pytest.mark.parametrize(
-    ("rule", "split"),
-    [(rules.MLP(**LEARNED), "validation"), (rules.FactoredMLP(**LEARNED), "train")],
-)
-def test_learned_rules_against_finite_differences(rule, split):
-    task = small_mlp(activation="tanh")
-    result = estimate(rule, task, outer_split=split)
-    assert_gradient(result.gradient, rule, task, split=split)
+def test_a_learned_rule_against_finite_differences():
+    rule, task = rules.FactoredMLP(**LEARNED), small_mlp(activation="tanh")
+    result = estimate(rule, task, outer_split="validation")
+    assert_gradient(result.gradient, rule, task, split="validation")
 
 
 @dataclasses.dataclass(frozen=True)
