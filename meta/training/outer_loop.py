@@ -125,6 +125,14 @@ class OuterLoop:
             compile_seconds=self._compile_seconds,
         )
         self._checkpoints: Any = None
+        # Now, not at the first step: see `Worker.trace`.
+        self._apply.get_concrete_function(
+            {
+                name: tf.TensorSpec(x.shape)
+                for name, x in self._theta.items()
+                if name in self._trained
+            }
+        )
 
     @property
     def theta(self) -> Arrays:

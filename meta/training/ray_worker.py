@@ -68,8 +68,6 @@ class RayWorker:
         Raises:
             ValueError: if this process has other versions.
         """
-        import ray
-
         own = versions()
         for name, version in expected.items():
             if own[name] != version:
@@ -80,6 +78,8 @@ class RayWorker:
         self._worker = self.make_worker(pickle.loads(config))
         states = {pair: self._worker.init_state(theta, *pair) for pair in pairs}
         self._worker.trace(theta, sorted({program for _, program in pairs}), quiet=True)
+        import ray
+
         return {
             "pid": os.getpid(),
             "node": ray.get_runtime_context().get_node_id(),

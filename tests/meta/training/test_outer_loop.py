@@ -297,6 +297,8 @@ def test_an_interruption_leaves_a_checkpoint(tmp_path, monkeypatch):
     whole.run(6)
     loop = make_loop(tmp_path / "x", "pes", task=Quadratic(), horizon=12, num_shards=2)
     average = shards.average
+    # Under a shell that has put the tests in the background, interruptions are ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt(gradients):
         if loop.step == 4:
@@ -304,8 +306,11 @@ def test_an_interruption_leaves_a_checkpoint(tmp_path, monkeypatch):
         return average(gradients)
 
     monkeypatch.setattr(shards, "average", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        loop.run(6)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loop.run(6)
+    finally:
+        signal.signal(signal.SIGINT, before)
     monkeypatch.undo()
     resumed = make_loop(tmp_path / "x", "pes", task=Quadratic(), horizon=12, num_shards=2)
     assert resumed.restore() == 4
