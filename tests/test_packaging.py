@@ -65,10 +65,12 @@ def test_production_needs_keras_numpy_and_tensorflow_only(wheel):
     ]
     production = {line.split(">")[0] for line in requirements if "extra ==" not in line}
     assert production == {"keras", "numpy", "tensorflow"}
-    assert all(">=" in line for line in requirements if "wheel" not in line)
+    # One extra may name another.
+    others = [line for line in requirements if not re.match(r"wheel|lopt[_-]keras\[", line)]
+    assert all(">=" in line for line in others)
 
 
 def test_no_command_touches_a_folder_that_may_be_bazels_file():
     """On a disk that does not tell capitals from small letters, `build` is BUILD."""
     rules = (ROOT / "Makefile").read_text()
-    assert not re.search(r"(?m)^\t.*\bbuild\b", rules)
+    assert not re.search(r"(?m)^\t.*(?<!mkdocs )\bbuild\b", rules)
