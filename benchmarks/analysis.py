@@ -17,7 +17,7 @@ from absl import app, flags
 from export import command
 from lopt_keras import rules, saved_model
 from meta import provenance, random, tasks
-from meta.analysis import pictures, report
+from meta.analysis import plots, report
 from meta.analysis.study import Study
 from meta.analysis.subject import Subject
 from meta.training.inner_training import InnerTraining
@@ -97,16 +97,16 @@ def figures(losses):
 def plot_losses(losses, file):
     """Mean and median loss against steps."""
     panels = [
-        pictures.Panel(
+        plots.Panel(
             f"{label} over problems",
             "step",
             "training loss",
-            [pictures.Curve(n, np.arange(len(x)), reduce(x, axis=1)) for n, x in losses.items()],
+            [plots.Curve(n, np.arange(len(x)), reduce(x, axis=1)) for n, x in losses.items()],
             log_y=True,
         )
         for label, reduce in (("mean", np.mean), ("median", np.median))
     ]
-    pictures.draw(file, panels)
+    plots.draw(file, panels)
 
 
 def mechanisms(subject, task, adam, file):
@@ -119,7 +119,7 @@ def mechanisms(subject, task, adam, file):
         if not isinstance(section, str)
         for panel in section.panels
     ]
-    pictures.draw(file, panels)
+    plots.draw(file, panels)
     return {
         name: section if isinstance(section, str) else section.findings
         for name, section in found.items()

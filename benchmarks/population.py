@@ -18,7 +18,7 @@ from absl import app, flags, logging
 import export
 from lopt_keras import rules, saved_model
 from meta import estimators, provenance, random, tasks
-from meta.population import pictures
+from meta.population import plots
 from meta.population.evolution import Evolution
 from meta.population.members import Hyperparameters
 from meta.population.population import Population
@@ -194,7 +194,7 @@ class Study:
         genealogy, best = population.genealogy, population.best
         name = os.path.join(self._out_dir, f"genealogy_{seed}")
         provenance.write_json(f"{name}.json", genealogy.to_dict())
-        pictures.plot(genealogy, best, f"{name}.png")
+        plots.plot(genealogy, best, f"{name}.png")
         metadata = {
             "command": f"python benchmarks/population.py, seed {seed}",
             "commits": [provenance.commit()],

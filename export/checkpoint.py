@@ -98,6 +98,34 @@ def has_checkpoints(directory: str | os.PathLike[str]) -> bool:
     return bool(_candidates(os.path.join(directory, CHECKPOINTS)))
 
 
+def restore_newest(
+    checkpoint: tf.train.Checkpoint, directory: str | os.PathLike[str], what: str
+) -> str | None:
+    """Restores the newest whole checkpoint of a directory.
+
+    Args:
+        checkpoint: of which all variables have to be in the file.
+        directory: the `--out_dir` of a run.
+        what: whose checkpoint it should be, for the error.
+
+    Returns:
+        The path of the checkpoint, or None if there is none.
+
+    Raises:
+        ValueError: if there are checkpoints, but none that is whole and of such variables.
+    """
+    newest = newest_whole(directory)
+    if newest is not None:
+        try:
+            checkpoint.restore(newest).assert_consumed()
+        except (AssertionError, tf.errors.OpError, ValueError) as error:
+            raise ValueError(
+                f"The checkpoint {newest!r} is not one of this {what}, or of another "
+                f"version: {backend.reason(error)}"
+            ) from error
+    return newest
+
+
 def newest_whole(directory: str | os.PathLike[str]) -> str | None:
     """The newest checkpoint of a run of which every byte can be read.
 

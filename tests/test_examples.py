@@ -2,6 +2,8 @@
 
 import importlib.util
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -29,6 +31,15 @@ def test_an_example_runs(name, tmp_path):
     values = list(result.values()) if isinstance(result, dict) else np.ravel(result)
     assert len(values) > 0
     assert np.isfinite(values).all()
+
+
+def test_an_example_runs_on_several_devices():
+    code = f"import {IN_A_PROCESS_OF_ITS_OWN} as e; print('losses', *e.main(epochs=1))"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    (line,) = (x for x in result.stdout.splitlines() if x.startswith("losses"))
+    assert np.isfinite([float(x) for x in line.split()[1:]]).all()
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

@@ -186,8 +186,7 @@ class DirectionMixture(base.UpdateRule):
         layout = self._layout(params, names)
         grads, params = layout.gather(grads), layout.gather(params)
         seen = self._look(theta, state, grads, params, signals, layout)
-        outputs = seen.outputs
-        step_size, max_scale, _ = self._constants(layout)
+        outputs, (step_size, max_scale, _) = seen.outputs, seen.constants
         scale = ops.clip(seen.own.sizes, self.min_parameter_scale, max_scale)
         factor = ops.exp(self.exp_mult * outputs["factor"])
         factor = step_size * self._schedule(signals)[:, None] * factor
@@ -246,13 +245,14 @@ class DirectionMixture(base.UpdateRule):
         layout: tiling.Tiling,
     ) -> "_Seen":
         """All up to the outputs of the network; gradients and parameters are in tiles."""
-        moments = self._moments(theta, state.shared, grads, layout)
+        constants = self._constants(layout)
+        *_, trust = constants
+        moments = self._moments(theta, state.shared, grads, layout, trust)
         adam, measured = _adam_directions(moments, signals, params, grads, layout)
         losses, heard = controller.listen(state.shared, signals)
         statistics, own = _tensor_features(state.shared, adam, measured, signals, layout)
-        *_, trust = self._constants(layout)
         outputs = self._network(theta, heard, own, trust)
-        return _Seen(moments, adam, own, outputs, {**losses, **statistics})
+        return _Seen(moments, adam, own, outputs, {**losses, **statistics}, constants)
 
     def _constants(self, layout: tiling.Tiling) -> tuple[float, float, float]:
         """The size of a step, the largest size of a tensor, and the trust in the network."""
@@ -270,9 +270,8 @@ class DirectionMixture(base.UpdateRule):
         return tiling.tiling(shapes, matrices, self.tile_rows, self.tile_columns)
 
     def _moments(
-        self, theta: Theta, shared: Tensors, grads: Sequence[Tensor], layout: Any
+        self, theta: Theta, shared: Tensors, grads: Sequence[Tensor], layout: Any, trust: float
     ) -> "_Moments":
-        *_, trust = self._constants(layout)
         momentum, second_decay = (
             1.0 - ops.minimum((1.0 - start) * ops.exp(trust * _GLOBAL_MULT * theta[name]), _FASTEST)
             for name, start in _GLOBALS.items()
@@ -358,6 +357,7 @@ class _Seen(NamedTuple):
         own: `_Own`.
         outputs: of the network, dict of `[P, tensors]`.
         statistics: the running statistics of losses and tensors, for the state.
+        constants: what `_constants` gives.
     """
 
     moments: Any
@@ -365,6 +365,7 @@ class _Seen(NamedTuple):
     own: Any
     outputs: Any
     statistics: Any
+    constants: Any
 
 
 def _adam_directions(

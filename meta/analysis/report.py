@@ -14,7 +14,7 @@ import tqdm
 
 from lopt_keras import rules
 from meta import provenance
-from meta.analysis import pictures
+from meta.analysis import plots
 from meta.analysis.sections import SECTIONS, Section
 
 _TEMPLATE = pathlib.Path(__file__).with_name("report.html")
@@ -103,7 +103,7 @@ def _section(out_dir, subject, name, section):
     picture = ""
     if section.panels:
         file = os.path.join(out_dir, f"{name}.png")
-        pictures.draw(file, section.panels)
+        plots.draw(file, section.panels)
         data = base64.b64encode(pathlib.Path(file).read_bytes()).decode()
         picture = f'<img alt="{html.escape(section.title)}" src="data:image/png;base64,{data}">'
     tables = "<p></p>".join(_table(table, subject) for table in section.tables)

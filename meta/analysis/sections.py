@@ -16,7 +16,7 @@ from meta.analysis import (
     schedule,
     state_space,
 )
-from meta.analysis.pictures import Curve, Panel
+from meta.analysis.plots import Curve, Panel
 from meta.analysis.study import ADAM
 
 _STARTS = 8

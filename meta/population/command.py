@@ -17,7 +17,7 @@ from export import checkpoint, saved_model
 from lopt_keras import rules
 from lopt_keras.saved_model import check_rule_size
 from meta import estimators, json_flag, memory, provenance, tasks
-from meta.population import pictures
+from meta.population import plots
 from meta.population.evolution import SELECTIONS, Evolution
 from meta.population.population import Population
 from meta.population.training import Training
@@ -209,7 +209,7 @@ def _finish(population, plan):
     file = os.path.join(_OUT_DIR.value, "genealogy.json")
     provenance.write_json(file, genealogy.to_dict())
     picture = os.path.join(_OUT_DIR.value, "genealogy.png")
-    pictures.plot(genealogy, best, picture)
+    plots.plot(genealogy, best, picture)
     score = genealogy.generations[-1]["scores"][best]
     metadata = {name: value for name, value in plan.run.items() if name != "rule"}
     metadata |= {

@@ -162,15 +162,8 @@ class Population:
         """
         self._variables = tf.nest.map_structure(tf.Variable, self._saved())
         self._checkpoint = tf.train.Checkpoint(variables=tf.nest.flatten(self._variables))
-        newest = run_checkpoint.newest_whole(self._out_dir)
+        newest = run_checkpoint.restore_newest(self._checkpoint, self._out_dir, "population")
         if newest is not None:
-            try:
-                self._checkpoint.restore(newest).assert_consumed()
-            except (AssertionError, tf.errors.OpError, ValueError) as error:
-                raise ValueError(
-                    f"The checkpoint {newest!r} is not one of this population, or of another "
-                    f"version: {backend.reason(error)}"
-                ) from error
             self._members, previous, text = tf.nest.map_structure(
                 tf.convert_to_tensor, self._variables
             )

@@ -169,15 +169,8 @@ class OuterLoop:
             ValueError: if there are checkpoints, but none that is whole and of such a loop.
         """
         folder = os.path.join(self._out_dir, run_checkpoint.CHECKPOINTS)
-        newest = run_checkpoint.newest_whole(self._out_dir)
+        newest = run_checkpoint.restore_newest(self._checkpoint, self._out_dir, "meta-training")
         if newest is not None:
-            try:
-                self._checkpoint.restore(newest).assert_consumed()
-            except (AssertionError, tf.errors.OpError, ValueError) as error:
-                raise ValueError(
-                    f"The checkpoint {newest!r} is not one of this meta-training, or of another "
-                    f"version: {backend.reason(error)}"
-                ) from error
             self.crew.restore(
                 {pair: [x.value() for x in state] for pair, state in self._states.items()}
             )

@@ -1,5 +1,6 @@
 """Linear and logistic regression, on tables or on data of a random linear model."""
 
+import abc
 import dataclasses
 from typing import Any, ClassVar
 
@@ -91,13 +92,13 @@ class LinearModel(TableTask):
             penalty = setting["l2"]
         return inputs, targets, penalty
 
+    @abc.abstractmethod
     def answers(self, outputs, seed):
         """Targets `[num, B]` from the outputs `[num, B, outputs]` of the synthetic model."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def with_noise(self, targets, amount, seeds):
         """Targets `[num, B]` with noise: amount `[num]`, and two seeds."""
-        raise NotImplementedError
 
     def loss(self, params, data, setting):
         *examples, penalty = data

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from meta.population import pictures
+from meta.population import plots
 from meta.population.evolution import FACTORS, Copy, Evolution
 from meta.population.genealogy import Genealogy
 from meta.population.members import Hyperparameters
@@ -176,5 +176,5 @@ def test_a_genealogy_is_json_and_back():
 
 
 def test_the_picture(tmp_path):
-    pictures.plot(genealogy(), 1, tmp_path / "genealogy.png")
+    plots.plot(genealogy(), 1, tmp_path / "genealogy.png")
     assert (tmp_path / "genealogy.png").read_bytes().startswith(b"\x89PNG")
