@@ -40,7 +40,8 @@ START = ([[1.0, 2.0], [3.0, 4.0]], [0.5, -0.5])
 pytestmark = pytest.mark.filterwarnings("ignore:The update rule .* makes use of")
 
 
-# One for each form of state: of tensors only, shared as well, and of all tensors in one.
+# One for each form of state: of tensors only, shared as well, and of all tensors in one. What the
+# optimizer does around a rule can depend on that form, and on nothing else of the rule.
 FORMS_OF_STATE = ("mlp", "scheduled", "direction_mixture")
 
 
@@ -51,7 +52,7 @@ def rule(request):
 
 @pytest.fixture(params=FORMS_OF_STATE)
 def form_of_state(request):
-    """A rule, where a test takes long and only the form of its state can make a difference."""
+    """A rule, where a test is of what stands around it."""
     return RULES[request.param]
 
 
@@ -155,11 +156,11 @@ def test_iterations_count_steps(rule):
     assert int(optimizer.iterations) == 2
 
 
-def test_empty_gradients(rule):
+def test_empty_gradients(form_of_state):
     used, unused = make_variables()
     with pytest.raises(ValueError, match="No gradients provided for any variable"):
-        make_optimizer(rule).apply_gradients([(None, used)])
-    optimizer = make_optimizer(rule)
+        make_optimizer(form_of_state).apply_gradients([(None, used)])
+    optimizer = make_optimizer(form_of_state)
     with pytest.warns(UserWarning, match="Gradients do not exist"):
         optimizer.apply_gradients([(tf.ones((2, 2)), used), (None, unused)])
     np.testing.assert_array_equal(unused.numpy(), START[1])
@@ -179,24 +180,24 @@ def test_an_unusable_gradient_changes_only_the_counter(rule):
     assert [optimizer.variables[i - 2].name for i in changed] == ["skipped_steps"]
 
 
-def test_tensorflow_variables_mix_with_those_of_keras(rule):
+def test_tensorflow_variables_mix_with_those_of_keras(form_of_state):
     mine, native = keras.Variable(START[0]), tf.Variable(START[0])
-    make_optimizer(rule).apply([tf.ones((2, 2))] * 2, [mine, native])
+    make_optimizer(form_of_state).apply([tf.ones((2, 2))] * 2, [mine, native])
     np.testing.assert_allclose(mine.numpy(), native.numpy(), rtol=1e-6)
     assert (mine.numpy() != START[0]).any()
 
 
-def test_constraints_are_applied(rule):
+def test_constraints_are_applied(form_of_state):
     variable = keras.Variable([-0.5, 0.5])
     variable.constraint = keras.constraints.NonNeg()
-    make_optimizer(rule).apply([tf.constant([0.1, -0.1])], [variable])
+    make_optimizer(form_of_state).apply([tf.constant([0.1, -0.1])], [variable])
     assert variable.numpy()[0] == 0.0
 
 
-def test_overwrite_with_gradient(rule):
+def test_overwrite_with_gradient(form_of_state):
     variables = make_variables()
     variables[0].overwrite_with_gradient = True
-    optimizer = make_optimizer(rule)
+    optimizer = make_optimizer(form_of_state)
     optimizer.apply([tf.ones((2, 2)), tf.ones(2)], variables)
     np.testing.assert_array_equal(variables[0].numpy(), np.ones((2, 2)))
     assert (variables[1].numpy() != START[1]).any()
@@ -217,38 +218,38 @@ def test_overwrite_with_gradient(rule):
     ],
     ids=["clipvalue", "clipnorm", "global_clipnorm"],
 )
-def test_clipping(rule, options, clip):
+def test_clipping(form_of_state, options, clip):
     steps = gradients(3)
-    clipped = trajectory(make_optimizer(rule, **options), steps)
-    expected = trajectory(make_optimizer(rule), [clip(grads) for grads in steps])
+    clipped = trajectory(make_optimizer(form_of_state, **options), steps)
+    expected = trajectory(make_optimizer(form_of_state), [clip(grads) for grads in steps])
     for a, b in zip(clipped, expected, strict=True):
         assert_equal(a, b, rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match="Only one of"):
-        make_optimizer(rule, **{"clipvalue": 0.2, "clipnorm": 0.1, **options})
+        make_optimizer(form_of_state, **{"clipvalue": 0.2, "clipnorm": 0.1, **options})
 
 
-def test_gradient_accumulation_equals_the_mean_gradient(rule):
+def test_gradient_accumulation_equals_the_mean_gradient(form_of_state):
     micro = gradients(6)
     means = [
         [np.mean(parts, axis=0) for parts in zip(*micro[i : i + 3], strict=True)] for i in (0, 3)
     ]
-    accumulating = make_optimizer(rule, gradient_accumulation_steps=3)
+    accumulating = make_optimizer(form_of_state, gradient_accumulation_steps=3)
     history = trajectory(accumulating, micro)
-    expected = trajectory(make_optimizer(rule), means)
+    expected = trajectory(make_optimizer(form_of_state), means)
     assert_equal(history[1], START)
     assert_equal(history[2], expected[0], rtol=1e-5, atol=1e-6)
     assert_equal(history[5], expected[1], rtol=1e-5, atol=1e-6)
     assert int(accumulating.iterations) == 2
 
 
-def test_weight_decay_and_its_exclusions(rule):
-    optimizer = make_optimizer(rule, weight_decay=0.5, learning_rate=0.1)
+def test_weight_decay_and_its_exclusions(form_of_state):
+    optimizer = make_optimizer(form_of_state, weight_decay=0.5, learning_rate=0.1)
     variables = [keras.Variable([1.0, 2.0], name=name) for name in ("kernel", "bias")]
     plain = [keras.Variable(value) for value in ([0.95, 1.9], [1.0, 2.0])]
     optimizer.exclude_from_weight_decay(var_names=["bias"])
     gradient = tf.constant([1.0, -1.0])
     optimizer.apply([gradient] * 2, variables)
-    make_optimizer(rule, learning_rate=0.1).apply([gradient] * 2, plain)
+    make_optimizer(form_of_state, learning_rate=0.1).apply([gradient] * 2, plain)
     assert_equal([v.numpy() for v in variables], [v.numpy() for v in plain], rtol=1e-6)
 
 
@@ -287,7 +288,7 @@ def test_learning_rate_scales_and_can_be_assigned(rule):
     assert len(optimizer.variables) == count - 1
 
 
-def test_learning_rate_callbacks(rule):
+def test_learning_rate_callbacks(form_of_state):
     seen = []
 
     class Record(keras.callbacks.Callback):
@@ -295,30 +296,30 @@ def test_learning_rate_callbacks(rule):
             seen.append(float(self.model.optimizer.learning_rate))
 
     scheduler = keras.callbacks.LearningRateScheduler(lambda epoch: 0.5 ** (epoch + 1))
-    fit(make_model(make_optimizer(rule)), epochs=2, callbacks=[scheduler, Record()])
+    fit(make_model(make_optimizer(form_of_state)), epochs=2, callbacks=[scheduler, Record()])
     assert seen == [0.5, 0.25]
     plateau = keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=1, min_delta=1e9)
-    model = fit(make_model(make_optimizer(rule)), epochs=3, callbacks=[plateau])
+    model = fit(make_model(make_optimizer(form_of_state)), epochs=3, callbacks=[plateau])
     assert float(model.optimizer.learning_rate) == 0.25
 
 
-def test_static_loss_scaling(rule):
+def test_static_loss_scaling(form_of_state):
     (grads,) = gradients(1)
-    optimizer = make_optimizer(rule, loss_scale_factor=1024.0)
+    optimizer = make_optimizer(form_of_state, loss_scale_factor=1024.0)
     assert float(optimizer.scale_loss(1.0)) == 1024.0
     scaled = trajectory(optimizer, [[1024.0 * g for g in grads]])
-    optimizer = make_optimizer(rule)
+    optimizer = make_optimizer(form_of_state)
     optimizer.scale_loss(1.0)
     assert_equal(scaled[0], trajectory(optimizer, [grads])[0], rtol=1e-5, atol=1e-6)
 
 
-def test_dynamic_loss_scaling(rule):
+def test_dynamic_loss_scaling(form_of_state):
     """As keras.optimizers.LossScaleOptimizer's own tests have it."""
-    inner = make_optimizer(rule)
+    inner = make_optimizer(form_of_state)
     optimizer = keras.optimizers.LossScaleOptimizer(inner, initial_scale=4.0)
     variables, (grads,) = make_variables(), gradients(1)
     optimizer.apply([tf.constant(4.0 * g) for g in grads], variables)
-    expected = trajectory(make_optimizer(rule), [grads])[0]
+    expected = trajectory(make_optimizer(form_of_state), [grads])[0]
     assert_equal([v.numpy() for v in variables], expected, rtol=1e-5, atol=1e-6)
     optimizer.apply([tf.constant(np.inf * g) for g in grads], variables)
     assert_equal([v.numpy() for v in variables], expected, rtol=1e-5, atol=1e-6)
@@ -359,8 +360,8 @@ def test_config_round_trips(rule):
         assert_equal(a, b)
 
 
-def test_set_weights(rule):
-    first, second = make_optimizer(rule), make_optimizer(rule)
+def test_set_weights(form_of_state):
+    first, second = make_optimizer(form_of_state), make_optimizer(form_of_state)
     trajectory(first, gradients(2))
     with pytest.raises(ValueError, match="You are calling"):
         second.set_weights(first.variables)
@@ -370,8 +371,8 @@ def test_set_weights(rule):
 
 
 @pytest.mark.parametrize("options", [{}, {"use_ema": True, "gradient_accumulation_steps": 3}])
-def test_a_saved_model_continues_bit_for_bit(rule, tmp_path, options):
-    model = fit(make_model(make_optimizer(rule, **options)))
+def test_a_saved_model_continues_bit_for_bit(form_of_state, tmp_path, options):
+    model = fit(make_model(make_optimizer(form_of_state, **options)))
     model.save(tmp_path / "model.keras")
     restored = keras.models.load_model(tmp_path / "model.keras")
     assert_equal(values(model), values(restored))

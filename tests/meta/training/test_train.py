@@ -95,14 +95,13 @@ def kill_after(out_dir, data_dir, step, delay):
 
 def test_a_killed_run_ends_with_the_same_theta_bit_for_bit(whole, tmp_path, data_dir):
     out_dir = tmp_path / "killed"
-    # First while it is still compiling, then twice in the middle of its steps.
-    killed_at = [kill_after(out_dir, data_dir, step, delay) for step, delay in ((0, 1), (20, 0.0))]
-    killed_at.append(kill_after(out_dir, data_dir, killed_at[-1] + 40, 0.05))
-    assert killed_at[0] == 0
-    assert 0 < killed_at[1] < killed_at[2] < 400
+    # In the middle of its steps, the second time of those of a run that was resumed.
+    killed_at = [kill_after(out_dir, data_dir, 20, 0.0)]
+    killed_at.append(kill_after(out_dir, data_dir, killed_at[0] + 40, 0.05))
+    assert 0 < killed_at[0] < killed_at[1] < 400
     result = train(out_dir, data_dir, "--nolearning_curve")
     assert result.returncode == 0, result.stderr
-    assert f"Resuming at outer step {killed_at[2]}" in result.stdout
+    assert f"Resuming at outer step {killed_at[1]}" in result.stdout
     _, expected, reference = saved_model.read(whole[0] / "export")
     _, theta, metadata = saved_model.read(out_dir / "export")
     for name in expected:
@@ -167,6 +166,18 @@ def test_flags_work_under_their_old_names():
     assert not set(run_directory.RENAMED) & set(config.deciding)
 
 
+def refusal(out_dir, data_dir, *given):
+    """What the command says, in this process, that will not run with these flags."""
+    arguments = command(out_dir, data_dir, *given)[2:]
+    try:
+        flags.FLAGS(arguments)
+        with pytest.raises(app.UsageError) as caught:
+            binary.main(arguments[:1])
+    finally:
+        flags.FLAGS.unparse_flags()
+    return str(caught.value)
+
+
 def test_a_run_can_start_from_the_weights_of_another(whole, tmp_path, data_dir):
     out_dir, _ = whole
     start = out_dir / "export"
@@ -203,9 +214,7 @@ def test_a_finished_run_is_not_trained_further(whole, data_dir):
 def test_a_run_with_other_flags_is_refused(whole, data_dir, flag, text):
     out_dir, _ = whole
     before = {f: os.path.getmtime(f) for f in out_dir.rglob("*") if f.is_file()}
-    result = train(out_dir, data_dir, flag)
-    assert result.returncode != 0
-    assert text in result.stderr + result.stdout
+    assert text in refusal(out_dir, data_dir, flag)
     assert {f: os.path.getmtime(f) for f in out_dir.rglob("*") if f.is_file()} == before
 
 
@@ -214,15 +223,11 @@ def test_the_export_of_another_run_is_never_replaced(whole, tmp_path, data_dir):
     foreign.mkdir()
     (foreign / "thesis.tex").write_text("precious")
     shutil.copytree(foreign, tmp_path / "mine" / "export")
-    result = train(tmp_path / "mine", data_dir)
-    assert result.returncode != 0
-    assert "not an export" in result.stderr
+    assert "not an export" in refusal(tmp_path / "mine", data_dir)
     assert os.listdir(tmp_path / "mine") == ["export"]
     for export_dir, text in ((whole[0] / "export", "another run"), (foreign, "not an export")):
         paths = [f"--export_dir={export_dir}", "--seed=4"]
-        result = train(tmp_path / "out", data_dir, *paths)
-        assert result.returncode != 0
-        assert text in result.stderr + result.stdout
+        assert text in refusal(tmp_path / "out", data_dir, *paths)
     assert not (tmp_path / "out").exists()
 
 
@@ -243,9 +248,6 @@ def test_the_export_binary_writes_the_same(whole, tmp_path):
     result = run(f"--checkpoint_dir={out_dir}", f"--out={tmp_path / '0'}")
     assert result.returncode != 0
     assert "exists" in result.stderr + result.stdout
-    result = run(f"--checkpoint_dir={tmp_path}", f"--out={tmp_path / 'y'}")
-    assert result.returncode != 0
-    assert "no meta-training run" in result.stderr + result.stdout
 
 
 @pytest.mark.parametrize(
@@ -315,26 +317,17 @@ def test_wrong_flags_are_named_before_any_work_starts(tmp_path, data_dir, flag, 
 
 
 def test_an_export_directory_that_holds_the_run_is_refused(tmp_path, data_dir):
-    arguments = command(tmp_path / "out" / "run", data_dir, f"--export_dir={tmp_path / 'out'}")[2:]
-    flags.FLAGS(arguments)
-    with pytest.raises(app.UsageError, match="--export_dir.*must not hold --out_dir"):
-        binary.main(arguments[:1])
-    flags.FLAGS.unparse_flags()
+    flag = f"--export_dir={tmp_path / 'out'}"
+    assert "must not hold --out_dir" in refusal(tmp_path / "out" / "run", data_dir, flag)
     assert not (tmp_path / "out").exists()
 
 
-def test_a_second_run_in_the_directory_of_one_at_work_is_refused(tmp_path, data_dir):
-    arguments = command(tmp_path / "out", data_dir)[2:]
+def test_a_second_run_in_the_directory_of_one_at_work_is_refused(tmp_path, data_dir, monkeypatch):
     with run_directory.lock(tmp_path / "out"):
-        flags.FLAGS(arguments)
-        holder = locks.acquire  # In this process there is but one lock.
-        try:
-            locks.acquire = lambda *args: None
-            with pytest.raises(app.UsageError, match=f"in use by process {os.getpid()} on"):
-                binary.main(arguments[:1])
-        finally:
-            locks.acquire = holder
-            flags.FLAGS.unparse_flags()
+        # In this process there is but one lock.
+        monkeypatch.setattr(locks, "acquire", lambda *args: None)
+        told = refusal(tmp_path / "out", data_dir)
+    assert f"in use by process {os.getpid()} on" in told
 
 
 def test_a_damaged_run_says_what_it_does(whole, tmp_path, data_dir):
