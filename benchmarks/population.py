@@ -17,7 +17,7 @@ from absl import app, flags, logging
 
 import export
 from lopt_keras import rules, saved_model
-from meta import estimators, provenance, random, tasks
+from meta import estimators, provenance, random, smoke, tasks
 from meta.population import plots
 from meta.population.evolution import Evolution
 from meta.population.members import Hyperparameters
@@ -37,6 +37,7 @@ _STEP_MULT = flags.DEFINE_float("step_mult", 0.1, "How large the steps of the ra
 _BRIEF = flags.DEFINE_bool(
     "brief", False, "Only the self-trained populations, and those with frozen trainers."
 )
+smoke.define(seeds=1, generations=1)
 
 _MEMBERS, _STEPS, _HORIZON, _PARTICLES, _STDDEV = 10, 20, 30, 16, 0.1
 _RANGES = {"multiplier": (0.01, 1.0), "stddev": (0.03, 0.3)}

@@ -16,13 +16,14 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from lopt_keras import rules
-from meta import estimators, provenance, random, tasks
+from meta import estimators, provenance, random, smoke, tasks
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/gradients", "For the picture and the figures.")
 _ESTIMATES = flags.DEFINE_integer("estimates", 32, "Horizons measured per point.", lower_bound=2)
+smoke.define(estimates=2)
 
 HORIZON = 128
 SEGMENTS = tuple(2**i for i in range(8))

@@ -18,7 +18,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from lopt_keras import pretrained, rules, saved_model
-from meta import estimators, provenance, random, tasks
+from meta import estimators, provenance, random, smoke, tasks
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -32,6 +32,7 @@ _WEIGHTS = flags.DEFINE_string(
     "weights", None, "Shipped weights to measure on their task, instead of a random rule."
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
+smoke.define(estimates=10, lengths=["5", "10"])
 
 PES_SEGMENT = 5
 NAMES = ("pathwise", "es", "merged", "pes")

@@ -16,9 +16,11 @@ import stopwatch
 from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer
+from meta import smoke
 
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/performance", "For the figures.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 30, "Steps of each.", lower_bound=2)
+smoke.define(repetitions=2)
 
 _BATCH, _VOCABULARY, _LENGTH, _WIDTH = 32, 512, 64, 128
 

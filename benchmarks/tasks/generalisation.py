@@ -21,7 +21,7 @@ import tqdm
 from absl import app, flags, logging
 
 from lopt_keras import rules
-from meta import provenance, random, tasks
+from meta import provenance, random, smoke, tasks
 from meta.tasks.mixture import Mixture, scored
 from meta.tasks.sampling import distribution
 from meta.tasks.scoring import references
@@ -41,6 +41,7 @@ _HELD_OUT = flags.DEFINE_integer("held_out", 24, "Tasks of each held-out set.", 
 _RUNS_DIR = flags.DEFINE_string("runs_dir", "out/generalisation", "Checkpoints and evaluations.")
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/tasks", "For the picture and the figures.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
+smoke.define(counts=["1"], seeds=["1"], families=["quadratic"], outer_steps=1, held_out=2)
 
 RULE = rules.FactoredMLP(hidden_size=8, step_mult=0.01, exp_mult=0.1)
 HELD_OUT_SETS = ("heldout_easy", "heldout_families")
