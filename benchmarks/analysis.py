@@ -20,7 +20,7 @@ from meta import provenance, random, tasks
 from meta.analysis import plots, report
 from meta.analysis.study import Study
 from meta.analysis.subject import Subject
-from meta.training.inner_training import InnerTraining
+from meta.inner.training import InnerTraining
 
 _OUT_DIR = flags.DEFINE_string("out_dir", None, "Where weights are, and results go.", required=True)
 _TASKS = flags.DEFINE_list("tasks", ["quadratic", "rosenbrock", "two_moons"], "Of the three.")

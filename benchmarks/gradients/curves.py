@@ -18,7 +18,7 @@ from absl import app, flags, logging
 
 from lopt_keras import rules
 from meta import estimators, provenance, random, smoke, tasks
-from meta.training.inner_training import InnerTraining
+from meta.inner.training import InnerTraining
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -22,11 +22,11 @@ from absl import app, flags, logging
 
 from lopt_keras import rules
 from meta import provenance, random, smoke, tasks
+from meta.inner.training import InnerTraining
 from meta.tasks.mixture import Mixture, scored
 from meta.tasks.sampling import distribution
 from meta.tasks.scoring import references
 from meta.training.config import MetaTrainingConfig
-from meta.training.inner_training import InnerTraining
 from meta.training.run import train
 
 matplotlib.use("Agg")

@@ -10,7 +10,7 @@ from lopt_keras import rules
 from lopt_keras.validation import check_integer
 from meta import random
 from meta.analysis import programs
-from meta.training import unroll
+from meta.inner import unroll
 
 
 class Recording(NamedTuple):

@@ -11,7 +11,7 @@ from meta.analysis import recording
 from meta.analysis.dynamics import Dynamics
 from meta.analysis.subject import Subject
 from meta.evaluation import metrics
-from meta.training.inner_training import InnerTraining
+from meta.inner.training import InnerTraining
 
 ADAM = "Adam"
 """The name of the optimizer beside which the subject stands."""

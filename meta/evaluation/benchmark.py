@@ -28,11 +28,11 @@ from meta.evaluation.metrics import Bounded, Metrics
 from meta.evaluation.side_by_side import SideBySide
 from meta.evaluation.store import Store
 from meta.evaluation.suite import Entry
+from meta.inner.training import Curves, InnerTraining
 from meta.tasks.base import Task
 from meta.tasks.sampling import distribution
 from meta.tasks.sampling.augmentation import Augmented
 from meta.tasks.sampling.distribution import Config
-from meta.training.inner_training import Curves, InnerTraining
 
 _FORMAT = 1
 """Of what the store holds: another number whenever the meaning of a result changes."""

@@ -12,8 +12,8 @@ from lopt_keras.types import Theta
 from meta import files, progress, random
 from meta.evaluation import metrics
 from meta.evaluation.candidates import BASELINES, HandDesigned, grid
+from meta.inner.training import Curves, InnerTraining
 from meta.tasks.base import Task
-from meta.training.inner_training import Curves, InnerTraining
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -9,9 +9,9 @@ import tensorflow as tf
 
 from lopt_keras.types import Array, Tensor
 from meta import random
+from meta.inner.training import Curves
 from meta.tasks.base import Task
 from meta.tasks.wrapper import Chosen
-from meta.training.inner_training import Curves
 
 
 class KerasTraining:

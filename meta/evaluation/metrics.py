@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lopt_keras.types import Array
-from meta.training.inner_training import Curves
+from meta.inner.training import Curves
 
 SMOOTHED = 0.05
 """Fraction of the steps over which losses are averaged, looking back; a final loss is the last."""
@@ -80,7 +80,7 @@ def bound(curves: Curves, start: float) -> Bounded:
     """`Bounded` curves.
 
     Args:
-        curves: `meta.training.inner_training.Curves`.
+        curves: `meta.inner.training.Curves`.
         start: loss before the first step, from `start_of`.
     """
     size = max(abs(start), 1e-6)

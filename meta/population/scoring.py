@@ -5,7 +5,7 @@ import tensorflow as tf
 from lopt_keras.types import Tensor, Tensors
 from meta import random
 from meta.estimators.base import Estimator
-from meta.training import unroll
+from meta.inner import unroll
 
 
 class Scoring:

@@ -14,11 +14,11 @@ from absl import app, flags
 from export import command
 from lopt_keras import rules
 from meta import random
+from meta.inner.training import InnerTraining
 from meta.tasks.families import FAMILIES
 from meta.tasks.mixture import Mixture
 from meta.tasks.sampling import distribution
 from meta.tasks.scoring import references
-from meta.training.inner_training import InnerTraining
 
 _LIST = flags.DEFINE_bool("list", False, "Shows the families and the ranges of their parameters.")
 _SAMPLE = flags.DEFINE_integer(
