@@ -117,14 +117,14 @@ class Results:
         if os.path.exists(self._file):
             with open(self._file, encoding="utf-8") as f:
                 self.found = json.load(f)
+            self.found.pop("made_by", None)
 
     def get(self, part, name, seed, measure):
         """What `measure()` gave, or gave before."""
         place = self.found.setdefault(part, {}).setdefault(name, {})
         if str(seed) not in place:
             place[str(seed)] = measure()
-            self.found["commit"] = provenance.commit()
-            provenance.write_json(self._file, self.found)
+            provenance.write_results(self._file, self.found)
         return place[str(seed)]
 
 
@@ -371,7 +371,7 @@ def main(argv):
     draw = plot_brief if _BRIEF.value else plot
     draw(results.found, os.path.join(out_dir, "population.png"))
     if not _BRIEF.value:
-        provenance.write_json(os.path.join(out_dir, "summary.json"), summarise(results.found))
+        provenance.write_results(os.path.join(out_dir, "summary.json"), summarise(results.found))
 
 
 def measure_the_rest(results, study, seed):
