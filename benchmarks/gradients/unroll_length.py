@@ -217,7 +217,8 @@ def main(argv):
     rule, theta, task, setting = choose()
     theta = {name: tf.constant(value) for name, value in theta.items()}
     longest = {"num_particles": _PARTICLES, "horizon": max(lengths)}
-    recorder = Recorder(rule, task, unroll_length=max(lengths), segment_length=20, **longest)
+    segment = min(20, max(lengths))
+    recorder = Recorder(rule, task, unroll_length=max(lengths), segment_length=segment, **longest)
     pes = estimators.PES(rule, task, unroll_length=PES_SEGMENT, **longest)
     rng = np.random.default_rng(0)
     results, samples = {}, {}
