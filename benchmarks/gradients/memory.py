@@ -24,7 +24,7 @@ _UNROLL_LENGTH = flags.DEFINE_integer("unroll_length", 200, "Inner steps.", lowe
 _SEGMENT_LENGTHS = flags.DEFINE_list(
     "segment_lengths", "50,14,5", "Of pathwise, besides the whole unroll."
 )
-smoke.define(unroll_length=4, segment_lengths=["2"])
+smoke.define(unroll_length=4, segment_lengths=[])
 
 _RUNS = 3
 
