@@ -28,7 +28,7 @@ class Recording(NamedTuple):
         kept_steps: `[K]`, which steps these were, counted from 0.
         controls: what a controller chose, dict of `[T, P, tensors]`, empty of a rule without one.
         train_loss, kept_train_loss, validation_loss: as `unroll.Trajectory`, `[T, P]`.
-        total_steps: what the rule was told, 0 for nothing.
+        total_steps: what the rule knew, 0 for nothing.
     """
 
     grads: list[Array]
@@ -70,7 +70,7 @@ def record(
     num_steps: int,
     seed: Tensor,
     num_problems: int = 1,
-    told: bool = False,
+    signals_known: bool = False,
     keep_states: int = 1,
 ) -> Recording:
     """Trains, and keeps what happens.
@@ -81,7 +81,7 @@ def record(
         num_steps: T.
         seed: `[2]` int32, of the problems and their batches.
         num_problems: P.
-        told: whether the rule hears the number of steps, and validation losses.
+        signals_known: whether the rule hears the number of steps, and validation losses.
         keep_states: every how many steps the state is kept.
 
     Returns:
@@ -97,11 +97,11 @@ def record(
     ):
         check_integer(name, value, low=1)
     rule, theta = _Observed(subject.rule), subject.copies(num_problems)
-    total_steps = num_steps if told else 0
+    total_steps = num_steps if signals_known else 0
 
     def begin() -> unroll.InnerState:
         seeds = random.fold_in(seed, 0)
-        return unroll.begin(rule, task, theta, seeds, num_problems, total_steps, told)
+        return unroll.begin(rule, task, theta, seeds, num_problems, total_steps, signals_known)
 
     def step(inner: unroll.InnerState, i: Tensor) -> tuple[unroll.Trajectory, unroll.InnerState]:
         batches = random.fold_in(seed, 1)

@@ -72,13 +72,13 @@ class Study:
         """The subject and Adam."""
         return [self.subject, self.adam]
 
-    def training(self, subject: Subject, told: bool = False) -> Recording:
+    def training(self, subject: Subject, signals_known: bool = False) -> Recording:
         """The `Recording` of a subject; made once.
 
         Raises:
             ValueError: if the training diverges.
         """
-        key = subject.name, told
+        key = subject.name, signals_known
         if key not in self._trainings:
             self._trainings[key] = recording.record(
                 subject,
@@ -86,7 +86,7 @@ class Study:
                 self.num_steps,
                 random.fold_in(self.seed, 0),
                 self.num_problems,
-                told,
+                signals_known,
                 keep_states=self.num_steps,
             )
         found = self._trainings[key]
