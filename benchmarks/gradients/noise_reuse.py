@@ -31,7 +31,7 @@ _TASKS = flags.DEFINE_list(
 _WORKERS = flags.DEFINE_integer("workers", 6, "Independent runs.", lower_bound=2)
 _ESTIMATES = flags.DEFINE_integer("estimates", 60, "Averaged in each run.", lower_bound=1)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
-smoke.define(tasks=["quadratic/0"], workers=2, estimates=1)
+smoke.define(tasks=["image_mlp/1"], workers=2, estimates=1)
 
 SETTINGS = [("pes", 0.01), ("nres", 0.01), ("nres", 0.02)]
 """Estimator and standard deviation of the perturbations."""
