@@ -22,9 +22,10 @@ demo: $(VENV)/installed
 # flags of two commands that bear one name do not go into one process.
 test: $(VENV)/installed lint
 	$(PYTEST) tests/backends tests/benchmarks tests/export tests/lopt_keras tests/test_*.py
-	$(PYTEST) tests/meta --ignore=tests/meta/analysis --ignore=tests/meta/tasks --ignore=tests/meta/training
+	$(PYTEST) tests/meta --ignore=tests/meta/analysis --ignore=tests/meta/inner --ignore=tests/meta/tasks \
+		--ignore=tests/meta/training
 	$(PYTEST) tests/meta/analysis
-	$(PYTEST) tests/meta/tasks tests/meta/training
+	$(PYTEST) tests/meta/inner tests/meta/tasks tests/meta/training
 
 # The same optimizer under JAX and torch.
 test-backends: $(VENV)-backends/installed

@@ -16,11 +16,11 @@ from absl import app, flags
 
 from export import command
 from lopt_keras import rules, saved_model
-from meta import provenance, random, tasks
+from meta import provenance, random, smoke, tasks
 from meta.analysis import plots, report
 from meta.analysis.study import Study
 from meta.analysis.subject import Subject
-from meta.training.inner_training import InnerTraining
+from meta.inner.training import InnerTraining
 
 _OUT_DIR = flags.DEFINE_string("out_dir", None, "Where weights are, and results go.", required=True)
 _TASKS = flags.DEFINE_list("tasks", ["quadratic", "rosenbrock", "two_moons"], "Of the three.")
@@ -28,6 +28,7 @@ _STEPS = flags.DEFINE_integer("steps", 200, "Of each training.", lower_bound=20)
 _CANDIDATES = flags.DEFINE_integer("candidates", 100, "Of the random search.", lower_bound=1)
 _TUNING_SEEDS = flags.DEFINE_integer("tuning_seeds", 16, "Problems to tune on.", lower_bound=1)
 _SEEDS = flags.DEFINE_integer("seeds", 128, "Fresh problems.", lower_bound=2)
+smoke.define(tasks=["quadratic"], steps=20, candidates=2, tuning_seeds=1, seeds=2)
 
 _LEARNED = "recurrent"
 _MECHANISMS = ("momentum", "clipping", "schedule", "adaptation")
@@ -151,7 +152,7 @@ def main(argv):
     for name in _TASKS.value:
         found = analyse(name)
         file = os.path.join(_OUT_DIR.value, name, "analysis.json")
-        provenance.write_json(file, found)
+        provenance.write_results(file, found)
         print(f"{name}: mean training loss over {_STEPS.value} steps, {_SEEDS.value} problems")
         for optimizer, own in found["losses"].items():
             print(

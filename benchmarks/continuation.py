@@ -23,7 +23,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer
-from meta import provenance, random
+from meta import provenance, random, smoke
 from meta.continuation import classical, evaluation, kernels, saving, solving, spectra, training
 from meta.continuation.problem import Problem
 
@@ -36,6 +36,7 @@ _SPECTRA = flags.DEFINE_integer("spectra", 128, "To compare on, of either kind."
 _PARTS = flags.DEFINE_list("parts", ["comparison", "mixtures"], "The second reads the first.")
 _TUNING = flags.DEFINE_integer("tuning", 32, "To tune on.", 1)
 _SLOW = flags.DEFINE_integer("slow", 12, "To compare slow methods on.", 6)
+smoke.define(spectra=8, tuning=2, slow=6)
 
 TUNING_SEED, FRESH_SEED, UNSEEN_SEED = 1001, 1002, 1003
 BLURS = (0.5, 1.0, 2.0, 4.0, 8.0)

@@ -18,7 +18,7 @@ import numpy as np
 from absl import app, flags, logging
 from skimage import restoration
 
-from meta import provenance, random
+from meta import provenance, random, smoke
 from meta.continuation import classical, evaluation, saving, solving, spectra, training
 from meta.continuation.evaluation import TestSet
 from meta.continuation.solver import UnrolledSolver
@@ -30,6 +30,7 @@ _OUT_DIR = flags.DEFINE_string("out_dir", "out/continuation", "For the results."
 _STEPS = flags.DEFINE_integer("steps", 800, "Of the training.", 1)
 _SPECTRA = flags.DEFINE_integer("spectra", 128, "Signals to compare on.", 6)
 _TUNING = flags.DEFINE_integer("tuning", 32, "Signals to tune on.", 1)
+smoke.define(steps=2, spectra=6, tuning=2)
 
 _CELLS = 128
 _WIDTHS = (2.0, 6.0)

@@ -20,7 +20,7 @@ import numpy as np
 from absl import app, flags, logging
 from keras import ops
 
-from meta import provenance
+from meta import provenance, smoke
 from meta.continuation import evaluation, solving, training
 from meta.continuation.problem import Problem
 from meta.continuation.solver import QUANTILES, UnrolledSolver, compress, neighbours
@@ -35,6 +35,7 @@ _LEARNING_RATE = flags.DEFINE_float(
     "learning_rate", 5e-3, "The highest. Of a network trained with several, the best stays.", 0.0
 )
 _ONLY = flags.DEFINE_list("only", [], "Names of networks; others stay in the results.")
+smoke.define(seconds=0.0, spectra=8, only=["solver 8", "fully connected 32", "convolutional 16"])
 
 _FREQUENCIES, _BATCH, _PATCH = 128, 128, 4
 _TRIAL_STEPS = 60

@@ -22,7 +22,7 @@ import time
 from absl import app, flags, logging
 
 from lopt_keras import saved_model
-from meta import provenance
+from meta import provenance, smoke
 
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/distributed", "For the figures.")
 _STEPS = flags.DEFINE_integer("steps", 50, "Outer steps of a run.", lower_bound=10)
@@ -31,6 +31,7 @@ _KILLS = flags.DEFINE_integer("kills", 10, "Of workers, in one run.", lower_boun
 _PAUSE = flags.DEFINE_float("pause", 30.0, "Seconds between two kills, at most.", lower_bound=0.0)
 _CASES = flags.DEFINE_list("cases", [], "Names of the cases to run. Default: all.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
+smoke.define(steps=10, shards=2, cases=["this process"])
 
 _SETTING = (
     "--task=quadratic",

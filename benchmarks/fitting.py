@@ -6,9 +6,8 @@ import keras
 import numpy as np
 import tqdm
 
-ADAM_GRID = [float(f"{rate:.3g}") for rate in 10.0 ** np.arange(-4.5, 0.0, 0.5)]
-"""The learning rates that Adam is tuned over."""
-
+NUM_RATES = 9
+"""Of the learning rates that Adam is tuned over."""
 
 TUNING_SEED = 1000
 """Of the trainings that Adam is tuned on; fresh seeds count from 0."""
@@ -69,27 +68,35 @@ def train(optimizer, workload, epochs, seed, callbacks=()):
     }
 
 
-def best_rate(train_at):
-    """That of `ADAM_GRID` with the lowest validation loss at the end.
+def adam_grid(num_rates=NUM_RATES):
+    """The learning rates that Adam is tuned over: half-decades, 0.00316 in the middle."""
+    exponents = -2.5 + 0.5 * (np.arange(num_rates) - num_rates // 2)
+    return [float(f"{rate:.3g}") for rate in 10.0**exponents]
+
+
+def best_rate(train_at, num_rates=NUM_RATES):
+    """That of `adam_grid` with the lowest validation loss at the end.
 
     Args:
         train_at: function from a learning rate to a training, as `train` returns it.
+        num_rates: how many are tried.
     """
-    losses = [train_at(rate)["validation"][-1] for rate in ADAM_GRID]
-    return ADAM_GRID[int(np.nanargmin(losses))]
+    grid = adam_grid(num_rates)
+    losses = [train_at(rate)["validation"][-1] for rate in grid]
+    return grid[int(np.nanargmin(losses))]
 
 
-def adams(workload, epochs):
+def adams(workload, epochs, num_rates=NUM_RATES):
     """Adam as it comes and tuned: dict from name to a function that makes the optimizer."""
-    print(f"Adam is tuned over {len(ADAM_GRID)} learning rates...", flush=True)
-    with tqdm.tqdm(total=len(ADAM_GRID), desc="tuning Adam", leave=False) as bar:
+    print(f"Adam is tuned over {num_rates} learning rates...", flush=True)
+    with tqdm.tqdm(total=num_rates, desc="tuning Adam", leave=False) as bar:
 
         def train_at(rate):
             training = train(keras.optimizers.Adam(rate), workload, epochs, TUNING_SEED)
             bar.update()
             return training
 
-        best = best_rate(train_at)
+        best = best_rate(train_at, num_rates)
     return {
         "Adam, default 0.001": keras.optimizers.Adam,
         f"Adam, tuned {best:g}": lambda: keras.optimizers.Adam(best),

@@ -37,7 +37,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer, pretrained, saved_model
-from meta import datasets, provenance, random, tasks
+from meta import datasets, provenance, random, smoke, tasks
 from meta.evaluation import metrics
 
 matplotlib.use("Agg")
@@ -56,6 +56,7 @@ _TUNING_SEEDS = flags.DEFINE_integer("tuning_seeds", 2, "Runs of each rate.", lo
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Fresh seeds; 0: tuning only.", lower_bound=0)
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/headline", "For the picture and the figures.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
+smoke.define(horizons=["20"], steps=20, rates=1, tuning_seeds=1, seeds=1)
 
 _FIRST_TUNING_SEED = 1000
 _EVALUATE_EVERY, _SMOOTHED = 20, 5

@@ -21,10 +21,13 @@ import tqdm
 from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer, callbacks, pretrained, saved_model
-from meta import provenance
+from meta import provenance, smoke
 
 _WEIGHTS = flags.DEFINE_string("weights", "default", "Shipped weights, or a SavedModel.")
 _MODELS = flags.DEFINE_list("models", list(model_zoo.WORKLOADS), "Which models, by name.")
+_RATES = flags.DEFINE_integer(
+    "rates", fitting.NUM_RATES, "Learning rates to tune Adam over.", lower_bound=1
+)
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings of each optimizer.", lower_bound=2)
 _EPOCHS = flags.DEFINE_integer(
     "epochs", None, "Epochs of each training. Default: the model's own.", lower_bound=1
@@ -42,6 +45,7 @@ flags.register_validator(
     lambda names: names and set(names) <= set(model_zoo.WORKLOADS),
     f"must be some of {list(model_zoo.WORKLOADS)}.",
 )
+smoke.define(models=["raw_targets"], epochs=1, rates=1, seeds=2)
 
 
 def adam(rate, steps):
@@ -102,7 +106,9 @@ def compete(name, baselines, bar):
         return runs
 
     def tuned(kind):
-        return fitting.best_rate(lambda rate: trained(kind, rate, [fitting.TUNING_SEED])[0])
+        return fitting.best_rate(
+            lambda rate: trained(kind, rate, [fitting.TUNING_SEED])[0], _RATES.value
+        )
 
     rates = {_TUNED: tuned(""), _COSINE: tuned("AdamW, cosine, ")}
     runs = {_LEARNED: [], _TOLD: [], _DEFAULT: trained("", _DEFAULT_RATE, seeds)}
@@ -153,7 +159,7 @@ def main(argv):
     os.makedirs(_OUT_DIR.value, exist_ok=True)
     baselines = BaselineRuns(os.path.join(_OUT_DIR.value, "adam.json"))
     runs, rates = {}, {}
-    fits = len(_MODELS.value) * (2 * len(fitting.ADAM_GRID) + 5 * _SEEDS.value)
+    fits = len(_MODELS.value) * (2 * _RATES.value + 5 * _SEEDS.value)
     with tqdm.tqdm(total=fits, unit="fit") as bar:
         for name in _MODELS.value:
             runs[name], rates[name] = compete(name, baselines, bar)

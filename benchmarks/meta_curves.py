@@ -12,7 +12,7 @@ from absl import app, flags, logging
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
-from meta import provenance
+from meta import provenance, smoke
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -20,6 +20,7 @@ from matplotlib import pyplot as plt
 _RUN_DIR = flags.DEFINE_string("run_dir", None, "--out_dir of meta.train.", required=True)
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/meta_curves", "For the picture and the figures.")
 _NAME = flags.DEFINE_string("name", "meta_curves", "Of the picture and the figures.")
+smoke.define()
 
 _BINS = 20
 _SUFFIX = "/meta_loss"

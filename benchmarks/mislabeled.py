@@ -18,7 +18,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer
-from meta import datasets, label_noise, provenance
+from meta import datasets, label_noise, provenance, smoke
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -27,6 +27,7 @@ _EPOCHS = flags.DEFINE_integer("epochs", 20, "Epochs (of 11 steps) of each train
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Trainings of each kind.", lower_bound=2)
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/mislabeled", "For the picture and the figures.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
+smoke.define(epochs=1, seeds=2)
 
 _RATES = ((0.0, 0.0), (0.1, 0.1), (0.0, 0.2), (0.0, 0.4), (0.1, 0.5), (0.3, 0.0), (0.4, 0.1))
 _THRESHOLDS = ("threshold 1/2", "rates known", "r1 and class share known")

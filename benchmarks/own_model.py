@@ -25,7 +25,7 @@ import model_zoo
 from absl import app, flags
 
 from lopt_keras import LearnedOptimizer, pretrained, saved_model
-from meta import provenance, tasks
+from meta import provenance, smoke, tasks
 from meta.training.config import MetaTrainingConfig
 from meta.training.run import train
 
@@ -37,22 +37,32 @@ _TRAINED = flags.DEFINE_string(
 _ES_STDDEV = flags.DEFINE_float("es_stddev", 0.01, "Standard deviation of the perturbations.")
 _OUTER_LEARNING_RATE = flags.DEFINE_float("outer_learning_rate", 1e-3, "Of the outer Adam.")
 _NUM_OUTER_STEPS = flags.DEFINE_integer("num_outer_steps", 600, "Outer steps.", lower_bound=1)
+_EPOCHS = flags.DEFINE_integer(
+    "epochs", None, "Epochs of each training. Default: the model's own.", lower_bound=1
+)
+_RATES = flags.DEFINE_integer(
+    "rates", fitting.NUM_RATES, "Learning rates to tune Adam over.", lower_bound=1
+)
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Trainings of each optimizer.", lower_bound=2)
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/own_model", "For the run and its figures.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
+smoke.define(model="wine", epochs=1, rates=1, seeds=2, num_outer_steps=1)
 
 _UNROLL_LENGTH = 30
 
 
 def meta_train(own):
-    """Meta-trains shipped weights on the model: a `MetaTraining`."""
+    """Meta-trains shipped weights on the workload: a `MetaTraining`."""
     carried, _, _ = saved_model.read(pretrained.find(_WEIGHTS.value))
     task = tasks.from_keras(
         own.make, own.loss, own.train, own.validation, batch_size=own.batch_size
     )
     # As many steps as `fit` takes, in whole unrolls.
     steps = own.epochs * -(-len(own.train[1]) // own.batch_size)
-    deciding = (_MODEL, _NUM_OUTER_STEPS, _WEIGHTS, _TRAINED, _ES_STDDEV, _OUTER_LEARNING_RATE)
+    deciding = (
+        *(_MODEL, _EPOCHS, _NUM_OUTER_STEPS, _WEIGHTS, _TRAINED),
+        *(_ES_STDDEV, _OUTER_LEARNING_RATE),
+    )
     config = MetaTrainingConfig(
         _OUT_DIR.value,
         task=task,
@@ -77,7 +87,7 @@ def compare(own):
     name = "LearnedOptimizer()" if is_default else f"shipped weights, {_WEIGHTS.value}"
     optimizers = {
         name: lambda: LearnedOptimizer(weights=_WEIGHTS.value),
-        **fitting.adams(own, own.epochs),
+        **fitting.adams(own, own.epochs, _RATES.value),
     }
     return fitting.compare(optimizers, own, own.epochs, _SEEDS.value)
 
@@ -86,6 +96,7 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     own = model_zoo.SMALLER[_MODEL.value](_DATA_DIR.value)
+    own = own._replace(epochs=_EPOCHS.value or own.epochs)
     runs = compare(own)
     print(f"Meta-training for this model, from the weights {_WEIGHTS.value!r}...")
     try:

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
 
-from meta import datasets, provenance, random, tasks
+from meta import datasets, provenance, random, smoke, tasks
 from meta.tasks.networks.convolution import Windows, convolve
 
 _PARTICLES = flags.DEFINE_multi_integer("particles", [1, 8, 32], "Particle counts.", lower_bound=1)
@@ -23,6 +23,7 @@ _BATCH_SIZES = flags.DEFINE_multi_integer("batch_sizes", [8, 32], "Batch sizes."
 _STEPS = flags.DEFINE_integer("steps", 4, "Steps of gradient descent a call.", lower_bound=1)
 _REPETITIONS = flags.DEFINE_integer("repetitions", 15, "Calls that are timed.", lower_bound=1)
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/particle_convolutions", "For the figures.")
+smoke.define(particles=[2], batch_sizes=[2], steps=1, repetitions=1)
 
 _LEARNING_RATE = 0.1
 _NUM_CLASSES = 12

@@ -17,7 +17,7 @@ from absl import app, flags, logging
 
 import export
 from lopt_keras import rules, saved_model
-from meta import estimators, provenance, random, tasks
+from meta import estimators, provenance, random, smoke, tasks
 from meta.population import plots
 from meta.population.evolution import Evolution
 from meta.population.members import Hyperparameters
@@ -37,6 +37,7 @@ _STEP_MULT = flags.DEFINE_float("step_mult", 0.1, "How large the steps of the ra
 _BRIEF = flags.DEFINE_bool(
     "brief", False, "Only the self-trained populations, and those with frozen trainers."
 )
+smoke.define(seeds=1, generations=1)
 
 _MEMBERS, _STEPS, _HORIZON, _PARTICLES, _STDDEV = 10, 20, 30, 16, 0.1
 _RANGES = {"multiplier": (0.01, 1.0), "stddev": (0.03, 0.3)}
@@ -116,14 +117,14 @@ class Results:
         if os.path.exists(self._file):
             with open(self._file, encoding="utf-8") as f:
                 self.found = json.load(f)
+            self.found.pop("made_by", None)
 
     def get(self, part, name, seed, measure):
         """What `measure()` gave, or gave before."""
         place = self.found.setdefault(part, {}).setdefault(name, {})
         if str(seed) not in place:
             place[str(seed)] = measure()
-            self.found["commit"] = provenance.commit()
-            provenance.write_json(self._file, self.found)
+            provenance.write_results(self._file, self.found)
         return place[str(seed)]
 
 
@@ -370,7 +371,7 @@ def main(argv):
     draw = plot_brief if _BRIEF.value else plot
     draw(results.found, os.path.join(out_dir, "population.png"))
     if not _BRIEF.value:
-        provenance.write_json(os.path.join(out_dir, "summary.json"), summarise(results.found))
+        provenance.write_results(os.path.join(out_dir, "summary.json"), summarise(results.found))
 
 
 def measure_the_rest(results, study, seed):

@@ -17,6 +17,9 @@ from absl import app, logging
 from keras import ops
 
 from lopt_keras import LearnedOptimizer, rules
+from meta import smoke
+
+smoke.define()
 
 _SHAPE = (512, 512)
 _RULES = {

@@ -18,12 +18,13 @@ from absl import app, flags, logging
 from keras import ops
 
 from lopt_keras import LearnedOptimizer, rounding
-from meta import provenance
+from meta import provenance, smoke
 
 _EPOCHS = flags.DEFINE_integer("epochs", 80, "Epochs (of 19 steps) of each training.")
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Trainings of each kind.", lower_bound=2)
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/state_dtype", "For the picture and the figures.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
+smoke.define(epochs=1, seeds=2)
 
 KINDS = {
     "float32": ("float32", rounding.to_bfloat16),

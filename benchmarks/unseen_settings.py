@@ -11,12 +11,17 @@ import os
 from absl import app, flags, logging
 
 from lopt_keras import pretrained, saved_model
-from meta import provenance, tasks
+from meta import provenance, smoke, tasks
 from meta.evaluation import comparison
 
 _WEIGHTS = flags.DEFINE_string("weights", "digits", "Name of shipped weights.")
+_SETTINGS = flags.DEFINE_list("settings", [], "Names of settings. Default: all.")
+_NUM_STEPS = flags.DEFINE_integer(
+    "num_steps", None, "Of each training. Default: as the setting says.", lower_bound=1
+)
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/unseen_settings", "For the pictures and figures.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
+smoke.define(settings=["wide"], num_steps=20)
 
 SETTINGS = {
     "as_trained": ({}, 1000),
@@ -32,10 +37,14 @@ SETTINGS = {
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    if unknown := set(_SETTINGS.value) - set(SETTINGS):
+        raise app.UsageError(f"`--settings` must be some of {list(SETTINGS)}. Received: {unknown}")
     rule, theta, _ = saved_model.read(pretrained.find(_WEIGHTS.value))
     os.makedirs(_OUT_DIR.value, exist_ok=True)
     summaries = {}
-    for name, (config, steps) in SETTINGS.items():
+    for name in _SETTINGS.value or SETTINGS:
+        config, steps = SETTINGS[name]
+        steps = _NUM_STEPS.value or steps
         task = tasks.get("digits_mlp", data_dir=_DATA_DIR.value, **config)
         curves = comparison.compare(task, rule, theta, steps, seed=100)
         summaries[name] = comparison.summarise(curves)

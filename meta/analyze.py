@@ -54,7 +54,7 @@ flags.register_validator(
 )
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     try:
@@ -77,7 +77,7 @@ def main(argv):
     print(f"Report: {os.path.join(_OUT_DIR.value, 'report.html')}")
 
 
-def _study():
+def _study() -> Study:
     subject = _subject()
     config = json_flag.parse("task_config", _TASK_CONFIG.value)
     try:
@@ -90,7 +90,7 @@ def _study():
     return Study(subject, task, _STEPS.value, _PROBLEMS.value, _SEED.value, _ADAM_RATE.value)
 
 
-def _subject():
+def _subject() -> Subject:
     if (_WEIGHTS.value is None) == (_RULE.value is None):
         raise ValueError("Give one of --weights and --rule.")
     if _WEIGHTS.value is not None:
@@ -100,7 +100,7 @@ def _subject():
     return Subject.hand_designed(f"{type(rule).__name__} as given", rule)
 
 
-def _names():
+def _names() -> list[str]:
     if not _SECTIONS.value or not set(_SECTIONS.value) <= set(SECTIONS):
         raise ValueError(
             f"`--sections` must be some of {list(SECTIONS)}. Received: {_SECTIONS.value}"

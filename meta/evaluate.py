@@ -12,6 +12,8 @@ import contextlib
 import os
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import app, flags
 
@@ -82,7 +84,7 @@ _CACHE_DIR = flags.DEFINE_string(
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     try:
@@ -110,9 +112,9 @@ def main(argv):
         _show(report.write(_OUT_DIR.value, results, names, settings, given))
 
 
-def _rivals():
+def _rivals() -> list[candidates.Candidate]:
     """The optimizers to compare with the baselines: list."""
-    found = [candidates.learned(text) for text in _WEIGHTS.value]
+    found: list[candidates.Candidate] = [candidates.learned(text) for text in _WEIGHTS.value]
     found += [candidates.from_import_path(text) for text in _OPTIMIZER.value]
     names = [*candidates.BASELINES, *(rival.name for rival in found)]
     if repeated := {name for name in names if names.count(name) > 1}:
@@ -123,7 +125,7 @@ def _rivals():
     return found
 
 
-def _baselines():
+def _baselines() -> list[candidates.HandDesigned]:
     known = candidates.BASELINES
     if unknown := set(_BASELINES.value) - set(known):
         raise ValueError(f"`--baselines` must be some of {list(known)}. Received: {unknown}")
@@ -131,7 +133,7 @@ def _baselines():
     return [baseline for name, baseline in known.items() if name in chosen]
 
 
-def _check_tasks(entries):
+def _check_tasks(entries: Sequence[suite.Entry]) -> None:
     """Raises if a task cannot be built, or is too large for the machine.
 
     Those of the sets are known to be sound; only arguments that were written out are looked at.
@@ -142,7 +144,7 @@ def _check_tasks(entries):
         memory.check(distribution.build(configs, _DATA_DIR.value), 2 * _SEEDS.value)
 
 
-def _settings(entries):
+def _settings(entries: Sequence[suite.Entry]) -> benchmark.Settings:
     augmentation = json_flag.parse("augmentation", _AUGMENTATION.value)
     if augmentation:
         try:
@@ -163,7 +165,7 @@ def _settings(entries):
     )
 
 
-def _show(summary):
+def _show(summary: Mapping[str, Any]) -> None:
     for name, own in summary.items():
         quartiles = own["quartiles"]["train_ratio"]
         print(

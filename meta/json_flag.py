@@ -1,9 +1,10 @@
 """Flags whose values are JSON objects."""
 
 import json
+from typing import Any
 
 
-def parse(name, text):
+def parse(name: str, text: str) -> dict[str, Any]:
     """The dict that the flag `--name` holds.
 
     Raises:

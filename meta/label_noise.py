@@ -7,12 +7,15 @@ it: to classify, move the threshold instead of cleaning the data.
 NumPy only. Source: Gish et al., arXiv 1909.09136.
 """
 
+from typing import Any
+
 import numpy as np
 
+from lopt_keras.types import Array
 from lopt_keras.validation import check_integer, check_number
 
 
-def noisy_posterior(posterior, r0, r1):
+def noisy_posterior(posterior: Any, r0: float, r1: float) -> Array:
     """The probability that the label says 1, `(1 - r1) p + r0 (1 - p)`.
 
     Args:
@@ -27,7 +30,7 @@ def noisy_posterior(posterior, r0, r1):
     return (1.0 - r1) * posterior + r0 * (1.0 - posterior)
 
 
-def clean_posterior(posterior, r0, r1):
+def clean_posterior(posterior: Any, r0: float, r1: float) -> Array:
     """The inverse of `noisy_posterior`, clipped to [0, 1], as estimates may lie outside.
 
     Args:
@@ -41,7 +44,7 @@ def clean_posterior(posterior, r0, r1):
     return np.clip((np.asarray(posterior) - r0) / (1.0 - r0 - r1), 0.0, 1.0)
 
 
-def threshold(r0, r1):
+def threshold(r0: float, r1: float) -> float:
     """The noisy posterior above which class 1 is the more probable: `(1 - r1 + r0) / 2`.
 
     Args:
@@ -54,7 +57,7 @@ def threshold(r0, r1):
     return (1.0 - r1 + r0) / 2.0
 
 
-def transitions(r0, r1, num_classes=2):
+def transitions(r0: float, r1: float, num_classes: int = 2) -> Array:
     """The matrix T with `T[i, j]` the probability that an example of class i is labelled j.
 
     Class k has a wrong label with a rate on the line from r0, for the first class, to r1,
@@ -77,7 +80,7 @@ def transitions(r0, r1, num_classes=2):
     return np.where(np.eye(num_classes, dtype=bool), 1.0 - rates, wrong)
 
 
-def noisy_posteriors(posteriors, transitions):
+def noisy_posteriors(posteriors: Any, transitions: Any) -> Array:
     """The probabilities of the labels, `T^T p`.
 
     Args:
@@ -87,7 +90,7 @@ def noisy_posteriors(posteriors, transitions):
     return np.asarray(posteriors) @ np.asarray(transitions)
 
 
-def clean_posteriors(posteriors, transitions):
+def clean_posteriors(posteriors: Any, transitions: Any) -> Array:
     """The inverse of `noisy_posteriors`: not clipped, so entries of estimates may be negative.
 
     The largest entry is that of the most probable class.
@@ -105,7 +108,9 @@ def clean_posteriors(posteriors, transitions):
     return np.asarray(posteriors) @ np.linalg.inv(transitions)
 
 
-def flip_rates(class_prior, label_prior, r0=None, r1=None):
+def flip_rates(
+    class_prior: float, label_prior: float, r0: float | None = None, r1: float | None = None
+) -> tuple[float, float]:
     """The flip rates `(r0, r1)`, from how frequent class 1 and label 1 are.
 
     The two frequencies are one equation, `label_prior = noisy_posterior(class_prior, r0,
@@ -133,16 +138,16 @@ def flip_rates(class_prior, label_prior, r0=None, r1=None):
         raise ValueError("`class_prior` must not be 1/2: equal rates then change no prior.")
     else:
         rates = ((label_prior - class_prior) / (1.0 - 2.0 * class_prior),) * 2
-    rates = tuple(float(rate) for rate in rates)
+    rates = float(rates[0]), float(rates[1])
     if min(rates) < -1e-9 or sum(rates) >= 1.0:
         raise ValueError(
             "No flip rates explain `class_prior` and `label_prior`. Received: "
             f"{class_prior=}, {label_prior=}, which would need r0={rates[0]}, r1={rates[1]}"
         )
-    return tuple(max(rate, 0.0) for rate in rates)
+    return max(rates[0], 0.0), max(rates[1], 0.0)
 
 
-def _check_rates(r0, r1):
+def _check_rates(r0: float, r1: float) -> None:
     check_number("r0", r0, high=1.0)
     check_number("r1", r1, high=1.0)
     if r0 + r1 >= 1.0:

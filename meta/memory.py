@@ -2,11 +2,15 @@
 
 import math
 import os
+from collections.abc import Iterable
+from typing import Any
 
 import tensorflow as tf
 
 from export import backend
+from lopt_keras.types import Tensor
 from meta import random
+from meta.tasks.base import Task
 
 _LARGEST_SIZE = 10**7
 """Of any one dimension or count. A task may make arrays of such a size already to be traced."""
@@ -14,7 +18,7 @@ _COPIES = 2
 """Of the parameters, at least: themselves and their gradient."""
 
 
-def check(task, num_particles):
+def check(task: Task, num_particles: int) -> None:
     """Raises if a task's parameters and one batch are more than the machine's memory.
 
     The task is traced for this, and not run. That it fits does not say that the run will.
@@ -51,11 +55,11 @@ def check(task, num_particles):
         )
 
 
-def _traced(task):
+def _traced(task: Task) -> tuple[list[Tensor], list[Tensor]]:
     """The parameters and a batch of one problem, as TensorFlow's specifications."""
 
     @tf.function(autograph=False)
-    def problem():
+    def problem() -> Any:
         seed = random.seed(0)
         setting = task.draw(seed, 1)
         return task.init(seed, 1, setting), task.batch("train", seed, 1, setting)
@@ -64,5 +68,5 @@ def _traced(task):
     return tf.nest.flatten(params), tf.nest.flatten(batch)
 
 
-def _bytes(arrays):
+def _bytes(arrays: Iterable[Any]) -> int:
     return sum(math.prod(x.shape) * x.dtype.size for x in arrays)

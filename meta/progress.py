@@ -4,6 +4,7 @@ import contextlib
 import sys
 import threading
 import time
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tqdm
@@ -13,14 +14,14 @@ BAR_FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 
 
 @contextlib.contextmanager
-def telling(bar, text):
+def telling(bar: tqdm.tqdm, text: str) -> Iterator[None]:
     """Shows on a bar what is going on, and for how many seconds, while the block runs.
 
     On a terminal each second, in a log file each half a minute.
     """
     ended, start = threading.Event(), time.perf_counter()
 
-    def tell():
+    def tell() -> None:
         while True:
             bar.set_postfix_str(f"{text}, {time.perf_counter() - start:.0f} s so far")
             if ended.wait(1.0 if sys.stderr.isatty() else 30.0):
@@ -45,21 +46,21 @@ class Estimate:
         weights: how often each program is drawn, in any unit.
     """
 
-    def __init__(self, weights):
+    def __init__(self, weights: Sequence[float]) -> None:
         self._fractions = np.asarray(weights, float) / np.sum(weights)
         self._seconds = np.full(len(self._fractions), np.nan)
-        self._compilations = {}
+        self._compilations: dict[int, float] = {}
 
     @property
-    def num_compiled(self):
+    def num_compiled(self) -> int:
         """Programs of which a step was taken."""
         return len(self._compilations)
 
-    def is_compiled(self, program):
+    def is_compiled(self, program: int) -> bool:
         """Whether a step of that program was taken."""
         return program in self._compilations
 
-    def record(self, program, seconds):
+    def record(self, program: int, seconds: float) -> None:
         """A step of a program, an index, took so many seconds."""
         if program not in self._compilations:
             self._compilations[program] = seconds
@@ -68,7 +69,7 @@ class Estimate:
         else:
             self._seconds[program] += 0.2 * (seconds - self._seconds[program])
 
-    def remaining(self, num_steps):
+    def remaining(self, num_steps: int) -> float:
         """Seconds that so many steps will take; NaN as long as no program took two."""
         known = ~np.isnan(self._seconds)
         if not known.any():
@@ -81,6 +82,6 @@ class Estimate:
         return float(steps + met.sum() * np.mean(list(self._compilations.values())))
 
 
-def remaining_text(seconds):
+def remaining_text(seconds: float) -> str:
     """`about 3:20 left`, or nothing if it is not known."""
     return "" if np.isnan(seconds) else f"about {tqdm.tqdm.format_interval(seconds)} left"

@@ -12,8 +12,12 @@ Source: Threefry-2x32 with 20 rounds, Salmon et al., "Parallel random numbers: a
 
 import functools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import tensorflow as tf
+
+from lopt_keras.types import Shape, Tensor
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = 0x1BD11BDA
@@ -24,38 +28,38 @@ _NUMBERS, _SEEDS = 0, 1
 _WORD = tf.TensorSpec(None, tf.uint32)
 
 
-def seed(value):
+def seed(value: int) -> Tensor:
     """The seed of a non-negative Python integer below 2^31."""
     return tf.constant([value, 0], tf.int32)
 
 
-def fold_in(seed, data):
+def fold_in(seed: Tensor, data: Any) -> Tensor:
     """A new seed, from a seed and an integer or scalar integer tensor below 2^31."""
     words = threefry(_words(seed), _unsigned(tf.cast(data, tf.int32)), _word(_SEEDS))
     return tf.bitcast(tf.stack(words), tf.int32)
 
 
-def integers(shape, seed, high):
+def integers(shape: Shape, seed: Tensor, high: Any) -> Tensor:
     """Uniform int32 values in [0, high), to within `high / 2^32`."""
     product = tf.cast(_bits(shape, seed), tf.uint64) * tf.constant(high, tf.uint64)
     return tf.cast(tf.bitwise.right_shift(product, tf.constant(32, tf.uint64)), tf.int32)
 
 
-def uniform(shape, seed, low=0.0, high=1.0):
+def uniform(shape: Shape, seed: Tensor, low: Any = 0.0, high: Any = 1.0) -> Tensor:
     """Uniform float32 values in (low, high)."""
     bits = tf.bitwise.right_shift(_bits(shape, seed), _word(32 - _MANTISSA_BITS))
     unit = tf.cast(tf.cast(bits, tf.int32), tf.float32)
     return low + (high - low) * (unit + 0.5) * 2.0**-_MANTISSA_BITS
 
 
-def normal(shape, seed):
+def normal(shape: Shape, seed: Tensor) -> Tensor:
     """Standard normal float32 values, to 5.3 standard deviations."""
     return 2.0**0.5 * tf.math.erfinv(uniform(shape, seed, -1.0, 1.0))
 
 
 # A program hashes in dozens of places. Traced once, for all shapes, it is a node in each.
 @functools.partial(tf.function, autograph=False, input_signature=[(_WORD, _WORD), _WORD, _WORD])
-def threefry(key, first, second):
+def threefry(key: Sequence[Tensor], first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
     """The two words that a counter of two words is hashed to, for a key of two.
 
     Args:
@@ -73,7 +77,7 @@ def threefry(key, first, second):
     return first, second
 
 
-def _bits(shape, seed):
+def _bits(shape: Shape, seed: Tensor) -> Tensor:
     """Uniform uint32 values: the first word of the hash of each position.
 
     To join both words would cost four times what the second one saves.
@@ -82,18 +86,18 @@ def _bits(shape, seed):
     return tf.reshape(threefry(_words(seed), position, _word(_NUMBERS))[0], shape)
 
 
-def _rotated(x, bits):
+def _rotated(x: Tensor, bits: int) -> Tensor:
     left = tf.bitwise.left_shift(x, _word(bits))
     return tf.bitwise.bitwise_or(left, tf.bitwise.right_shift(x, _word(32 - bits)))
 
 
-def _words(seed):
+def _words(seed: Tensor) -> tuple[Tensor, ...]:
     return tuple(tf.unstack(_unsigned(seed)))
 
 
-def _unsigned(x):
+def _unsigned(x: Tensor) -> Tensor:
     return tf.bitcast(x, tf.uint32)
 
 
-def _word(value):
+def _word(value: int) -> Tensor:
     return tf.constant(value, tf.uint32)

@@ -10,6 +10,7 @@ import dataclasses
 import os
 import shlex
 import sys
+from typing import Any
 
 from absl import app, flags
 
@@ -17,6 +18,7 @@ from export import command
 from lopt_keras import rules
 from meta import estimators, json_flag, provenance, tasks
 from meta.evaluation import comparison
+from meta.tasks.base import Task
 from meta.tasks.mixture import Mixture
 from meta.training import config as training_config
 from meta.training import curriculum, run, run_directory
@@ -167,7 +169,7 @@ _WITHOUT_EFFECT_ON_THETA = (
 _JSON = ("task_config", "augmentation", "rule_config")
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     with contextlib.ExitStack() as stack:
@@ -184,10 +186,10 @@ def main(argv):
         except CrewFailed as error:
             sys.exit(f"Error: {error}")
         if training.task is not None and _LEARNING_CURVE.value:
-            _compare(training)
+            _compare(training, training.task)
 
 
-def _parse_flags(argv):
+def _parse_flags(argv: list[str]) -> list[str]:
     """Parses the flags, and sets up the compilation cache.
 
     TensorFlow reads its own settings once, when absl has parsed the flags.
@@ -198,15 +200,15 @@ def _parse_flags(argv):
     return rest
 
 
-def _keep_compiled_programs(directory):
+def _keep_compiled_programs(directory: str) -> None:
     given = os.environ.get("TF_XLA_FLAGS", "")
     os.environ["TF_XLA_FLAGS"] = f"{given} --tf_xla_persistent_cache_directory={directory}".strip()
 
 
-def _config():
+def _config() -> MetaTrainingConfig:
     """The `MetaTrainingConfig` of the flags, which bear the names of its arguments."""
     known = {field.name for field in dataclasses.fields(MetaTrainingConfig)}
-    given = {flag.name: flag.value for flag in _own_flags() if flag.name in known}
+    given: dict[str, Any] = {f.name: f.value for f in _own_flags() if f.name in known}
     given |= {name: json_flag.parse(name, given[name]) for name in _JSON}
     if given["tasks"] is not None:
         given["tasks"] = Mixture.parse(given["tasks"])
@@ -217,17 +219,17 @@ def _config():
     )
 
 
-def _own_flags():
+def _own_flags() -> list[flags.Flag]:
     """The flags of this file, without the names that they had before."""
     own = flags.FLAGS.get_flags_for_module(__name__)
     return [flag for flag in own if flag.name not in run_directory.RENAMED]
 
 
-def _compare(training):
+def _compare(training: run.MetaTraining, task: Task) -> None:
     name, steps = _TASK.value, _HORIZON.value or _UNROLL_LENGTH.value
     print(f"Comparing with tuned baselines on {steps} steps of {name}...")
     theta = training.loop.theta
-    curves = comparison.compare(training.task, training.rule, theta, steps, _SEED.value)
+    curves = comparison.compare(task, training.rule, theta, steps, _SEED.value)
     picture = os.path.join(_OUT_DIR.value, "learning_curve.png")
     comparison.plot(curves, f"{name}, fresh seeds", picture)
     summary = comparison.summarise(curves)

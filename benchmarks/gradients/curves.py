@@ -17,8 +17,8 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from lopt_keras import rules
-from meta import estimators, provenance, random, tasks
-from meta.training.inner_training import InnerTraining
+from meta import estimators, provenance, random, smoke, tasks
+from meta.inner.training import InnerTraining
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -30,6 +30,7 @@ _LEARNING_RATE = flags.DEFINE_float("learning_rate", 0.01, "Of the outer Adam.")
 _STEP_MULT = flags.DEFINE_float("step_mult", 0.1, "Scale of the rule's step.")
 _ONLY = flags.DEFINE_multi_string("only", None, "Labels of estimators. Default: all.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
+smoke.define(seconds=0.1, seeds=1, only=["es", "truncated es, segments of 10"])
 
 HORIZON, SEGMENT = 200, 10
 ESTIMATORS = {

@@ -13,13 +13,18 @@ import multiprocessing
 import os
 import time
 
+import tensorflow as tf
 from absl import app, flags, logging
+
+from lopt_keras import rules
+from meta import estimators, provenance, random, smoke, tasks
 
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/gradients", "For the figures.")
 _UNROLL_LENGTH = flags.DEFINE_integer("unroll_length", 200, "Inner steps.", lower_bound=1)
 _SEGMENT_LENGTHS = flags.DEFINE_list(
     "segment_lengths", "50,14,5", "Of pathwise, besides the whole unroll."
 )
+smoke.define(unroll_length=4, segment_lengths=[])
 
 _RUNS = 3
 
@@ -32,11 +37,6 @@ def resident(field):
 
 def measure(name, segment_length, unroll_length):
     """Compile time, time of an estimate and memory: dict of numbers."""
-    import tensorflow as tf
-
-    from lopt_keras import rules
-    from meta import estimators, random, tasks
-
     rule = rules.FactoredMLP(step_mult=0.01, exp_mult=0.1)
     arguments = {"num_particles": 16, "unroll_length": unroll_length}
     if segment_length is not None:
@@ -71,8 +71,6 @@ def main(argv):
             figures = pool.apply(measure, (name, segment_length, _UNROLL_LENGTH.value))
         results.append({"estimator": name, "segment_length": segment_length, **figures})
         print(results[-1], flush=True)
-    from meta import provenance  # Not above: what is weighed imports for itself.
-
     provenance.write_results(
         os.path.join(_OUT_DIR.value, "memory.json"),
         {"unroll_length": _UNROLL_LENGTH.value, "settings": results},

@@ -12,11 +12,12 @@ import os
 import numpy as np
 from absl import app, flags, logging
 
-from meta import provenance
+from meta import provenance, smoke
 
 _SAMPLES = flags.DEFINE_string("samples", "out/gradients/pairs.npz", "From unroll_length.py.")
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/gradients", "For the figures.")
 _ESTIMATES = flags.DEFINE_integer("estimates", 2000, "Estimates of each.", lower_bound=100)
+smoke.define(estimates=100)
 
 _PAIRS = 8
 _BURN_IN = 200

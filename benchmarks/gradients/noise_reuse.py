@@ -15,7 +15,7 @@ import tqdm
 from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer
-from meta import estimators, provenance, random
+from meta import estimators, provenance, random, smoke
 from meta.tasks import mixture
 from meta.tasks.sampling import distribution
 from meta.training import curriculum
@@ -31,6 +31,7 @@ _TASKS = flags.DEFINE_list(
 _WORKERS = flags.DEFINE_integer("workers", 6, "Independent runs.", lower_bound=2)
 _ESTIMATES = flags.DEFINE_integer("estimates", 60, "Averaged in each run.", lower_bound=1)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
+smoke.define(tasks=["image_mlp/1"], workers=2, estimates=1)
 
 SETTINGS = [("pes", 0.01), ("nres", 0.01), ("nres", 0.02)]
 """Estimator and standard deviation of the perturbations."""

@@ -16,16 +16,18 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from lopt_keras import rules
-from meta import estimators, provenance, random, tasks
+from meta import estimators, provenance, random, smoke, tasks
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/gradients", "For the picture and the figures.")
 _ESTIMATES = flags.DEFINE_integer("estimates", 32, "Horizons measured per point.", lower_bound=2)
+_ESTIMATORS = flags.DEFINE_list("estimators", list(estimators.NAMES), "Which.")
+_SEGMENTS = flags.DEFINE_list("segments", "1,2,4,8,16,32,64,128", "Steps; they divide 128.")
+smoke.define(estimates=2, estimators=["es", "pes"], segments=["8", "128"])
 
 HORIZON = 128
-SEGMENTS = tuple(2**i for i in range(8))
 LEARNING_RATE = 0.2
 STDDEV = 0.1
 _CURVATURES = np.array([1.0, 0.01])
@@ -166,18 +168,19 @@ def plot(results, file):
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    exact = [exact_gradients(length, np.log(LEARNING_RATE)) for length in SEGMENTS]
+    segments = [int(length) for length in _SEGMENTS.value]
+    exact = [exact_gradients(length, np.log(LEARNING_RATE)) for length in segments]
     results = {
-        "segment_lengths": SEGMENTS,
+        "segment_lengths": segments,
         "whole": [whole for whole, _ in exact],
         "truncated": [truncated for _, truncated in exact],
-        "fixed_point_whole": [fixed_point(HORIZON, 0)] * len(SEGMENTS),
-        "fixed_point_truncated": [fixed_point(length, 1) for length in SEGMENTS],
+        "fixed_point_whole": [fixed_point(HORIZON, 0)] * len(segments),
+        "fixed_point_truncated": [fixed_point(length, 1) for length in segments],
         "estimates": {},
     }
-    for name in estimators.NAMES:
-        results["estimates"][name] = [measure(name, length) for length in SEGMENTS]
-        for length, point in zip(SEGMENTS, results["estimates"][name], strict=True):
+    for name in _ESTIMATORS.value:
+        results["estimates"][name] = [measure(name, length) for length in segments]
+        for length, point in zip(segments, results["estimates"][name], strict=True):
             print(
                 f"{name:>9} {length:4d} steps: {point['mean']:.4f} ± {point['standard_error']:.4f}"
             )

@@ -18,7 +18,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from lopt_keras import pretrained, rules, saved_model
-from meta import estimators, provenance, random, tasks
+from meta import estimators, provenance, random, smoke, tasks
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -32,6 +32,7 @@ _WEIGHTS = flags.DEFINE_string(
     "weights", None, "Shipped weights to measure on their task, instead of a random rule."
 )
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
+smoke.define(estimates=10, lengths=["5", "10"])
 
 PES_SEGMENT = 5
 NAMES = ("pathwise", "es", "merged", "pes")
@@ -216,7 +217,8 @@ def main(argv):
     rule, theta, task, setting = choose()
     theta = {name: tf.constant(value) for name, value in theta.items()}
     longest = {"num_particles": _PARTICLES, "horizon": max(lengths)}
-    recorder = Recorder(rule, task, unroll_length=max(lengths), segment_length=20, **longest)
+    segment = min(20, max(lengths))
+    recorder = Recorder(rule, task, unroll_length=max(lengths), segment_length=segment, **longest)
     pes = estimators.PES(rule, task, unroll_length=PES_SEGMENT, **longest)
     rng = np.random.default_rng(0)
     results, samples = {}, {}

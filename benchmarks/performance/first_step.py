@@ -16,12 +16,15 @@ import models
 import stopwatch
 from absl import app, flags, logging
 
+from meta import smoke
+
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/performance", "For the figures.")
 _MODELS = flags.DEFINE_list("models", ["mlp", "resnet50", "transformer"], "Of models.py.")
 _OPTIMIZERS = flags.DEFINE_list(
     "optimizers", ["Adam", "default", "factored_mlp/8"], "Of contenders.py."
 )
 _REPETITIONS = flags.DEFINE_integer("repetitions", 3, "First steps of each.", lower_bound=1)
+smoke.define(models=["mlp"], optimizers=["Adam"], repetitions=1)
 
 
 def first_step(name, shapes):

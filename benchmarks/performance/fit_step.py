@@ -16,9 +16,12 @@ import stopwatch
 from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer
+from meta import smoke
 
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/performance", "For the figures.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 30, "Steps of each.", lower_bound=2)
+_MODELS = flags.DEFINE_list("models", ["convnet", "transformer"], "Which of both.")
+smoke.define(repetitions=2, models=["convnet"])
 
 _BATCH, _VOCABULARY, _LENGTH, _WIDTH = 32, 512, 64, 128
 
@@ -60,6 +63,10 @@ def step(build, optimizer):
     return lambda: model.train_on_batch(x, y), model.count_params()
 
 
+MODELS = {"convnet": convnet, "transformer": transformer}
+"""By name, functions that make a model and a batch for it."""
+
+
 def measure(build):
     """Milliseconds of a step with each optimizer, and what it adds to that of SGD."""
     optimizers = {
@@ -82,7 +89,7 @@ def measure(build):
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
-    results = {build.__name__: measure(build) for build in (convnet, transformer)}
+    results = {name: measure(MODELS[name]) for name in _MODELS.value}
     stopwatch.write(os.path.join(_OUT_DIR.value, "fit_step.json"), {"models": results})
 
 

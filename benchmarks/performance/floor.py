@@ -17,8 +17,11 @@ import stopwatch
 import tensorflow as tf
 from absl import app, flags, logging
 
+from meta import smoke
+
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/performance", "For the figures.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 30, "Measurements of each.", lower_bound=2)
+smoke.define(repetitions=2)
 _RULES = ("factored_mlp/8", "factored_mlp/32")
 _MATRIX, _COPIED = 2048, 2**24
 

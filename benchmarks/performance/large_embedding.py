@@ -16,9 +16,11 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer
+from meta import smoke
 
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/performance", "For the figures.")
 _STEPS = flags.DEFINE_integer("steps", 5, "Steps that are timed.", lower_bound=1)
+smoke.define(steps=1)
 
 SHAPES = ((1_000_000, 8), (1_000_000, 16), (10_007, 10))
 """Rows that are shorter than a vector register, and a number of rows that is prime."""

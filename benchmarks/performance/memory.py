@@ -16,8 +16,15 @@ import models
 import stopwatch
 from absl import app, flags, logging
 
+from meta import smoke
+
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/performance", "For the figures.")
 _MODEL = flags.DEFINE_enum("model", "mlp", list(models.SHAPES), "Of models.py.")
+_OPTIMIZERS = flags.DEFINE_list(
+    "optimizers", [*contenders.BASELINES, *contenders.RULES], "Of contenders.py."
+)
+smoke.define(optimizers=["Adam"])
+
 _SIZES = {"float32": 4, "bfloat16": 2, "int32": 4, "int64": 8}
 
 
@@ -50,7 +57,7 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     shapes, found = models.SHAPES[_MODEL.value](), {}
-    for name in (*contenders.BASELINES, *contenders.RULES):
+    for name in _OPTIMIZERS.value:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             found[name] = pool.apply(measure, (name, shapes))
         print(f"{name:>28}: {found[name]} bytes per parameter", flush=True)

@@ -15,7 +15,7 @@ import tensorflow as tf
 from absl import app, flags, logging
 
 from lopt_keras import rules
-from meta import estimators, random, tasks
+from meta import estimators, random, smoke, tasks
 
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/performance", "For the figures.")
 _ESTIMATORS = flags.DEFINE_list("estimators", ["es", "pes", "pathwise", "merged"], "Which.")
@@ -24,6 +24,7 @@ _VARIED = flags.DEFINE_bool("varied", True, "Whether to go beyond the reference 
 
 _VARIED_FOR = ("es", "pathwise")
 _ONE_CORE = flags.DEFINE_bool("one_core", False, "Whether to use a single core.")
+smoke.define(estimators=["es"], repetitions=1, varied=False)
 
 _REFERENCE = {"num_particles": 64, "unroll_length": 20, "hidden": 32}
 _VARIATIONS = [

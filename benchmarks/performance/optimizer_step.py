@@ -19,11 +19,14 @@ import models
 import stopwatch
 from absl import app, flags, logging
 
+from meta import smoke
+
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/performance", "For the figures.")
 _MODELS = flags.DEFINE_list("models", list(models.SHAPES), f"Some of {list(models.SHAPES)}.")
 _RULES = flags.DEFINE_list("rules", None, "Only these, of contenders.py.")
 _SECONDS = flags.DEFINE_float("seconds", 20.0, "About how long to measure each turn.")
 _AT_ONCE = flags.DEFINE_integer("at_once", len(contenders.RULES), "How many rules.", lower_bound=1)
+smoke.define(models=["mlp"], rules=["learned_hyperparameters"], seconds=0.1)
 _MOST_REPETITIONS = 50
 
 

@@ -14,11 +14,13 @@ import stopwatch
 from absl import app, flags, logging
 
 from lopt_keras import rules
+from meta import smoke
 from meta.training.config import MetaTrainingConfig
 from meta.training.run import started
 
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/performance", "For the figures.")
-_NUM_STEPS = flags.DEFINE_integer("num_steps", 500, "Outer steps.", lower_bound=100)
+_NUM_STEPS = flags.DEFINE_integer("num_steps", 500, "Outer steps.", lower_bound=1)
+smoke.define(num_steps=10)
 _FIRST = 10
 
 

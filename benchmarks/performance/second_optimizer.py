@@ -17,9 +17,11 @@ import stopwatch
 from absl import app, flags, logging
 
 from lopt_keras import LearnedOptimizer
+from meta import smoke
 
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/performance", "For the figures.")
 _COUNT = flags.DEFINE_integer("count", 10, "How many optimizers.", lower_bound=1)
+smoke.define(count=1)
 
 
 def resident():

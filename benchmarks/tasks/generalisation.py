@@ -21,12 +21,12 @@ import tqdm
 from absl import app, flags, logging
 
 from lopt_keras import rules
-from meta import provenance, random, tasks
+from meta import provenance, random, smoke, tasks
+from meta.inner.training import InnerTraining
 from meta.tasks.mixture import Mixture, scored
 from meta.tasks.sampling import distribution
 from meta.tasks.scoring import references
 from meta.training.config import MetaTrainingConfig
-from meta.training.inner_training import InnerTraining
 from meta.training.run import train
 
 matplotlib.use("Agg")
@@ -37,10 +37,11 @@ _FAMILIES = flags.DEFINE_list("families", None, "Families to train on. Default: 
 _MILLISECONDS = flags.DEFINE_float("milliseconds", None, "Time budget of a task's step.")
 _OUTER_STEPS = flags.DEFINE_integer("outer_steps", 2000, "Of each meta-training.", lower_bound=1)
 _SEEDS = flags.DEFINE_list("seeds", ["3", "3", "1", "1"], "Meta-trainings of each number.")
-_HELD_OUT = flags.DEFINE_integer("held_out", 24, "Tasks of each held-out set.", lower_bound=2)
+_HELD_OUT = flags.DEFINE_integer("held_out", 24, "Tasks of each held-out set.", lower_bound=1)
 _RUNS_DIR = flags.DEFINE_string("runs_dir", "out/generalisation", "Checkpoints and evaluations.")
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/tasks", "For the picture and the figures.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
+smoke.define(counts=["1"], seeds=["1"], families=["quadratic"], outer_steps=1, held_out=1)
 
 RULE = rules.FactoredMLP(hidden_size=8, step_mult=0.01, exp_mult=0.1)
 HELD_OUT_SETS = ("heldout_easy", "heldout_families")

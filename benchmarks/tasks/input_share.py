@@ -16,7 +16,7 @@ import tqdm
 from absl import app, flags, logging
 
 from lopt_keras import rules
-from meta import estimators, provenance, random, tasks
+from meta import estimators, provenance, random, smoke, tasks
 from meta.tasks.sampling import distribution
 from meta.tasks.wrapper import Wrapper
 
@@ -26,6 +26,7 @@ _UNROLL_LENGTH = flags.DEFINE_integer("unroll_length", 20, "Inner steps.", lower
 _REPETITIONS = flags.DEFINE_integer("repetitions", 15, "Timings of each.", lower_bound=3)
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/tasks", "For the figures.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
+smoke.define(families=["image_mlp"], particles=2, unroll_length=1, repetitions=3)
 
 
 class DrawnBefore(Wrapper):

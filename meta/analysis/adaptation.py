@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lopt_keras.types import Array
+from meta.analysis.dynamics import Dynamics
+
 
 class Adaptation(NamedTuple):
     """Steps at steady state against constant gradients of growing size.
@@ -24,7 +27,7 @@ class Adaptation(NamedTuple):
     exponents: np.ndarray
 
 
-def measure(dynamics, gradients, num_steps=2000):
+def measure(dynamics: Dynamics, gradients: Array, num_steps: int = 2000) -> Adaptation:
     """The `Adaptation` of a rule.
 
     Args:
@@ -54,7 +57,7 @@ def measure(dynamics, gradients, num_steps=2000):
     )
 
 
-def sensitivity(values, sizes):
+def sensitivity(values: Array, sizes: Array) -> float:
     """The power of one quantity that another grows with: slope of the logarithms.
 
     Args:
@@ -64,11 +67,11 @@ def sensitivity(values, sizes):
     return float(np.polyfit(np.log(values), np.log(np.maximum(sizes, 1e-30)), 1)[0])
 
 
-def _settled(dynamics, gradients, num_steps):
+def _settled(dynamics: Dynamics, gradients: Array, num_steps: int) -> tuple[Array, Array]:
     """The steps in the end `[N]` for all gradients side by side, and for zero."""
     driven = np.concatenate([gradients, [0.0]])
     states = np.repeat(dynamics.start()[None], len(driven), axis=0)
-    updates = None
+    updates = np.zeros_like(driven)
     for _ in range(num_steps):
         states, updates = dynamics(states, driven)
     updates = updates.astype("float64")

@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lopt_keras.types import Array
+from meta.analysis.dynamics import Dynamics
+
 _OUTERMOST = 3
 _SATURATED = 0.2
 _LINEAR = 0.1
@@ -35,7 +38,13 @@ class Clipping(NamedTuple):
     asymmetry: float
 
 
-def measure(dynamics, state, scale=1.0, decades=(-3.0, 3.0), num=60):
+def measure(
+    dynamics: Dynamics,
+    state: Array,
+    scale: float = 1.0,
+    decades: tuple[float, float] = (-3.0, 3.0),
+    num: int = 60,
+) -> Clipping:
     """The `Clipping` of a rule.
 
     Args:
@@ -61,8 +70,8 @@ def measure(dynamics, state, scale=1.0, decades=(-3.0, 3.0), num=60):
     if slope == 0.0 or not np.abs(odd).max() > 0:
         raise ValueError(f"The step of {dynamics.subject.name} does not depend on the gradient.")
     saturations = float(down[-1]), float(up[-1])
-    thresholds = tuple(
-        abs(side[-1] / slope) if _saturates(positive, side, slope) else np.inf
+    lower, upper = (
+        float(abs(side[-1] / slope)) if _saturates(positive, side, slope) else np.inf
         for side in (down, up)
     )
     straight = np.abs(odd / (slope * positive) - 1.0) <= _LINEAR
@@ -73,13 +82,13 @@ def measure(dynamics, state, scale=1.0, decades=(-3.0, 3.0), num=60):
         offset=float(offset),
         slope=float(slope),
         saturations=saturations,
-        thresholds=thresholds,
+        thresholds=(lower, upper),
         linear_range=float(positive[max(bent - 1, 0)]),
         asymmetry=float(np.linalg.norm(even) / np.linalg.norm(odd)),
     )
 
 
-def _slope_at_zero(positive, odd):
+def _slope_at_zero(positive: Array, odd: Array) -> float:
     """From the smallest gradients whose effect is well above rounding."""
     clear = np.abs(odd) > 1e-3 * np.abs(odd).max()
     first = int(np.argmax(clear))
@@ -87,7 +96,7 @@ def _slope_at_zero(positive, odd):
     return float(np.sum(odd[few] * positive[few]) / np.sum(np.square(positive[few])))
 
 
-def _saturates(positive, side, slope):
+def _saturates(positive: Array, side: Array, slope: float) -> bool:
     """Whether the curve is flat at its end: its last slope is a fraction of the first."""
     last = (side[-1] - side[-_OUTERMOST]) / (positive[-1] - positive[-_OUTERMOST])
     return abs(last) < _SATURATED * abs(side[-1] / positive[-1]) and abs(last) < abs(slope)

@@ -1,12 +1,16 @@
 """Which way the steps go: along the gradient, momentum, or the directions of known optimizers."""
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from lopt_keras import rules
+from lopt_keras.rules.base import State
+from lopt_keras.types import Array, Tensor
 from meta.analysis import programs
+from meta.analysis.recording import Recording
 from meta.analysis.subject import Subject
 
 _MOMENTUM, _NO_DECAY = 0.9, 1e-12
@@ -43,7 +47,9 @@ REFERENCES = {
 """Whose steps, at a learning rate of 1, are the directions besides the gradient."""
 
 
-def along(recording, references=None):
+def along(
+    recording: Recording, references: Mapping[str, Subject] | None = None
+) -> dict[str, list[Array]]:
     """What known optimizers would do at the gradients of a training.
 
     Args:
@@ -61,7 +67,9 @@ def along(recording, references=None):
     return found
 
 
-def explain(updates, directions, normalised=True):
+def explain(
+    updates: Sequence[Array], directions: Mapping[str, Sequence[Array]], normalised: bool = True
+) -> Explained:
     """Steps as a linear combination of directions, by least squares.
 
     Args:
@@ -84,7 +92,7 @@ def explain(updates, directions, normalised=True):
     cosines = np.mean([_cosines([updates], [directions[name]]) for name in names], axis=1)
     total = target @ target
 
-    def variance(columns):
+    def variance(columns: Array) -> tuple[Array, float]:
         coefficients = np.linalg.lstsq(columns, target, rcond=1e-10)[0]
         rest = target - columns @ coefficients
         return coefficients, 1.0 - (rest @ rest) / total
@@ -100,17 +108,19 @@ def explain(updates, directions, normalised=True):
     )
 
 
-def of_kind(recording, kind):
+def of_kind(recording: Recording, kind: str) -> list[int]:
     """Which tensors are of a kind: list of indices."""
     return [i for i, own in enumerate(recording.kinds) if own == kind]
 
 
-def _shadow(subject, recording):
+def _shadow(subject: Subject, recording: Recording) -> list[Array]:
     """Minus the steps that a rule would take at the gradients of a training."""
     problems = recording.grads[0].shape[1]
     theta, rule = subject.copies(problems), subject.rule
 
-    def step(state, grads, params, i):
+    def step(
+        state: State, grads: Sequence[Tensor], params: Sequence[Tensor], i: Tensor
+    ) -> tuple[list[Tensor], State]:
         signals = rules.Signals.silent(tf.fill([problems], i))
         return rule.update(theta, state, grads, params, signals)
 
@@ -127,12 +137,12 @@ def _shadow(subject, recording):
     return [np.stack(tensors) for tensors in zip(*rows, strict=True)]
 
 
-def _columns(lists, normalised):
+def _columns(lists: Sequence[Sequence[Array]], normalised: bool) -> Array:
     """Each list of arrays as one column: `[entries, lists]` float64."""
     return np.stack([_column(tensors, normalised) for tensors in lists], axis=1)
 
 
-def _column(tensors, normalised):
+def _column(tensors: Sequence[Array], normalised: bool) -> Array:
     parts = []
     for x in tensors:
         x = np.asarray(x, "float64").reshape(*x.shape[:2], -1)
@@ -142,7 +152,7 @@ def _column(tensors, normalised):
     return np.concatenate(parts)
 
 
-def _cosines(first, second):
+def _cosines(first: Sequence[Sequence[Array]], second: Sequence[Sequence[Array]]) -> Array:
     """Of each tensor in each step of each problem, `[N]`."""
     found = []
     for x, y in zip(first[0], second[0], strict=True):

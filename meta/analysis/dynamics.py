@@ -1,14 +1,18 @@
 """An update rule as a dynamical system: the state of one tensor, driven by gradients."""
 
 import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
 
 from lopt_keras import rules
+from lopt_keras.rules.base import State
+from lopt_keras.types import Array, Tensor
 from lopt_keras.validation import check_integer, check_number
 from meta.analysis import programs
+from meta.analysis.subject import Subject
 
 _LARGEST_STATE = 2048
 _PARAMETER_SIZE = 0.1
@@ -46,7 +50,13 @@ class Dynamics:
     Source: Maheswaranathan et al., arXiv 2011.02159, section 3; the means under noise are ours.
     """
 
-    subject: Any
+    # Of the fields of an instance.
+    size: ClassVar[int]
+    _structure: ClassVar[State]
+    _sizes: ClassVar[list[int]]
+    _programs: ClassVar[dict[tuple[str, int], Any]]
+
+    subject: Subject
     shape: tuple[int, ...] = ()
     step: int = 10_000
     total_steps: int = 0
@@ -54,7 +64,7 @@ class Dynamics:
     noise: float = 0.0
     parameter: float | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_integer("step", self.step, low=0)
         check_integer("total_steps", self.total_steps, low=0)
         check_number("noise", self.noise)
@@ -71,15 +81,15 @@ class Dynamics:
         object.__setattr__(self, "size", sum(sizes))
         object.__setattr__(self, "_programs", {})
 
-    def at(self, **changes):
+    def at(self, **changes: Any) -> "Dynamics":
         """The same system with other arguments."""
         return dataclasses.replace(self, **changes)
 
-    def start(self):
+    def start(self) -> Array:
         """The state before the first step, `[size]`."""
         return self.flatten(self._structure)[0]
 
-    def flatten(self, state):
+    def flatten(self, state: State) -> Array:
         """A `State` of `[N, ...]` as `[N, size]`, NumPy."""
         floats = [
             np.asarray(x).reshape(len(x), -1)
@@ -88,13 +98,13 @@ class Dynamics:
         ]
         return np.concatenate(floats, axis=1)
 
-    def entries(self):
+    def entries(self) -> list[str]:
         """A name for each number of the state: list."""
         parts = [*self._structure.tensors, self._structure.shared]
         names = [name for part in parts for name in sorted(part)]
         return [name for name, size in zip(names, self._sizes, strict=True) for _ in range(size)]
 
-    def __call__(self, states, gradients, steps=None):
+    def __call__(self, states: Array, gradients: Any, steps: Any = None) -> tuple[Array, ...]:
         """One step from each of N states.
 
         Args:
@@ -107,7 +117,7 @@ class Dynamics:
         """
         return self._run("step", states, gradients, steps)
 
-    def jacobians(self, states, gradients, steps=None):
+    def jacobians(self, states: Array, gradients: Any, steps: Any = None) -> tuple[Array, ...]:
         """Derivatives at each of N states, by tape through the rule's `update`.
 
         Returns:
@@ -116,14 +126,16 @@ class Dynamics:
         """
         return self._run("jacobian", states, gradients, steps)
 
-    def decay(self, states, gradients, steps=None):
+    def decay(self, states: Array, gradients: Any, steps: Any = None) -> Array:
         """What a step takes away of a parameter, as a fraction: `[N]`.
 
         `-trace(du/dP) / entries`, by tape: the state and the gradient stay, the parameters move.
         """
         return self._run("decay", states, gradients, steps)[0]
 
-    def run(self, gradients, start=None, steps=None):
+    def run(
+        self, gradients: Array, start: Array | None = None, steps: Any = None
+    ) -> tuple[Array, Array]:
         """Many steps from one state.
 
         Args:
@@ -142,11 +154,13 @@ class Dynamics:
             updates.append(update[0])
         return np.stack(states), np.stack(updates)
 
-    def settle(self, gradient=0.0, num_steps=200, start=None):
+    def settle(
+        self, gradient: float = 0.0, num_steps: int = 200, start: Array | None = None
+    ) -> Array:
         """The state after many steps with one gradient, `[size]`."""
         return self.run(np.full(num_steps, gradient), start)[0][-1]
 
-    def _run(self, name, states, gradients, steps):
+    def _run(self, name: str, states: Array, gradients: Any, steps: Any) -> tuple[Array, ...]:
         states = np.asarray(states, "float32")
         count = len(states)
         gradients = np.broadcast_to(np.asarray(gradients, "float32"), [count])
@@ -157,12 +171,12 @@ class Dynamics:
             self._programs[name, count] = programs.traced(functions[name], *arguments)
         return tuple(x.numpy() for x in self._programs[name, count](*arguments))
 
-    def _step(self, states, gradients, steps):
+    def _step(self, states: Tensor, gradients: Tensor, steps: Tensor) -> tuple[Tensor, ...]:
         params = self._parameters(states.shape[0])
         new, updates = self._update(states, self._everywhere(gradients), params, steps)
         return new, updates[:, 0]
 
-    def _jacobian(self, states, gradients, steps):
+    def _jacobian(self, states: Tensor, gradients: Tensor, steps: Tensor) -> tuple[Tensor, ...]:
         # A copy of the system for each output: one backward pass gives each its own row.
         count, outputs = states.shape[0], self.size + 1
         states, gradients, steps = (
@@ -186,7 +200,7 @@ class Dynamics:
             of_gradient[:, self.size],
         )
 
-    def _decay(self, states, gradients, steps):
+    def _decay(self, states: Tensor, gradients: Tensor, steps: Tensor) -> tuple[Tensor, ...]:
         params = self._parameters(states.shape[0])
         probes = self._patterns(odd=True)
         total = 0.0
@@ -201,7 +215,9 @@ class Dynamics:
             total += tf.reduce_sum(tf.reshape(slopes, [slopes.shape[0], -1]), axis=1)
         return (-total / (len(probes) * max(self._entries, 1)),)
 
-    def _update(self, states, gradients, params, steps):
+    def _update(
+        self, states: Tensor, gradients: Tensor, params: Sequence[Tensor], steps: Tensor
+    ) -> tuple[Tensor, ...]:
         """New states and the steps of all entries `[N, entries]`, means over the noise."""
         if not self.noise:
             return self._update_once(states, gradients, params, steps)
@@ -215,7 +231,9 @@ class Dynamics:
         found = self._update_once(states, gradients, params, steps)
         return tuple(tf.reduce_mean(tf.reshape(x, [count, copies, -1]), axis=1) for x in found)
 
-    def _update_once(self, states, gradients, params, steps):
+    def _update_once(
+        self, states: Tensor, gradients: Tensor, params: Sequence[Tensor], steps: Tensor
+    ) -> tuple[Tensor, Tensor]:
         count = states.shape[0]
         heard = {}
         if self.loss is not None:
@@ -237,7 +255,7 @@ class Dynamics:
         ]
         return tf.concat(floats, axis=1), tf.reshape(updates[0], [count, -1])
 
-    def _unflatten(self, states):
+    def _unflatten(self, states: Tensor) -> State:
         count = states.shape[0]
         parts = iter(tf.split(states, [size for size in self._sizes if size], axis=1))
         flat = [
@@ -247,14 +265,14 @@ class Dynamics:
         return tf.nest.pack_sequence_as(self._structure, flat)
 
     @property
-    def _entries(self):
+    def _entries(self) -> int:
         return int(np.prod(self.shape))
 
-    def _everywhere(self, gradients):
+    def _everywhere(self, gradients: Tensor) -> Tensor:
         """`[N]` -> `[N, entries]`."""
         return tf.repeat(gradients[:, None], self._entries, axis=1)
 
-    def _parameters(self, count):
+    def _parameters(self, count: int) -> list[Tensor]:
         if self.parameter is not None:
             values = np.full(self.shape, self.parameter)
         else:
@@ -263,7 +281,7 @@ class Dynamics:
         values = np.broadcast_to(values.astype("float32"), [count, *self.shape])
         return [tf.constant(values)]
 
-    def _patterns(self, odd=False):
+    def _patterns(self, odd: bool = False) -> Array:
         """Signs `[M, entries]` whose mean is zero; their first half, with `odd`."""
         rng = np.random.default_rng(_PATTERN_SEED + 1)
         half = 1 if self._entries == 1 else _MOST_PATTERNS // 2

@@ -1,10 +1,12 @@
 """Fixed points of an update rule's state."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from lopt_keras.types import Array
 from lopt_keras.validation import check_integer, check_number
+from meta.analysis.dynamics import Dynamics
 
 _INITIAL_DAMPING, _LESS, _MORE = 1e-3, 0.3, 4.0
 _MOST_STALLED, _SHORTEST, _STANDING = 8, 1e-7, 1e-14
@@ -28,7 +30,14 @@ class FixedPoints(NamedTuple):
     num_starts: int
 
 
-def find(dynamics, starts, gradient=0.0, tolerance=1e-5, num_steps=60, same=1e-2):
+def find(
+    dynamics: Dynamics,
+    starts: Array,
+    gradient: float = 0.0,
+    tolerance: float = 1e-5,
+    num_steps: int = 60,
+    same: float = 1e-2,
+) -> FixedPoints:
     """Minimises `|h - F(h, g)|^2 / 2` from each start.
 
     By the method of Levenberg and Marquardt with the exact Jacobian. The published analysis takes
@@ -69,7 +78,7 @@ def find(dynamics, starts, gradient=0.0, tolerance=1e-5, num_steps=60, same=1e-2
     return FixedPoints(kept, kept_speeds, counts, float(speeds.min()), len(starts))
 
 
-def along(dynamics, starts, gradients, **kwargs):
+def along(dynamics: Dynamics, starts: Array, gradients: Array, **kwargs: Any) -> list[FixedPoints]:
     """The fixed points of each of several constant gradients: list of `FixedPoints`.
 
     Each begins from the starts and from what the gradient before it led to.
@@ -83,11 +92,13 @@ def along(dynamics, starts, gradients, **kwargs):
     return results
 
 
-def _minimise(dynamics, states, gradient, num_steps):
+def _minimise(
+    dynamics: Dynamics, states: Array, gradient: float, num_steps: int
+) -> tuple[Array, Array, Array]:
     """The states after the minimisation, their speeds, and how long the last tried step was."""
     free, unread = _variables(dynamics, states, gradient)
 
-    def residuals_of(states):
+    def residuals_of(states: Array) -> Array:
         residuals = states - _mapped(dynamics, states, gradient)
         return np.where(unread, 0.0, residuals)
 
@@ -121,7 +132,7 @@ def _minimise(dynamics, states, gradient, num_steps):
     return states, speeds, lengths
 
 
-def _variables(dynamics, states, gradient):
+def _variables(dynamics: Dynamics, states: Array, gradient: float) -> tuple[Array, Array]:
     """Which entries of the state are to be found, and which nothing reads: `[size]` booleans.
 
     What stays as it is whatever happens, such as counts of losses that are not heard, is no
@@ -135,27 +146,28 @@ def _variables(dynamics, states, gradient):
     return ~stays & ~unread, unread
 
 
-def _mapped(dynamics, states, gradient):
+def _mapped(dynamics: Dynamics, states: Array, gradient: float) -> Array:
     return dynamics(states, gradient)[0].astype("float64")
 
 
-def _speeds(residuals):
+def _speeds(residuals: Array) -> Array:
     speeds = 0.5 * np.sum(np.square(residuals), axis=1)
     return np.where(np.isfinite(speeds), speeds, np.inf)
 
 
-def _distinct(states, speeds, same):
+def _distinct(states: Array, speeds: Array, same: float) -> tuple[Array, Array, Array]:
     """The states without duplicates, the most frequent first, their speeds and counts."""
-    kept, counts = [], []
+    found: list[int] = []
+    times: list[int] = []
     for i in np.argsort(speeds):
-        for j, k in enumerate(kept):
+        for j, k in enumerate(found):
             distance = np.linalg.norm(states[i] - states[k])
             if distance <= same * (1.0 + np.linalg.norm(states[k])):
-                counts[j] += 1
+                times[j] += 1
                 break
         else:
-            kept.append(i)
-            counts.append(1)
-    order = np.argsort(-np.asarray(counts, int), kind="stable")
-    kept, counts = np.asarray(kept, int)[order], np.asarray(counts, int)[order]
+            found.append(i)
+            times.append(1)
+    order = np.argsort(-np.asarray(times, int), kind="stable")
+    kept, counts = np.asarray(found, int)[order], np.asarray(times, int)[order]
     return states[kept], speeds[kept], counts

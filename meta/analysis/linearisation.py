@@ -4,7 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lopt_keras.types import Array
 from lopt_keras.validation import check_integer, check_number
+from meta.analysis.dynamics import Dynamics
 
 _INSTANT = 1e-4
 _SAME = 1e-3
@@ -39,28 +41,28 @@ class Linearisation(NamedTuple):
     error: float
 
     @property
-    def momenta(self):
+    def momenta(self) -> Array:
         """`|lambda_i|`, `[M]`."""
         return np.abs(self.eigenvalues)
 
     @property
-    def timescales(self):
+    def timescales(self) -> Array:
         """`-1 / log |lambda_i|`, in steps: after as many, a mode has fallen to 1 / e; `[M]`."""
         with np.errstate(divide="ignore"):
             return np.where(self.momenta > 0, -1.0 / np.log(self.momenta), 0.0)
 
     @property
-    def total_rates(self):
+    def total_rates(self) -> Array:
         """What each mode adds to the step of a constant gradient: `alpha / (1 - lambda)`, `[M]`."""
         return self.rates / (1.0 - self.eigenvalues)
 
     @property
-    def rate(self):
+    def rate(self) -> float:
         """The learning rate that a constant gradient sees in the end: minus the step over it."""
         return float(np.real(np.sum(self.total_rates)))
 
     @property
-    def momentum(self):
+    def momentum(self) -> float:
         """The decay of one momentum with the same mean age of gradients in the step.
 
         The mean age of a gradient in a momentum beta is `beta / (1 - beta)`.
@@ -70,7 +72,9 @@ class Linearisation(NamedTuple):
         return age / (1.0 + age)
 
 
-def linearise(dynamics, state, gradient=0.0, length=100):
+def linearise(
+    dynamics: Dynamics, state: Array, gradient: float = 0.0, length: int = 100
+) -> Linearisation:
     """Linearises a rule at a state, which should be a fixed point.
 
     Args:
@@ -115,7 +119,7 @@ def linearise(dynamics, state, gradient=0.0, length=100):
     return Linearisation(modes, rates, eigenvalues, right, left, impulse, float(error))
 
 
-def optimal_momentum(lowest, highest):
+def optimal_momentum(lowest: float, highest: float) -> tuple[float, float]:
     """The rate and the momentum that are best on a quadratic, of all constant ones.
 
     Args:
@@ -136,7 +140,7 @@ def optimal_momentum(lowest, highest):
     return 4.0 / (a + b) ** 2, ((b - a) / (b + a)) ** 2
 
 
-def _impulse(transition, drive, readout, direct, length):
+def _impulse(transition: Array, drive: Array, readout: Array, direct: float, length: int) -> Array:
     response, state = [direct], drive
     for _ in range(length - 1):
         response.append(readout @ state)
@@ -144,18 +148,19 @@ def _impulse(transition, drive, readout, direct, length):
     return np.asarray(response, "float64")
 
 
-def _merged(eigenvalues, rates):
+def _merged(eigenvalues: Array, rates: Array) -> tuple[Array, Array]:
     """Modes of the same eigenvalue as one, without negligible ones, the most important first."""
-    modes, sums = [], []
+    found: list[complex] = []
+    totals: list[complex] = []
     for value, rate in zip(eigenvalues, rates, strict=True):
-        for i, mode in enumerate(modes):
+        for i, mode in enumerate(found):
             if abs(value - mode) <= _SAME * abs(1.0 - mode) + 1e-9:
-                sums[i] += rate
+                totals[i] += rate
                 break
         else:
-            modes.append(value)
-            sums.append(rate)
-    modes, sums = np.asarray(modes), np.asarray(sums)
+            found.append(value)
+            totals.append(rate)
+    modes, sums = np.asarray(found), np.asarray(totals)
     # What stands still, with eigenvalue 1, and does not move the step.
     moving = np.abs(sums) > _ROUNDING * np.abs(sums).max()
     modes, sums = modes[moving], sums[moving]

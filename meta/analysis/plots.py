@@ -1,6 +1,7 @@
 """Pictures of an analysis: panels of curves side by side."""
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -50,7 +51,7 @@ class Panel(NamedTuple):
     equal: bool = False
 
 
-def draw(file, panels, title=""):
+def draw(file: str, panels: Sequence[Panel], title: str = "") -> None:
     """Draws panels side by side, in rows of three, into a PNG."""
     columns = min(len(panels), _WIDEST)
     rows = -(-len(panels) // columns)
@@ -58,7 +59,7 @@ def draw(file, panels, title=""):
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     labels = list(dict.fromkeys(curve.label for panel in panels for curve in panel.curves))
     colours = {label: f"C{i}" for i, label in enumerate(labels)}
-    handles = {}
+    handles: dict[str, Any] = {}
     for axis, panel in zip(axes.flat, panels, strict=False):
         _draw_panel(axis, panel, colours, handles)
     for axis in list(axes.flat)[len(panels) :]:
@@ -72,7 +73,9 @@ def draw(file, panels, title=""):
     plt.close(figure)
 
 
-def _draw_panel(axis, panel, colours, handles):
+def _draw_panel(
+    axis: Any, panel: Panel, colours: Mapping[str, str], handles: dict[str, Any]
+) -> None:
     if panel.arrows is not None:
         flow = panel.arrows
         speeds = np.hypot(flow.first_speed, flow.second_speed)
@@ -80,7 +83,9 @@ def _draw_panel(axis, panel, colours, handles):
             flow.first, flow.second, flow.first_speed, flow.second_speed, speeds, cmap="Greys"
         )
     for curve in panel.curves:
-        style = {"marker": curve.marks, "ls": "", "ms": 4} if curve.marks else {"lw": 1.6}
+        style: dict[str, Any] = (
+            {"marker": curve.marks, "ls": "", "ms": 4} if curve.marks else {"lw": 1.6}
+        )
         if curve.dashed:
             style["ls"] = "--"
         colour = colours[curve.label] if curve.label else "0.3"

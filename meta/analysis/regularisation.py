@@ -1,8 +1,11 @@
 """Implicit regularisation: what an optimizer does to weights and to held-out loss."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from lopt_keras.types import Array
+from meta.analysis.recording import Recording
 
 _LOWEST_SHARE = 0.02
 
@@ -39,7 +42,7 @@ class Gap(NamedTuple):
     second_norms: np.ndarray
 
 
-def decay(recording, directions):
+def decay(recording: Recording, directions: Any) -> Decay:
     """The `Decay` of a training.
 
     Args:
@@ -64,7 +67,9 @@ def decay(recording, directions):
     return Decay(float(np.mean(fractions)), float(along.mean()), growth)
 
 
-def at_equal_training_loss(first, second, num_levels=8, width=10):
+def at_equal_training_loss(
+    first: Recording, second: Recording, num_levels: int = 8, width: int = 10
+) -> Gap:
     """The `Gap` between two trainings on the same problems.
 
     Args:
@@ -90,7 +95,7 @@ def at_equal_training_loss(first, second, num_levels=8, width=10):
     return Gap(levels, *held_out, *norms)
 
 
-def _curves(recording, width):
+def _curves(recording: Recording, width: int) -> tuple[Array, Array, Array]:
     """Smoothed training and held-out loss, means over problems, and relative norms: `[T]`."""
     norms = np.sqrt(sum(np.square(_flat(x)).sum(axis=2) for x in recording.params))
     return (
@@ -100,7 +105,7 @@ def _curves(recording, width):
     )
 
 
-def _smooth(values, width):
+def _smooth(values: Any, width: int) -> Array:
     """Mean over the last `width` entries up to each, fewer at the start."""
     total = np.cumsum(np.concatenate([np.zeros(1), values.astype("float64")]))
     ends = np.arange(1, len(total))
@@ -108,6 +113,6 @@ def _smooth(values, width):
     return (total[ends] - total[starts]) / (ends - starts)
 
 
-def _flat(x):
+def _flat(x: Array) -> Array:
     """`[T, P, *shape]` -> `[T, P, n]` float64."""
     return np.asarray(x, "float64").reshape(*x.shape[:2], -1)

@@ -7,6 +7,8 @@ import os
 import pathlib
 import string
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -15,12 +17,15 @@ import tqdm
 from lopt_keras import rules
 from meta import provenance
 from meta.analysis import plots
-from meta.analysis.sections import SECTIONS, Section
+from meta.analysis.sections import SECTIONS, Section, Table
+from meta.analysis.study import Study
 
 _TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 
 
-def write(out_dir, study, names, command):
+def write(
+    out_dir: str, study: Study, names: Sequence[str], command: str
+) -> dict[str, Section | str]:
     """Computes sections and writes `report.html`, `analysis.json` and pictures.
 
     A section that cannot be computed says why; the others are computed all the same.
@@ -59,7 +64,7 @@ def write(out_dir, study, names, command):
     return found
 
 
-def compute(study, name):
+def compute(study: Study, name: str) -> Section | str:
     """The `Section` of that name, or a text that says why there is none."""
     try:
         return SECTIONS[name](study)
@@ -72,10 +77,11 @@ def compute(study, name):
     return text
 
 
-def _page(out_dir, study, found, command):
+def _page(out_dir: str, study: Study, found: Mapping[str, Section | str], command: str) -> str:
     subject = study.subject
     try:
-        adam = f"{study.adam.rule.learning_rate:.3g}"
+        rule: Any = study.adam.rule  # `rules.Adam`.
+        adam = f"{rule.learning_rate:.3g}"
     except (TypeError, ValueError) as error:
         adam = f"unknown ({error})"
     links = [f'<li><a href="#{name}">{_title(name, x)}</a></li>' for name, x in found.items()]
@@ -91,11 +97,11 @@ def _page(out_dir, study, found, command):
     )
 
 
-def _title(name, section):
+def _title(name: str, section: Section | str) -> str:
     return html.escape(section.title if isinstance(section, Section) else name)
 
 
-def _section(out_dir, subject, name, section):
+def _section(out_dir: str, subject: str, name: str, section: Section | str) -> str:
     head = f'<h2 id="{name}">{_title(name, section)}</h2>'
     if isinstance(section, str):
         return f"{head}<p class=missing>{html.escape(section)}</p>"
@@ -110,7 +116,7 @@ def _section(out_dir, subject, name, section):
     return f"{head}<ul>{sentences}</ul>{picture}{tables}"
 
 
-def _table(table, subject):
+def _table(table: Table, subject: str) -> str:
     head = "".join(f"<th>{html.escape(text)}</th>" for text in table.heads)
     body = ""
     for row in table.rows:
@@ -120,7 +126,7 @@ def _table(table, subject):
     return f"<div class=scroll><table><tr>{head}</tr>{body}</table></div>"
 
 
-def _cell(value):
+def _cell(value: Any) -> str:
     if isinstance(value, str):
         return value
     if not math.isfinite(value):
@@ -128,7 +134,7 @@ def _cell(value):
     return f"{value:.3g}"
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     """As JSON can hold it: no arrays, no infinities, six digits."""
     if isinstance(value, dict):
         return {str(key): _plain(x) for key, x in value.items()}

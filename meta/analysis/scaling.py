@@ -1,11 +1,16 @@
 """How steps depend on a task: the scale of its loss, batch size, width and depth."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from lopt_keras.types import Tensor
 from meta import tasks
 from meta.analysis import adaptation, recording
+from meta.analysis.recording import Recording
+from meta.analysis.subject import Subject
+from meta.tasks.base import Task
 from meta.tasks.sampling.augmentation import Augmented
 
 
@@ -28,7 +33,7 @@ class Sweep(NamedTuple):
     rate_exponent: float
 
 
-def _mlp(**config):
+def _mlp(**config: Any) -> Task:
     return tasks.get("image_mlp", **{"hidden_units": (32,), "batch_size": 32, **config})
 
 
@@ -44,7 +49,13 @@ VARIANTS = {
 """By name, the values that are tried and the task of each: an MLP on digits."""
 
 
-def sweep(subject, values, make_task, num_steps, seed):
+def sweep(
+    subject: Subject,
+    values: Sequence[Any],
+    make_task: Callable[[Any], Task],
+    num_steps: int,
+    seed: Tensor,
+) -> Sweep:
     """The `Sweep` of a rule.
 
     Args:
@@ -65,15 +76,15 @@ def sweep(subject, values, make_task, num_steps, seed):
         size, rate = _steps(found)
         relative.append(size)
         rates.append(rate)
-    values, relative, rates = (np.asarray(x, "float64") for x in (values, relative, rates))
+    tried, sizes, speeds = (np.asarray(x, "float64") for x in (values, relative, rates))
     exponents = [
-        adaptation.sensitivity(values, x) if np.isfinite(x).all() else np.nan
-        for x in (relative, rates)
+        adaptation.sensitivity(tried, x) if np.isfinite(x).all() else np.nan
+        for x in (sizes, speeds)
     ]
-    return Sweep(values, relative, rates, *exponents)
+    return Sweep(tried, sizes, speeds, *exponents)
 
 
-def _steps(found):
+def _steps(found: Recording) -> tuple[float, float]:
     """Relative size and rate of the steps of the matrices, over the later half of a training."""
     half = len(found.train_loss) // 2
     sizes, rates = [], []
@@ -88,4 +99,5 @@ def _steps(found):
             rates.append(-(u * g).sum(axis=1).mean() / np.square(g).sum(axis=1).mean())
     if min(rates) <= 0:
         rates = [np.nan]
-    return (float(np.exp(np.mean(np.log(np.maximum(x, 1e-30))))) for x in (sizes, rates))
+    size, rate = (float(np.exp(np.mean(np.log(np.maximum(x, 1e-30))))) for x in (sizes, rates))
+    return size, rate

@@ -1,11 +1,14 @@
 """Learning-rate schedules: how the rate and the state drift with time alone."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from scipy import optimize
 
+from lopt_keras.types import Array
 from lopt_keras.validation import check_integer
+from meta.analysis.dynamics import Dynamics
 
 
 class Drift(NamedTuple):
@@ -25,7 +28,7 @@ class Drift(NamedTuple):
     rates: np.ndarray
 
     @property
-    def peak(self):
+    def peak(self) -> int:
         """The step with the largest rate."""
         return int(np.argmax(self.rates))
 
@@ -48,7 +51,10 @@ class Fit(NamedTuple):
     errors: dict
 
 
-SHAPES = {
+Shape: TypeAlias = Callable[[Array, float], Array]
+"""From steps `[T]` and a time to rates `[T]`, 1 at step 0."""
+
+SHAPES: dict[str, Shape] = {
     "constant": lambda t, d: np.ones_like(t),
     "linear decay to 0 at T": lambda t, d: np.maximum(1.0 - t / d, 0.0),
     "cosine to 0 at T": lambda t, d: 0.5 * (1.0 + np.cos(np.pi * np.minimum(t / d, 1.0))),
@@ -62,7 +68,7 @@ _LONGEST = 1e3
 _SIMPLER = 1.05
 
 
-def drift(dynamics, num_steps):
+def drift(dynamics: Dynamics, num_steps: int) -> Drift:
     """The `Drift` of a rule: its mean map under noise, time going on.
 
     Args:
@@ -84,7 +90,7 @@ def drift(dynamics, num_steps):
     return Drift(steps, states, offsets, rates)
 
 
-def fit(steps, rates):
+def fit(steps: Array, rates: Array) -> Fit:
     """The simplest of `SHAPES` that fits a schedule about as well as the best.
 
     Args:
@@ -107,15 +113,15 @@ def fit(steps, rates):
     return Fit(name, float(first), float(time), float(error), errors)
 
 
-def _fit_shape(shape, steps, rates):
+def _fit_shape(shape: Shape, steps: Array, rates: Array) -> tuple[float, float, float]:
     """Scale, time and relative error of the best fit by least squares."""
     span = max(steps[-1] - steps[0], 1.0)
 
-    def scaled(logarithm):
+    def scaled(logarithm: float) -> Array:
         values = shape(steps, np.exp(logarithm))
         return values * (values @ rates) / max(values @ values, 1e-30)
 
-    def misfit(logarithm):
+    def misfit(logarithm: float) -> float:
         return float(np.sqrt(np.mean(np.square(scaled(logarithm) - rates))))
 
     size = np.sqrt(np.mean(np.square(rates)))

@@ -1,9 +1,11 @@
 """The sections of a report: each asks one question of a subject, beside Adam."""
 
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from lopt_keras.types import Array
 from meta import random
 from meta.analysis import (
     adaptation,
@@ -16,8 +18,11 @@ from meta.analysis import (
     schedule,
     state_space,
 )
+from meta.analysis.dynamics import Dynamics
 from meta.analysis.plots import Curve, Panel
-from meta.analysis.study import ADAM
+from meta.analysis.recording import Recording
+from meta.analysis.study import ADAM, Study
+from meta.analysis.subject import Subject
 
 _STARTS = 8
 _GRID = np.array([0.0, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0])
@@ -51,7 +56,7 @@ class Table(NamedTuple):
     rows: Any
 
 
-def training(study):
+def training(study: Study) -> Section:
     """How well it trains."""
     curves, rows, data = [], [], {}
     for name, found in _trainings(study):
@@ -71,7 +76,7 @@ def training(study):
     return Section("How does it train?", [sentence], [Table(heads, rows)], [panel], data)
 
 
-def fixed_point(study):
+def fixed_point(study: Study) -> Section:
     """Where its state rests."""
     rows, curves, findings, data = [], [], [], {}
     for subject, kind, dynamics in _systems(study):
@@ -109,7 +114,7 @@ def fixed_point(study):
     return Section("Does its state come to rest?", findings, [Table(heads, rows)], [panel], data)
 
 
-def _rest(label, counts, found):
+def _rest(label: str, counts: Sequence[int], found: Sequence[fixed_points.FixedPoints]) -> str:
     reached = np.mean([points.counts.sum() / points.num_starts for points in found])
     if counts == [1]:
         return f"{label}: one fixed point for every constant gradient, as the paper finds."
@@ -118,7 +123,7 @@ def _rest(label, counts, found):
     return f"{label}: {_span(counts)} fixed points, where {100 * reached:.0f} % of the starts end."
 
 
-def momentum(study):
+def momentum(study: Study) -> Section:
     """The momenta that its step is a sum of."""
     rows, impulses, modes, findings, data = [], [], [], [], {}
     at = study.num_steps // 2
@@ -159,7 +164,7 @@ def momentum(study):
     return Section("Which momentum does it have?", findings, [Table(heads, rows)], panels, data)
 
 
-def clip(study):
+def clip(study: Study) -> Section:
     """How its step saturates."""
     rows, curves, findings, data = [], [], [], {}
     at = study.num_steps // 2
@@ -190,14 +195,14 @@ def clip(study):
     return Section("Does it clip gradients?", findings, [Table(heads, rows)], [panel], data)
 
 
-def _clips(label, thresholds):
+def _clips(label: str, thresholds: Any) -> str:
     if not np.isfinite(thresholds).any():
         return f"{label}: it does not clip; the step grows with the gradient without bound."
     low, high = min(thresholds), max(thresholds)
     return f"{label}: it clips at {_span([low, high])} times the typical gradient."
 
 
-def schedules(study):
+def schedules(study: Study) -> Section:
     """How its rate changes with time alone, and what its controller does in a training."""
     rows, curves, findings, data = [], [], [], {}
     for subject, kind, dynamics in _systems(study):
@@ -229,7 +234,7 @@ def schedules(study):
     return Section("Which schedule does it follow?", findings, [Table(heads, rows)], panels, data)
 
 
-def _shape(found):
+def _shape(found: schedule.Drift) -> list[Any]:
     peak, rates = found.peak, found.rates
     fall = float(rates[-1] / rates[peak])
     if peak > len(rates) - 8 or not (rates[peak:] > 0).all():
@@ -238,7 +243,7 @@ def _shape(found):
     return [peak, fit.shape, fit.time, fit.error, fall]
 
 
-def _schedule_sentence(label, found):
+def _schedule_sentence(label: str, found: schedule.Drift) -> str:
     peak, shape, time, _, fall = _shape(found)
     rise = found.rates[peak] / found.rates[0] if found.rates[0] > 0 else np.inf
     text = f"{label}: "
@@ -250,9 +255,10 @@ def _schedule_sentence(label, found):
     return text + f"it is like {what}, and ends at {_short(fall)} of its peak."
 
 
-def _controls(study):
+def _controls(study: Study) -> tuple[list[Panel], dict[str, Any]]:
     """Panels and data of what a controller chose in the trainings, by kind of tensor."""
-    panels, data = [], {}
+    panels: list[Panel] = []
+    data: dict[str, Any] = {}
     told = (False, True) if study.hears_horizon(study.subject) else (False,)
     found = {x: study.training(study.subject, x) for x in told}
     for name in found[False].controls:
@@ -269,7 +275,7 @@ def _controls(study):
     return panels, data
 
 
-def adapt(study):
+def adapt(study: Study) -> Section:
     """What it makes of the size of gradients, and of other tasks."""
     rows, curves, findings, data = [], [], [], {}
     for subject, kind, dynamics in _systems(study):
@@ -299,9 +305,10 @@ def adapt(study):
     )
 
 
-def scale(study):
+def scale(study: Study) -> Section:
     """How its steps depend on loss scale, batch size, width and depth."""
-    rows, findings, panels, data = [], [], [], {}
+    rows, findings, panels = [], [], []
+    data: dict[str, dict[str, Any]] = {}
     for name, (values, make_task) in scaling.VARIANTS.items():
         curves = []
         for subject in study.subjects:
@@ -325,7 +332,7 @@ def scale(study):
     return Section(title, findings, [Table(heads, rows)], panels, data)
 
 
-def direction(study):
+def direction(study: Study) -> Section:
     """Which known directions its steps are made of."""
     rows, panels, findings, data = [], [], [], {}
     for subject in study.subjects:
@@ -351,7 +358,7 @@ def direction(study):
     return Section(title, findings, [Table(heads, rows)], panels, data)
 
 
-def _cosine_panel(subject, found, parts):
+def _cosine_panel(subject: Subject, found: Recording, parts: Any) -> Panel:
     curves = []
     for name, tensors in parts.items():
         pairs = zip(found.updates, tensors, strict=True)
@@ -365,9 +372,10 @@ def _cosine_panel(subject, found, parts):
     return Panel(f"{subject.name}: cosines of the steps", "step", "cosine", curves)
 
 
-def regularise(study):
+def regularise(study: Study) -> Section:
     """What it does to weights and to held-out loss."""
-    rows, findings, data = [], [], {}
+    rows, findings = [], []
+    data: dict[str, Any] = {}
     for name, found in _trainings(study):
         parts = directions.along(found)
         decay = regularisation.decay(found, parts)
@@ -409,7 +417,7 @@ def regularise(study):
     return Section("How does it regularise?", findings, tables, panels, data)
 
 
-def states(study):
+def states(study: Study) -> Section:
     """The space that its states fill."""
     rows, panels, findings, data = [], [], [], {}
     for subject, kind, dynamics in _systems(study):
@@ -456,23 +464,23 @@ SECTIONS = {
 """By name, the functions from a `Study` to a `Section`."""
 
 
-def _systems(study):
+def _systems(study: Study) -> Iterator[tuple[Subject, str, Dynamics]]:
     """The subject, kind and `Dynamics` of everything that is looked at."""
     for subject in study.subjects:
         for kind, dynamics in study.systems(subject).items():
             yield subject, kind, dynamics
 
 
-def _trainings(study):
+def _trainings(study: Study) -> Iterator[tuple[str, Recording]]:
     """Names and recordings: of the subject, told too if it listens, and of Adam."""
     subject = study.subject
     yield subject.name, study.training(subject)
     if study.hears_horizon(subject):
-        yield f"{subject.name}, told", study.training(subject, told=True)
+        yield f"{subject.name}, told", study.training(subject, signals_known=True)
     yield ADAM, study.training(study.adam)
 
 
-def _smooth(values):
+def _smooth(values: Any) -> Array:
     """Mean over the last steps up to each, fewer at the start."""
     total = np.cumsum(np.concatenate([np.zeros(1), values.astype("float64")]))
     ends = np.arange(1, len(total))
@@ -480,10 +488,10 @@ def _smooth(values):
     return (total[ends] - total[starts]) / (ends - starts)
 
 
-def _span(values):
+def _span(values: Any) -> str:
     low, high = _short(min(values)), _short(max(values))
     return low if low == high else f"{low} to {high}"
 
 
-def _short(value):
+def _short(value: float) -> str:
     return f"{value:.3g}"

@@ -4,7 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lopt_keras.types import Array
 from lopt_keras.validation import check_integer
+from meta.analysis.dynamics import Dynamics
 
 _MARGIN = 0.15
 
@@ -24,17 +26,17 @@ class Components(NamedTuple):
     axes: np.ndarray
     fractions: np.ndarray
 
-    def project(self, states):
+    def project(self, states: Array) -> Array:
         """Coordinates `[..., K]` of states `[..., size]`."""
         return ((states - self.mean) / self.scale) @ self.axes.T
 
-    def restore(self, coordinates):
+    def restore(self, coordinates: Array) -> Array:
         """States `[..., size]` in the plane of the first axes, from coordinates `[..., k]`."""
         axes = self.axes[: coordinates.shape[-1]]
         return self.mean + self.scale * (coordinates @ axes)
 
     @property
-    def dimension(self):
+    def dimension(self) -> float:
         """How many dimensions the states fill: `1 / sum of squared shares`."""
         return float(1.0 / np.sum(np.square(self.fractions)))
 
@@ -53,7 +55,7 @@ class Flow(NamedTuple):
     second_speed: np.ndarray
 
 
-def components(states, num=3, standardised=False):
+def components(states: Array, num: int = 3, standardised: bool = False) -> Components:
     """The `Components` of states.
 
     Args:
@@ -82,7 +84,9 @@ def components(states, num=3, standardised=False):
     return Components(mean, scale, axes[:num], fractions[:num])
 
 
-def flow(dynamics, found, states, gradient=0.0, num=12):
+def flow(
+    dynamics: Dynamics, found: Components, states: Array, gradient: float = 0.0, num: int = 12
+) -> Flow:
     """The `Flow` of a rule in the plane of two components.
 
     Args:

@@ -6,12 +6,15 @@ import numpy as np
 import tensorflow as tf
 
 from lopt_keras import rules
+from lopt_keras.types import Array
 from meta import random
 from meta.analysis import recording
 from meta.analysis.dynamics import Dynamics
+from meta.analysis.recording import Recording
 from meta.analysis.subject import Subject
 from meta.evaluation import metrics
-from meta.training.inner_training import InnerTraining
+from meta.inner.training import InnerTraining
+from meta.tasks.base import Task
 
 ADAM = "Adam"
 """The name of the optimizer beside which the subject stands."""
@@ -35,14 +38,24 @@ class Study:
             validation loss at the end, on problems of its own.
     """
 
-    def __init__(self, subject, task, num_steps, num_problems=2, seed=0, adam_rate=None):
+    def __init__(
+        self,
+        subject: Subject,
+        task: Task,
+        num_steps: int,
+        num_problems: int = 2,
+        seed: int = 0,
+        adam_rate: float | None = None,
+    ) -> None:
         self.subject, self.task = subject, task
         self.num_steps, self.num_problems = num_steps, num_problems
         self.seed = random.seed(seed)
-        self._adam_rate, self._trainings, self._systems = adam_rate, {}, {}
+        self._adam_rate = adam_rate
+        self._trainings: dict[tuple[str, bool], Recording] = {}
+        self._systems: dict[str, dict[str, Dynamics]] = {}
 
     @functools.cached_property
-    def adam(self):
+    def adam(self) -> Subject:
         """Adam with a tuned learning rate, a `Subject`."""
         rate = self._adam_rate
         if rate is None:
@@ -55,17 +68,17 @@ class Study:
         return Subject.hand_designed(ADAM, rules.Adam(rate))
 
     @property
-    def subjects(self):
+    def subjects(self) -> list[Subject]:
         """The subject and Adam."""
         return [self.subject, self.adam]
 
-    def training(self, subject, told=False):
+    def training(self, subject: Subject, signals_known: bool = False) -> Recording:
         """The `Recording` of a subject; made once.
 
         Raises:
             ValueError: if the training diverges.
         """
-        key = subject.name, told
+        key = subject.name, signals_known
         if key not in self._trainings:
             self._trainings[key] = recording.record(
                 subject,
@@ -73,7 +86,7 @@ class Study:
                 self.num_steps,
                 random.fold_in(self.seed, 0),
                 self.num_problems,
-                told,
+                signals_known,
                 keep_states=self.num_steps,
             )
         found = self._trainings[key]
@@ -81,11 +94,11 @@ class Study:
             raise ValueError(f"{subject.name} diverges on the task {self.task.name!r}.")
         return found
 
-    def hears_horizon(self, subject):
+    def hears_horizon(self, subject: Subject) -> bool:
         """Whether there are two trainings, told and not."""
         return "total_steps" in subject.rule.signals
 
-    def systems(self, subject):
+    def systems(self, subject: Subject) -> dict[str, Dynamics]:
         """Tensors to look at: dict from the kind to `Dynamics`.
 
         One for a single parameter if the rule treats each alike, otherwise one for each kind.
@@ -100,7 +113,7 @@ class Study:
             }
         return self._systems[subject.name]
 
-    def gradient_size(self, subject, kind="parameter"):
+    def gradient_size(self, subject: Subject, kind: str = "parameter") -> float:
         """A typical size: the median over a training of the root mean square over entries."""
         found = self.training(subject)
         chosen = [g for g, own in zip(found.grads, found.kinds, strict=True) if own == kind]
@@ -111,7 +124,7 @@ class Study:
             raise ValueError(f"The gradients of {subject.name} are zero on this task.")
         return size
 
-    def driven(self, subject, kind):
+    def driven(self, subject: Subject, kind: str) -> tuple[Array, Array, Array]:
         """States and steps of a system that gradients of a training drive.
 
         Returns:
@@ -131,7 +144,7 @@ class Study:
         return np.stack(states), np.stack(updates), columns
 
 
-def treats_alike(subject):
+def treats_alike(subject: Subject) -> bool:
     """Whether a rule steps with each entry of a matrix as with a tensor of that entry alone."""
     rng = np.random.default_rng(0)
     params = rng.standard_normal(4).astype("float32")
@@ -141,9 +154,9 @@ def treats_alike(subject):
     return np.allclose(together.ravel(), alone.ravel(), rtol=1e-3, atol=1e-9)
 
 
-def _steps(subject, params, grads):
+def _steps(subject: Subject, param: Array, grads: Array) -> Array:
     """The steps at the gradients of one tensor, `[T, P, *shape]`."""
-    theta, params = subject.copies(len(params)), [tf.constant(params)]
+    theta, params = subject.copies(len(param)), [tf.constant(param)]
     state, updates = subject.rule.init_state(theta, params), []
     for i, grad in enumerate(grads):
         signals = rules.Signals.silent(tf.fill([params[0].shape[0]], i))

@@ -1,9 +1,11 @@
 """What is analysed: an update rule with its meta-parameters."""
 
 import dataclasses
-from typing import Any
 
 import tensorflow as tf
+
+from lopt_keras.rules.base import UpdateRule
+from lopt_keras.types import Arrays, Tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,10 +21,10 @@ class Subject:
     """
 
     name: str
-    rule: Any
-    theta: Any
+    rule: UpdateRule
+    theta: Arrays
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         theta = self.rule.check_theta(self.theta)
         if not theta:
             raise ValueError(
@@ -31,11 +33,11 @@ class Subject:
         object.__setattr__(self, "theta", theta)
 
     @classmethod
-    def hand_designed(cls, name, rule):
+    def hand_designed(cls, name: str, rule: UpdateRule) -> "Subject":
         """A rule with the theta that its constructor gives."""
         return cls(name, rule, rule.init_theta())
 
-    def copies(self, count):
+    def copies(self, count: int) -> Tensors:
         """Theta for `count` particles: dict of tensors `[count, ...]`."""
         return {
             name: tf.repeat(tf.constant(value)[None], count, axis=0)

@@ -4,10 +4,12 @@ Both solve `G = K p + noise` for weights p >= 0 of sum 1, in float64 NumPy. K is
 kernel on a grid of frequencies, p the integral of the spectrum over each of its cells.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from lopt_keras.types import Array
 from lopt_keras.validation import check_number
 from meta.continuation.problem import Problem
 
@@ -35,7 +37,14 @@ class Answer(NamedTuple):
     regularisation: float
 
 
-def maximum_entropy(kernel, correlation, noise, default=None, choice="evidence", target=1.0):
+def maximum_entropy(
+    kernel: Array,
+    correlation: Array,
+    noise: Any,
+    default: Array | None = None,
+    choice: str | float = "evidence",
+    target: float = 1.0,
+) -> Answer:
     """The spectrum of largest entropy among those that fit the data as well as they deserve.
 
     Minimises `N chi2 / 2 + alpha sum p log(p / m)` over p of sum 1, m the default model. How
@@ -95,7 +104,9 @@ def maximum_entropy(kernel, correlation, noise, default=None, choice="evidence",
     return Answer(p, data.chi2(p), float(choice))
 
 
-def _discrepant(data, log_default, fits, target):
+def _discrepant(
+    data: Problem, log_default: Array, fits: Sequence[tuple[float, Array, Array]], target: float
+) -> Answer:
     """The `Answer` with chi2 as prescribed, from fits along falling alpha."""
     default = _normalised(log_default)
     if data.chi2(default) <= target:
@@ -112,7 +123,7 @@ def _discrepant(data, log_default, fits, target):
     return Answer(p, data.chi2(p), float(np.exp(middle)))
 
 
-def sparse_modelling(kernel, correlation, noise, target=1.0):
+def sparse_modelling(kernel: Array, correlation: Array, noise: Any, target: float = 1.0) -> Answer:
     """The spectrum with the sparsest coefficients in the kernel's singular basis.
 
     Minimises `N chi2 / 2 + strength * |x|_1` over x with `p = V x >= 0` and `sum p = 1`, K = U
@@ -142,7 +153,7 @@ def sparse_modelling(kernel, correlation, noise, target=1.0):
     return next(answer for answer in answers if answer.chi2 <= target)
 
 
-def _checked_default(default, size):
+def _checked_default(default: Any, size: int) -> Array:
     default = np.ones(size) if default is None else np.asarray(default, np.float64)
     if default.shape != (size,) or not (np.isfinite(default) & (default > 0)).all():
         raise ValueError(
@@ -152,13 +163,15 @@ def _checked_default(default, size):
     return default
 
 
-def _normalised(logits):
+def _normalised(logits: Array) -> Array:
     """Softmax."""
     weights = np.exp(logits - logits.max())
     return weights / weights.sum()
 
 
-def _entropic_fit(data, alpha, log_default, tilt):
+def _entropic_fit(
+    data: Problem, alpha: float, log_default: Array, tilt: Array
+) -> tuple[Array, Array]:
     """The p that minimises `|a p - b|^2 / 2 + alpha sum p log(p / m)`, of sum 1.
 
     p is `m exp(-a' t)`, normalised, for the tilt t that minimises
@@ -169,7 +182,7 @@ def _entropic_fit(data, alpha, log_default, tilt):
     """
     a, b = data.a, data.b
 
-    def objective(t):
+    def objective(t: Array) -> float:
         logits = log_default - t @ a
         top = logits.max()
         return 0.5 * alpha * t @ t + t @ b + top + np.log(np.exp(logits - top).sum())
@@ -194,7 +207,7 @@ def _entropic_fit(data, alpha, log_default, tilt):
     return tilt, _normalised(log_default - tilt @ a)
 
 
-def _log_evidence(data, alpha, p, log_default):
+def _log_evidence(data: Problem, alpha: float, p: Array, log_default: Array) -> float:
     """Of alpha and the default model, but for a constant; the prior of alpha is `1 / alpha`.
 
     The Gaussian approximation around p, the metric of the entropy being `1 / p`.
@@ -209,11 +222,11 @@ def _log_evidence(data, alpha, p, log_default):
     return -0.5 * np.sum(np.log1p(np.maximum(curvature, 0.0) / alpha)) - fit
 
 
-def _log_normalised(logits):
+def _log_normalised(logits: Array) -> Array:
     return logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
 
 
-def _sparse_fit(data, strength, state):
+def _sparse_fit(data: Problem, strength: float, state: Any) -> tuple[Array, Any]:
     """The minimum for one strength: p, and the state from which the next one may start.
 
     The penalty of the method follows the residuals (Boyd et al. 2011, section 3.4.1).

@@ -8,12 +8,15 @@ python -m meta.continuation export --beta=10 --num_times=64 --out=out/continuati
 import os
 import shlex
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 import keras
 import matplotlib
 import numpy as np
 from absl import app, flags
 
+from lopt_keras.types import Array
 from meta import files
 from meta.continuation import (
     classical,
@@ -78,7 +81,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "train: of weights and data.", 0)
 _BLUR = 0.5
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     if len(argv) != 2 or argv[1] not in _COMMANDS:
         raise app.UsageError(f"Give one of {sorted(_COMMANDS)}. Received: {argv[1:]}")
     try:
@@ -87,9 +90,9 @@ def main(argv):
         sys.exit(f"{argv[1]}: {error}")
 
 
-def train():
+def train() -> None:
     """Trains a solver; killed and run again with the same flags, it goes on."""
-    provenance = {
+    provenance: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "meta.continuation", *sys.argv[1:]]),
         "commit": commit(),
         "seed": _SEED.value,
@@ -114,7 +117,7 @@ def train():
         print(f"noise {level}: median error {own['error']:.3f}, coverage {own['coverage']}")
 
 
-def export():
+def export() -> None:
     """Writes a SavedModel for one kernel and grid."""
     beta = _required("beta", _BETA)
     solver, metadata = saving.load(_WEIGHTS.value)
@@ -123,7 +126,7 @@ def export():
     print(f"Exported to {_OUT.value}")
 
 
-def solve():
+def solve() -> None:
     """Writes the spectrum of a measurement, with error bars, and a picture."""
     beta, file = _required("beta", _BETA), _required("input", _INPUT)
     if not _INTEGRAL.value > 0:
@@ -154,7 +157,7 @@ def solve():
     print(f"Spectrum: {_OUT.value}, picture: {picture}")
 
 
-def _report(matrix, data, chi2):
+def _report(matrix: Array, data: measurement.Measurement, chi2: float) -> None:
     """Says how the answer fits, and what contradicts the data."""
     size = len(data.correlation)
     print(f"chi2 = {chi2:.3g}: mean squared misfit of {size} values in units of their errors")
@@ -173,7 +176,9 @@ def _report(matrix, data, chi2):
         )
 
 
-def _draw(file, columns, data, fitted):
+def _draw(
+    file: str, columns: Mapping[str, Array], data: measurement.Measurement, fitted: Array
+) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     omega, spectrum = columns["omega"], columns["A"]
     for name, shade in (("error_95", 0.15), ("error_68", 0.3)):
@@ -195,13 +200,13 @@ def _draw(file, columns, data, fitted):
     plt.close(figure)
 
 
-def _required(name, flag):
+def _required(name: str, flag: flags.FlagHolder) -> Any:
     if flag.value is None:
         raise ValueError(f"`--{name}` is needed.")
     return flag.value
 
 
-def _max_frequency():
+def _max_frequency() -> float:
     if not (np.isfinite(_MAX_FREQUENCY.value) and _MAX_FREQUENCY.value > 0):
         raise ValueError(f"`--max_frequency` must be positive. Received: {_MAX_FREQUENCY.value}")
     return _MAX_FREQUENCY.value

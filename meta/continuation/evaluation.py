@@ -1,10 +1,13 @@
 """How good spectra are: errors, peaks, coverage of error bars."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 from scipy import signal
 
+from lopt_keras.types import Array
 from meta import random
 from meta.continuation import kernels, solving, spectra, training
 
@@ -30,7 +33,15 @@ class TestSet(NamedTuple):
     noise: object
 
 
-def make(num, noise, num_frequencies, seed, families=None, kernel="fermionic", reach=80.0):
+def make(
+    num: int,
+    noise: Any,
+    num_frequencies: int,
+    seed: int,
+    families: Mapping[str, spectra.Density] | None = None,
+    kernel: str = "fermionic",
+    reach: float = 80.0,
+) -> TestSet:
     """A `TestSet` with 64 times.
 
     Args:
@@ -57,17 +68,17 @@ def make(num, noise, num_frequencies, seed, families=None, kernel="fermionic", r
     return TestSet(coarse, truth, weights @ fine.T + noise * white, noise)
 
 
-def relative_errors(answers, truth):
+def relative_errors(answers: Array, truth: Array) -> Array:
     """`|p - q| / |q|` over the last axis."""
     return np.linalg.norm(answers - truth, axis=-1) / np.linalg.norm(truth, axis=-1)
 
 
-def moved(answers, truth):
+def moved(answers: Array, truth: Array) -> Array:
     """The earth mover's distance, in units of the grid: mean distance of cumulative weights."""
     return np.abs(np.cumsum(answers - truth, axis=-1)).mean(axis=-1)
 
 
-def peaks(weights):
+def peaks(weights: Array) -> Array:
     """Indices of the peaks of a spectrum `[W]`: a twentieth of the highest, and so prominent."""
     # Zeros around it, so that a peak may stand at an end of the grid.
     padded = np.pad(weights, 1)
@@ -75,7 +86,7 @@ def peaks(weights):
     return signal.find_peaks(padded, height=least, prominence=least)[0] - 1
 
 
-def peak_errors(answers, truth):
+def peak_errors(answers: Array, truth: Array) -> Array:
     """Distance of the highest true peak to the nearest peak of the answer, over the grid: `[N]`."""
     width = truth.shape[-1]
     distances = []
@@ -86,12 +97,12 @@ def peak_errors(answers, truth):
     return np.array(distances)
 
 
-def coverage(answers, bars, truth):
+def coverage(answers: Array, bars: Array, truth: Array) -> Array:
     """The fractions of frequencies at which the error is within the bars: `[Q]`."""
     return np.mean(np.abs(answers - truth)[..., None] <= bars, axis=(0, 1))
 
 
-def figures(answers, truth):
+def figures(answers: Array, truth: Array) -> dict[str, list[float]]:
     """Dict that JSON can hold: medians and quartiles of the errors."""
     own = {
         "relative_error": relative_errors(answers, truth),
@@ -104,7 +115,7 @@ def figures(answers, truth):
     }
 
 
-def of_solver(solver, num=512, seed=2**20):
+def of_solver(solver: keras.Model, num: int = 512, seed: int = 2**20) -> dict[str, Any]:
     """What a training ends with: dict from noise level to median error and coverage."""
     results = {}
     for level in LEVELS:

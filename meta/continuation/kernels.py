@@ -2,16 +2,18 @@
 
 import numpy as np
 
+from lopt_keras.types import Array
+
 _NODES = 12
 
 
-def fermionic(times, frequencies, beta):
+def fermionic(times: Array, frequencies: Array, beta: float) -> Array:
     """`exp(-tau w) / (1 + exp(-beta w))`, for w of both signs; without overflow."""
     exponent = np.minimum(beta * frequencies, 0.0) - times * frequencies
     return np.exp(exponent) / (1.0 + np.exp(-beta * np.abs(frequencies)))
 
 
-def bosonic(times, frequencies, beta):
+def bosonic(times: Array, frequencies: Array, beta: float) -> Array:
     """`w (exp(-tau w) + exp(-(beta - tau) w)) / (1 - exp(-beta w))`, for w > 0.
 
     It belongs to the spectrum over the frequency, `A(w) = chi''(w) / (pi w)`, which is even.
@@ -20,7 +22,7 @@ def bosonic(times, frequencies, beta):
     return frequencies * decays / -np.expm1(-beta * frequencies)
 
 
-def laplace(times, frequencies, beta):
+def laplace(times: Array, frequencies: Array, beta: float) -> Array:
     """`exp(-tau w)`, for w > 0: temperature zero. beta only says how far tau reaches."""
     del beta
     return np.exp(-times * frequencies)
@@ -29,7 +31,7 @@ def laplace(times, frequencies, beta):
 KERNELS = {"fermionic": fermionic, "bosonic": bosonic, "laplace": laplace}
 
 
-def edges(name, num_frequencies, max_frequency):
+def edges(name: str, num_frequencies: int, max_frequency: float) -> Array:
     """The edges of the cells of the grid of frequencies: `[num_frequencies + 1]`.
 
     Args:
@@ -41,7 +43,7 @@ def edges(name, num_frequencies, max_frequency):
     return np.linspace(lowest, max_frequency, num_frequencies + 1)
 
 
-def matrix(name, times, edges, beta):
+def matrix(name: str, times: Array, edges: Array, beta: float) -> Array:
     """The mean of the kernel over each cell: `[T, W]` float64.
 
     A product with the weights of a spectrum in the cells is the correlation function,

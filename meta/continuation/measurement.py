@@ -3,10 +3,12 @@
 import csv
 import os
 import zipfile
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from lopt_keras.types import Array
 from meta import files
 from meta.continuation import kernels
 
@@ -29,12 +31,12 @@ class Measurement(NamedTuple):
     noise: np.ndarray
 
     @property
-    def errors(self):
+    def errors(self) -> Array:
         """Standard errors, `[T]`."""
         return self.noise if self.noise.ndim == 1 else np.sqrt(np.diag(self.noise))
 
 
-def read(file, noise=None):
+def read(file: str, noise: float | None = None) -> Measurement:
     """The measurement in a file.
 
     Args:
@@ -58,7 +60,7 @@ def read(file, noise=None):
     return Measurement(columns["tau"], columns["G"], error)
 
 
-def _read_csv(file):
+def _read_csv(file: str) -> dict[str, Array]:
     try:
         with open(file, encoding="utf-8", newline="") as f:
             header, *rows = [row for row in csv.reader(f) if row]
@@ -83,7 +85,7 @@ def _read_csv(file):
     return dict(zip(header, table.T, strict=True))
 
 
-def _read_npz(file):
+def _read_npz(file: str) -> dict[str, Array]:
     try:
         with np.load(file, allow_pickle=False) as arrays:
             columns = {
@@ -98,7 +100,7 @@ def _read_npz(file):
     return columns
 
 
-def check(measurement, kernel, beta):
+def check(measurement: Measurement, kernel: str, beta: float) -> None:
     """Raises a ValueError, which says what is wrong, unless this may be a correlation function.
 
     All three kernels are positive and convex in tau, and so is G, within its errors; for the
@@ -149,7 +151,7 @@ def check(measurement, kernel, beta):
     _check_shape(times, correlation, measurement.errors, kernel)
 
 
-def _check_shape(times, correlation, errors, kernel):
+def _check_shape(times: Array, correlation: Array, errors: Array, kernel: str) -> None:
     worst = np.argmin(correlation / errors)
     if correlation[worst] < -_TOLERANCE * errors[worst]:
         raise ValueError(
@@ -177,7 +179,7 @@ def _check_shape(times, correlation, errors, kernel):
             )
 
 
-def write(file, columns):
+def write(file: str, columns: Mapping[str, Array]) -> None:
     """Writes columns of equal length as `.npz` or `.csv`, to a temporary name first.
 
     Args:
@@ -188,7 +190,7 @@ def write(file, columns):
     with files.whole(file) as temporary:
         if file.endswith(".npz"):
             with open(temporary, "wb") as f:
-                np.savez(f, **columns)
+                np.savez(f, **columns)  # type: ignore[arg-type]  # NumPy's stub takes the names for options.
             return
         with open(temporary, "w", encoding="utf-8", newline="") as f:
             writer = csv.writer(f)

@@ -1,8 +1,10 @@
 """A noisy linear inverse problem in units of its noise, in the singular basis of its kernel."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from lopt_keras.types import Array
 
 # A spectrum of integral 1 changes the data by this, in units of the noise, at most.
 _INVISIBLE = 1e-4
@@ -25,7 +27,7 @@ class Basis(NamedTuple):
     whiten: np.ndarray
 
     @classmethod
-    def of(cls, kernel, noise):
+    def of(cls, kernel: Array, noise: Any) -> "Basis":
         """The basis.
 
         Args:
@@ -65,12 +67,12 @@ class Problem(NamedTuple):
     size: int
 
     @classmethod
-    def of(cls, kernel, correlation, noise):
+    def of(cls, kernel: Array, correlation: Array, noise: Any) -> "Problem":
         """The problem of one measurement; arguments as for `all_of`, correlation is `[T]`."""
         return cls.all_of(kernel, np.asarray(correlation, np.float64)[None], noise)[0]
 
     @classmethod
-    def all_of(cls, kernel, correlations, noise):
+    def all_of(cls, kernel: Array, correlations: Array, noise: Any) -> list["Problem"]:
         """The problems of measurements with the same kernel and noise.
 
         Args:
@@ -100,24 +102,24 @@ class Problem(NamedTuple):
         ]
 
     @property
-    def a(self):
+    def a(self) -> Array:
         """K in the basis: `[R, W]`."""
         return self.singular_values[:, None] * self.v.T
 
-    def chi2(self, p):
+    def chi2(self, p: Array) -> float:
         """Mean over the data of the squared misfit, in units of the noise."""
         misfit = np.sum(np.square(self.singular_values * (p @ self.v) - self.b))
         return float(misfit + self.beyond) / self.size
 
 
-def _checked_kernel(kernel):
+def _checked_kernel(kernel: Any) -> Array:
     kernel = np.asarray(kernel, np.float64)
     if kernel.ndim != 2 or not np.isfinite(kernel).all():
         raise ValueError(f"`kernel` must be a finite matrix. Received: {_described(kernel)}")
     return kernel
 
 
-def _whitening(noise, size):
+def _whitening(noise: Any, size: int) -> Array:
     """`L^-1` for a standard deviation, standard deviations, or a covariance."""
     noise = np.asarray(noise)
     if noise.dtype.kind not in "iuf":
@@ -147,7 +149,7 @@ def _whitening(noise, size):
         ) from error
 
 
-def _described(array):
+def _described(array: Array) -> str:
     if array.ndim == 0:
         return repr(array.item())
     bad = "" if np.isfinite(array).all() else ", not all finite"

@@ -7,10 +7,14 @@ import pathlib
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Mapping
+from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
+from lopt_keras.types import Array, Arrays, Tensor, Tensors
 from meta import files
 from meta.continuation import kernels
 from meta.continuation.problem import Basis
@@ -24,7 +28,7 @@ _METADATA = "metadata"
 _LEAST_NOISE = 1e-6
 
 
-def save(file, solver, metadata=None):
+def save(file: str, solver: UnrolledSolver, metadata: dict[str, Any] | None = None) -> None:
     """Writes the solver's weights as plain arrays, with its config, in one npz file.
 
     Args:
@@ -44,10 +48,10 @@ def save(file, solver, metadata=None):
     text = json.dumps(content, sort_keys=True, allow_nan=False)
     os.makedirs(os.path.dirname(os.path.abspath(file)), exist_ok=True)
     with files.whole(file) as temporary, open(temporary, "wb") as f:
-        np.savez(f, **arrays, **{_METADATA: np.array(text)})
+        np.savez(f, **{**arrays, _METADATA: np.array(text)})  # type: ignore[arg-type]  # NumPy's stub takes the names for options.
 
 
-def load(file=PRETRAINED):
+def load(file: str = PRETRAINED) -> tuple[UnrolledSolver, dict[str, Any]]:
     """The solver in a file of `save`; nothing in the file is executed.
 
     Returns:
@@ -82,16 +86,16 @@ def load(file=PRETRAINED):
     return solver, metadata
 
 
-def _variables(solver):
+def _variables(solver: UnrolledSolver) -> dict[str, keras.Variable]:
     """Dict from name to variable, the name without that of the model."""
     return {variable.path.partition("/")[2]: variable for variable in solver.weights}
 
 
-def _arrays(solver):
+def _arrays(solver: UnrolledSolver) -> Arrays:
     return {name: np.asarray(variable.value) for name, variable in _variables(solver).items()}
 
 
-def _digest(arrays):
+def _digest(arrays: Mapping[str, Array]) -> str:
     digest = hashlib.sha256()
     for name in sorted(arrays):
         digest.update(f"{name} {arrays[name].dtype} {arrays[name].shape}".encode())
@@ -99,7 +103,15 @@ def _digest(arrays):
     return digest.hexdigest()
 
 
-def export(path, solver, kernel, beta, num_times, max_frequency, metadata=None):
+def export(
+    path: str,
+    solver: UnrolledSolver,
+    kernel: str,
+    beta: float,
+    num_times: int,
+    max_frequency: float,
+    metadata: dict[str, Any] | None = None,
+) -> None:
     """Writes a SavedModel for one kernel and grid, which needs no Python of ours.
 
     Its signature `serving_default` takes `correlation`, `[N, T]` float32, at `num_times`
@@ -139,7 +151,9 @@ def export(path, solver, kernel, beta, num_times, max_frequency, metadata=None):
         shutil.move(temporary, path)
 
 
-def _signature(solver, kernel, beta, num_times, max_frequency):
+def _signature(
+    solver: UnrolledSolver, kernel: str, beta: float, num_times: int, max_frequency: float
+) -> Any:
     edges = kernels.edges(kernel, solver.num_frequencies, max_frequency)
     times = np.linspace(0.0, beta, num_times)
     basis = Basis.of(kernels.matrix(kernel, times, edges, beta), _LEAST_NOISE)
@@ -149,7 +163,7 @@ def _signature(solver, kernel, beta, num_times, max_frequency):
     s = tf.constant(basis.singular_values * _LEAST_NOISE)
     v, project = tf.constant(basis.v), tf.constant(basis.project * _LEAST_NOISE)
 
-    def spectrum(correlation, noise):
+    def spectrum(correlation: Tensor, noise: Tensor) -> Tensors:
         noise = tf.cast(noise, tf.float64)[:, None]
         correlation = tf.cast(correlation, tf.float64) / noise
         data = tf.matmul(correlation, project, transpose_b=True)

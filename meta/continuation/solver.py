@@ -1,9 +1,13 @@
 """A learned optimizer for linear inverse problems whose answer is non-negative and of sum 1."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 from keras import ops
 
+from lopt_keras.types import Tensor, Tensors
 from lopt_keras.validation import check_integer
 
 QUANTILES = (0.68, 0.95)
@@ -41,14 +45,14 @@ class UnrolledSolver(keras.Model):
 
     def __init__(
         self,
-        num_frequencies=128,
-        iterations=8,
-        channels=32,
-        patch=4,
-        surrogates=4,
-        shared=True,
-        **kwargs,
-    ):
+        num_frequencies: int = 128,
+        iterations: int = 8,
+        channels: int = 32,
+        patch: int = 4,
+        surrogates: int = 4,
+        shared: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         for name, value in (
             ("num_frequencies", num_frequencies),
@@ -89,17 +93,17 @@ class UnrolledSolver(keras.Model):
         self._biases = self.add_weight((iterations, channels), "zeros", name="biases")
         self._bars = keras.layers.Dense(patch * len(QUANTILES), name="bars")
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), **self._config}
 
-    def build(self, shapes):
+    def build(self, shapes: Any) -> None:
         patches, features = self.num_frequencies // self._patch, self._patch
         self._remember.build((None, patches, features * (self._surrogates + 2) + 2))
         for step in self._steps:
             step.build((None, patches, features * (1 + 2 * self._surrogates)))
         self._bars.build((None, patches, self._channels + self._patch))
 
-    def call(self, inputs, every=False):
+    def call(self, inputs: Tensors, every: bool = False) -> tuple[Tensor, Tensor]:
         """The spectrum and its error bars.
 
         Args:
@@ -133,7 +137,7 @@ class UnrolledSolver(keras.Model):
         bars = ops.reshape(bars, (*ops.shape(z), len(QUANTILES))) / self.num_frequencies
         return ops.stack(answers) if every else answers[-1], bars
 
-    def _circumstances(self, s, v):
+    def _circumstances(self, s: Tensor, v: Tensor) -> Tensor:
         """What is known before the data: how well each frequency is resolved, and the noise."""
         vt = ops.square(ops.swapaxes(v, 1, 2))
         rho = ops.unstack(ops.exp(self._log_rho[0]))
@@ -145,7 +149,7 @@ class UnrolledSolver(keras.Model):
         level = ops.broadcast_to(level, (*ops.shape(patches)[:-1], 1))
         return ops.concatenate([patches, level, ops.square(level)], axis=-1)
 
-    def _patches(self, features):
+    def _patches(self, features: Sequence[Tensor]) -> Tensor:
         """Values at each frequency, as features of each patch: `[O, N, P, patch * F]`."""
         shape = (*ops.shape(features[0])[:-1], self.num_frequencies // self._patch, self._patch)
         return ops.concatenate([ops.reshape(x, shape) for x in features], axis=-1)
@@ -154,7 +158,7 @@ class UnrolledSolver(keras.Model):
 class ProximalStep(keras.layers.Layer):
     """The network of an iteration: new memory and change of the logits."""
 
-    def __init__(self, channels, patch, dilation, **kwargs):
+    def __init__(self, channels: int, patch: int, dilation: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._dilations = (1, dilation)
         small = keras.initializers.VarianceScaling(0.01)
@@ -167,7 +171,7 @@ class ProximalStep(keras.layers.Layer):
         self._write = keras.layers.Dense(patch, kernel_initializer=small, name="write")
         self._channels = channels
 
-    def build(self, shape):
+    def build(self, shape: Sequence[Any]) -> None:
         self._read.build(shape)
         wide = (*shape[:-1], self._channels)
         self._recall.build(wide)
@@ -175,7 +179,7 @@ class ProximalStep(keras.layers.Layer):
             layer.build((*shape[:-1], 3 * self._channels))
         self._write.build((*shape[:-1], self._channels + shape[-1]))
 
-    def call(self, inputs):
+    def call(self, inputs: Any) -> tuple[Tensor, Tensor]:
         features, memory, bias = inputs
         x = ops.relu(self._read(features) + self._recall(memory) + bias)
         x = ops.relu(self._convolve[0](neighbours(x, self._dilations[0])))
@@ -183,7 +187,7 @@ class ProximalStep(keras.layers.Layer):
         return memory, self._write(ops.concatenate([ops.relu(memory), features], axis=-1))
 
 
-def neighbours(x, dilation):
+def neighbours(x: Tensor, dilation: int) -> Tensor:
     """Each position with those at a distance to its left and right: a convolution's input."""
     zeros = ops.zeros_like(x[..., :dilation, :])
     left = ops.concatenate([zeros, x[..., :-dilation, :]], axis=-2)
@@ -191,6 +195,6 @@ def neighbours(x, dilation):
     return ops.concatenate([left, x, right], axis=-1)
 
 
-def compress(x):
+def compress(x: Tensor) -> Tensor:
     """Of the size of x where that is small, of its root where it is large."""
     return x * ops.rsqrt(1.0 + ops.abs(x))

@@ -1,11 +1,14 @@
 """Spectra with error bars from measurements, by a trained solver."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 import tensorflow as tf
 from scipy import stats
 
+from lopt_keras.types import Array, Tensors
 from meta.continuation.problem import Problem
 
 SIGNIFICANT = 1e-3
@@ -30,7 +33,9 @@ class Solution(NamedTuple):
     exceeded: np.ndarray
 
 
-def solve(solver, kernel, correlations, noise, jit=False):
+def solve(
+    solver: keras.Model, kernel: Array, correlations: Array, noise: Any, jit: bool = False
+) -> Solution:
     """The learned answer to measurements with the same kernel and noise.
 
     Args:
@@ -61,7 +66,7 @@ def solve(solver, kernel, correlations, noise, jit=False):
     return Solution(weights, bars, chi2, exceedance(chi2, problems[0].size))
 
 
-def inputs(problems):
+def inputs(problems: Sequence[Problem]) -> Tensors:
     """The solver's inputs for `Problem`s that share a kernel and a noise."""
     s = np.array([problem.singular_values for problem in problems], np.float32)
     b = np.array([problem.b for problem in problems], np.float32)
@@ -72,7 +77,7 @@ def inputs(problems):
     }
 
 
-def run(solver, inputs, jit=False):
+def run(solver: keras.Model, inputs: Tensors, jit: bool = False) -> Any:
     """The solver as a compiled function, which is made once for each solver.
 
     Args:
@@ -88,12 +93,12 @@ def run(solver, inputs, jit=False):
     return getattr(solver, name)(inputs)
 
 
-def exceedance(chi2, size):
+def exceedance(chi2: Array | float, size: int) -> Array:
     """The probability that the mean square of so many standard normal numbers is larger."""
     return stats.chi2.sf(np.asarray(chi2) * size, size)
 
 
-def as_default(weights, blur):
+def as_default(weights: Array, blur: float) -> Array:
     """A spectrum as a default model: blurred, as it must not be sharper than the data justify.
 
     Args:

@@ -1,12 +1,14 @@
 """Training of the solver, on spectra and measurements that never repeat."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from lopt_keras.types import Array, Tensor, Tensors
 from meta import random
 from meta.continuation import kernels, spectra
 from meta.continuation.problem import Basis
@@ -40,7 +42,9 @@ class Operators(NamedTuple):
     fine: np.ndarray
 
     @classmethod
-    def stack(cls, operators, rank=RANK):
+    def stack(
+        cls, operators: Iterable[tuple[Array, Array, Array]], rank: int = RANK
+    ) -> "Operators":
         """From triples: a kernel on the solver's grid and on the fine one, and a covariance."""
         arrays = []
         for coarse, fine, noise in operators:
@@ -58,7 +62,14 @@ class Operators(NamedTuple):
         return cls(*(np.stack(x).astype(np.float32) for x in zip(*arrays, strict=True)))
 
 
-def operator(rng, num_frequencies, kernel=None, reach=None, num_times=None, noise=None):
+def operator(
+    rng: np.random.Generator,
+    num_frequencies: int,
+    kernel: str | None = None,
+    reach: float | None = None,
+    num_times: int | None = None,
+    noise: str | None = None,
+) -> tuple[Array, Array, Array]:
     """A measurement at random: kernel, temperature, times and kind of noise.
 
     Args:
@@ -80,7 +91,7 @@ def operator(rng, num_frequencies, kernel=None, reach=None, num_times=None, nois
     return coarse / scale, fine / scale, covariance(rng, num_times, noise)
 
 
-def covariance(rng, size, kind):
+def covariance(rng: np.random.Generator, size: int, kind: str) -> Array:
     """Of the noise, of mean variance 1: `[size, size]`."""
     if kind == "white":
         return np.eye(size)
@@ -92,7 +103,9 @@ def covariance(rng, size, kind):
     return np.diag(np.square(slope) / np.mean(np.square(slope)))
 
 
-def measure(operators, index, weights, noise, seed):
+def measure(
+    operators: Operators, index: Tensor, weights: Tensor, noise: Tensor, seed: Tensor
+) -> Tensors:
     """Measurements of spectra, as the solver's inputs.
 
     Args:
@@ -111,7 +124,7 @@ def measure(operators, index, weights, noise, seed):
     return {"singular_values": scaled, "basis": v, "data": data}
 
 
-def losses(answers, bars, truth):
+def losses(answers: Tensor, bars: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Errors of the spectra after each iteration, and that of the error bars.
 
     The error of a spectrum is the relative distance `|p - q| / |q|` and ten times the mean
@@ -153,25 +166,34 @@ class Trainer(keras.Model):
         noise: the range of the noise's level, which is log-uniform.
     """
 
-    def __init__(self, solver, operators, kinds, spectra_each, seed=0, noise=NOISE):
+    def __init__(
+        self,
+        solver: keras.Model,
+        operators: Operators,
+        kinds: int,
+        spectra_each: int,
+        seed: int = 0,
+        noise: tuple[float, float] = NOISE,
+    ) -> None:
         super().__init__()
         self.solver, self._seed, self._noise = solver, seed, noise
         self._shape = (kinds, spectra_each)
         self._operators = Operators(*(tf.constant(x) for x in operators))
         self.built = True
 
-    def train_step(self, data):
+    def train_step(self, data: Any) -> Tensors:
         del data
         seed = random.fold_in(random.seed(self._seed), self.optimizer.iterations.value)
         inputs, truth = self.sample(seed)
         variables = self.solver.trainable_variables
         with tf.GradientTape() as tape:
-            errors, relative, pinball = losses(*self.solver(inputs, every=True), truth)
+            answers, bars = self.solver(inputs, every=True)
+            errors, relative, pinball = losses(answers, bars, truth)
             loss = errors[-1] + _EARLIER * tf.reduce_mean(errors) + _BARS * pinball
         self.optimizer.apply(tape.gradient(loss, variables), variables)
         return {"loss": loss, "error": relative[-1]}
 
-    def sample(self, seed):
+    def sample(self, seed: Tensor) -> tuple[Tensors, Tensor]:
         """Measurements, as the solver's inputs, and their spectra `[O, N, W]`."""
         seeds = [random.fold_in(seed, i) for i in range(4)]
         cells = self._operators.fine.shape[-1]
@@ -183,7 +205,13 @@ class Trainer(keras.Model):
         return inputs, spectra.coarsen(weights, self._operators.v.shape[1])
 
 
-def fit(trainer, steps, learning_rate=5e-3, callbacks=(), verbose=0):
+def fit(
+    trainer: Trainer,
+    steps: int,
+    learning_rate: float = 5e-3,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: Any = 0,
+) -> keras.callbacks.History:
     """Trains by Adam, with a warm-up, cosine decay, and in the end the weights' moving average.
 
     Args:

@@ -1,10 +1,13 @@
 """scikit-learn's bundled handwritten digits."""
 
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from lopt_keras.types import Array
 from meta.datasets import splits
 
 _HELD_OUT = {"validation": 300, "test": 300}
@@ -21,7 +24,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES = {"1.0.0": "First version."}
     pkg_dir_path = pathlib.Path(__file__).parent  # Where tfds looks for metadata files.
 
-    def _info(self):
+    def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.__doc__,
@@ -35,7 +38,7 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             supervised_keys=("image", "label"),
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
         from sklearn.datasets import load_digits
 
         images, labels = load_digits(return_X_y=True)
@@ -45,6 +48,8 @@ class Digits(tfds.core.GeneratorBasedBuilder):
             for name, indices in splits.partition(len(images), **_HELD_OUT).items()
         }
 
-    def _generate_examples(self, images, labels, indices):
+    def _generate_examples(
+        self, images: Array, labels: Array, indices: Array
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         for index in indices:
             yield int(index), {"image": images[index], "label": int(labels[index])}

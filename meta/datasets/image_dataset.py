@@ -1,12 +1,13 @@
 """Labelled images in memory: one path for bundled and downloaded datasets."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from lopt_keras.types import Array
 from meta.datasets import preparing, splits
 
 
@@ -38,13 +39,13 @@ class ImageDataset(NamedTuple):
     validation: ImageSplit
     test: ImageSplit
 
-    def split(self, name):
+    def split(self, name: str) -> ImageSplit:
         """The `ImageSplit` of that name, one of `SPLITS`."""
         return splits.choose(self, name)
 
 
 @functools.lru_cache(maxsize=32)
-def load(name, data_dir=None, size=None):
+def load(name: str, data_dir: str | None = None, size: int | None = None) -> ImageDataset:
     """A labelled image dataset, prepared once into a directory, and read once.
 
     Where the dataset has no validation split, the last tenth of its training
@@ -81,13 +82,13 @@ def load(name, data_dir=None, size=None):
     return ImageDataset(name, builder.info.features["label"].num_classes, **parts)
 
 
-def _resized(images, size):
+def _resized(images: Array, size: int | None) -> Array:
     if size is None or images.shape[1:3] == (size, size):
         return images
     return tf.image.resize(images, (size, size), "area").numpy()
 
 
-def _check_features(name, features):
+def _check_features(name: str, features: Any) -> None:
     has_both = hasattr(features, "keys") and {"image", "label"} <= set(features.keys())
     if (
         not has_both

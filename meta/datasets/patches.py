@@ -1,9 +1,13 @@
 """Patches of scikit-image's bundled photographs."""
 
 import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+
+from lopt_keras.types import Array
 
 PHOTOGRAPHS = {
     "astronaut": "astronaut",
@@ -53,7 +57,7 @@ class Patches(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES = {"1.0.0": "First version."}
     pkg_dir_path = pathlib.Path(__file__).parent  # Where tfds looks for metadata files.
 
-    def _info(self):
+    def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.__doc__,
@@ -67,10 +71,10 @@ class Patches(tfds.core.GeneratorBasedBuilder):
             supervised_keys=("image", "label"),
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
         return {split: self._generate_examples(split) for split in _PATCHES_PER_CLASS}
 
-    def _generate_examples(self, split):
+    def _generate_examples(self, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
         for label, name in enumerate(PHOTOGRAPHS):
             photograph = read_photograph(name)
             for i, corner in enumerate(corners(photograph.shape, split, label)):
@@ -79,7 +83,7 @@ class Patches(tfds.core.GeneratorBasedBuilder):
                 yield f"{name}_{i}", {"image": patch[..., None], "label": label}
 
 
-def read_photograph(name):
+def read_photograph(name: str) -> Array:
     """The photograph of a class in grey: `[height, width]` float64, 0 to 255."""
     import skimage.data
 
@@ -91,7 +95,7 @@ def read_photograph(name):
     return pixels.astype("int64") @ _LUMA / 1000  # Integers add up the same everywhere.
 
 
-def corners(shape, split, label):
+def corners(shape: Sequence[int], split: str, label: int) -> Array:
     """Where the patches of one class and split have their upper left pixels.
 
     Args:
@@ -107,23 +111,23 @@ def corners(shape, split, label):
     tiles = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
     tiles = rng.permutation(tiles)
     held_out = int(_HELD_OUT_SHARE * len(tiles))
-    tiles = {
+    own = {
         "train": tiles[2 * held_out :],
         "validation": tiles[:held_out],
         "test": tiles[held_out : 2 * held_out],
     }[split]
-    offsets = np.stack(np.indices((_TILE - _PATCH + 1,) * 2), axis=-1).reshape(-1, 2)
-    candidates = (tiles[:, None] + offsets).reshape(-1, 2)
+    offsets = np.moveaxis(np.indices((_TILE - _PATCH + 1,) * 2), 0, -1).reshape(-1, 2)
+    candidates = (own[:, None] + offsets).reshape(-1, 2)
     return rng.permutation(candidates)[: _PATCHES_PER_CLASS[split]]
 
 
-def cut(photograph, corner):
+def cut(photograph: Array, corner: Sequence[int]) -> Array:
     """The patch whose upper left pixel is there: `[32, 32]`."""
     row, column = corner
     return photograph[row : row + _PATCH, column : column + _PATCH]
 
 
-def disguise(patch, rng):
+def disguise(patch: Array, rng: np.random.RandomState) -> Array:
     """The patch in random brightness and contrast, and one of its 8 symmetries: uint8."""
     patch = (patch - patch.mean()) / (patch.std() + _SMALLEST_STD)
     patch = rng.uniform(*_BRIGHTNESS) + rng.uniform(*_CONTRAST) * patch

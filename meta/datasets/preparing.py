@@ -7,6 +7,8 @@ import os
 import pathlib
 import shutil
 import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -16,7 +18,7 @@ from export import backend
 from meta.datasets import splits
 
 
-def find(name, data_dir=None):
+def find(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
     """The builder of that name.
 
     What a damaged description says of a dataset that was prepared is removed, with a warning.
@@ -38,13 +40,13 @@ def find(name, data_dir=None):
         ) from error
 
 
-def directory(data_dir=None):
+def directory(data_dir: str | None = None) -> str:
     """Where datasets are prepared: `data_dir`, or tensorflow-datasets' own directory."""
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return os.path.expanduser(chosen)
 
 
-def _remove_damaged(name, data_dir):
+def _remove_damaged(name: str, data_dir: str | None) -> None:
     """Removes what was prepared of a dataset and has a description that is no JSON."""
     folder = pathlib.Path(directory(data_dir), name.partition("/")[0].partition(":")[0])
     for file in list(folder.rglob("dataset_info.json")):
@@ -55,7 +57,7 @@ def _remove_damaged(name, data_dir):
             shutil.rmtree(file.parent)
 
 
-def _warn_of_damage(name, place, error):
+def _warn_of_damage(name: str, place: os.PathLike[str], error: Exception) -> None:
     what = f"The dataset {name!r} in '{place}'"
     warnings.warn(
         f"{what} is damaged, and is prepared anew: {backend.reason(error)}",
@@ -63,7 +65,7 @@ def _warn_of_damage(name, place, error):
     )
 
 
-def read(builder, take):
+def read(builder: tfds.core.DatasetBuilder, take: Callable[[Any], Any]) -> dict[str, Any]:
     """Prepares a dataset where that was not done before, and reads all of it.
 
     One that was prepared and is damaged is prepared anew, with a warning.
@@ -89,7 +91,9 @@ def read(builder, take):
     return _read_splits(builder, take)
 
 
-def _prepare(builder, mode=tfds.GenerateMode.REUSE_DATASET_IF_EXISTS):
+def _prepare(
+    builder: tfds.core.DatasetBuilder, mode: Any = tfds.GenerateMode.REUSE_DATASET_IF_EXISTS
+) -> None:
     # Of what is bundled, there is no download to tell of.
     is_bundled = type(builder).__module__.startswith(__package__)
     told = contextlib.redirect_stdout(io.StringIO()) if is_bundled else contextlib.nullcontext()
@@ -105,7 +109,7 @@ def _prepare(builder, mode=tfds.GenerateMode.REUSE_DATASET_IF_EXISTS):
 
 
 @contextlib.contextmanager
-def _without_bars(whether):
+def _without_bars(whether: bool) -> Iterator[None]:
     if whether:
         tfds.disable_progress_bar()
     try:
@@ -115,12 +119,12 @@ def _without_bars(whether):
             tfds.enable_progress_bar()
 
 
-def _read_splits(builder, take):
+def _read_splits(builder: tfds.core.DatasetBuilder, take: Callable[[Any], Any]) -> dict[str, Any]:
     expressions = splits.expressions(builder.info.splits)
     return {split: _read_split(builder, expressions[split], take) for split in splits.SPLITS}
 
 
-def _read_split(builder, split, take):
+def _read_split(builder: tfds.core.DatasetBuilder, split: str, take: Callable[[Any], Any]) -> Any:
     batches = builder.as_dataset(split=split, batch_size=1024, shuffle_files=False)
     taken = [take(batch) for batch in tfds.as_numpy(batches)]
     return tf.nest.map_structure(lambda *parts: np.concatenate(parts), *taken)

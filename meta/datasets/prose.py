@@ -2,6 +2,8 @@
 
 import hashlib
 import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import tensorflow_datasets as tfds
 
@@ -26,7 +28,7 @@ class Prose(tfds.core.GeneratorBasedBuilder):
     RELEASE_NOTES = {"1.0.0": "First version."}
     pkg_dir_path = pathlib.Path(__file__).parent  # Where tfds looks for metadata files.
 
-    def _info(self):
+    def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
             description=self.__doc__,
@@ -34,18 +36,18 @@ class Prose(tfds.core.GeneratorBasedBuilder):
             features=tfds.features.FeaturesDict({"text": tfds.features.Text()}),
         )
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[str, dict[str, Any]]]]:
         from pydoc_data.topics import topics
 
         parts = divide(topics)
         return {split: self._generate_examples(parts[split]) for split in parts}
 
-    def _generate_examples(self, part):
+    def _generate_examples(self, part: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         for topic, text in part.items():
             yield topic, {"text": text}
 
 
-def split_of(topic):
+def split_of(topic: str) -> str:
     """The split of a topic, from a hash of its name: the same on every machine."""
     number = int.from_bytes(hashlib.sha256(topic.encode()).digest()[:4], "big") / 2**32
     for split, fraction in _HELD_OUT.items():
@@ -55,7 +57,7 @@ def split_of(topic):
     return "train"
 
 
-def divide(topics):
+def divide(topics: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Topics by split, without the paragraphs that another topic has already.
 
     Args:
@@ -65,7 +67,8 @@ def divide(topics):
         Dict from split to a dict from name to text. A topic of which nothing is left is
         left out.
     """
-    parts, seen = {}, set()
+    parts: dict[str, dict[str, str]] = {}
+    seen = set()
     for split in ("train", *_HELD_OUT):
         parts[split] = {}
         for topic in sorted(name for name in topics if split_of(name) == split):

@@ -1,6 +1,11 @@
 """What every dataset's three splits are, and where missing ones come from."""
 
+from collections.abc import Collection
+from typing import Any
+
 import numpy as np
+
+from lopt_keras.types import Array
 
 SPLITS = ("train", "validation", "test")
 """The names of the splits."""
@@ -8,7 +13,7 @@ SPLITS = ("train", "validation", "test")
 _SEED = 0
 
 
-def choose(dataset, name):
+def choose(dataset: Any, name: str) -> Any:
     """The split of that name of an `ImageDataset` or `TableDataset`.
 
     Raises:
@@ -19,7 +24,7 @@ def choose(dataset, name):
     return getattr(dataset, name)
 
 
-def partition(size, validation, test):
+def partition(size: int, validation: int, test: int) -> dict[str, Array]:
     """Which examples of a bundled dataset belong to which split, the same on every machine.
 
     Args:
@@ -37,7 +42,7 @@ def partition(size, validation, test):
     }
 
 
-def expressions(available):
+def expressions(available: Collection[str]) -> dict[str, str]:
     """The tensorflow-datasets split expression for each of `SPLITS`.
 
     Where there is no validation split, the last tenth of the training split serves;

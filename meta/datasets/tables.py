@@ -4,16 +4,19 @@ Its `linnerud` is not among them: it has 20 examples.
 """
 
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from lopt_keras.types import Array
 from meta.datasets import splits
 
 _HELD_OUT_SHARE = 0.2
 
 
-class BundledTable(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class BundledTable(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]  # tfds has no types.
     """A table that scikit-learn ships, as float32, not standardised.
 
     A fifth of the examples is for validation and a fifth for the test; the splits are
@@ -35,9 +38,9 @@ class BundledTable(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     loader = ""
     homepage = ""
     num_features = 0
-    num_classes = None
+    num_classes: int | None = None
 
-    def _info(self):
+    def _info(self) -> tfds.core.DatasetInfo:
         target = tfds.features.Scalar(np.float32)
         if self.num_classes is not None:
             target = tfds.features.ClassLabel(num_classes=self.num_classes)
@@ -51,10 +54,10 @@ class BundledTable(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         )
 
     @property
-    def _target(self):
+    def _target(self) -> str:
         return "target" if self.num_classes is None else "label"
 
-    def _split_generators(self, dl_manager):
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, Any]]]]:
         import sklearn.datasets
 
         table, targets = getattr(sklearn.datasets, self.loader)(return_X_y=True)
@@ -64,7 +67,9 @@ class BundledTable(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             for name, indices in splits.partition(len(table), held_out, held_out).items()
         }
 
-    def _generate_examples(self, table, targets, indices):
+    def _generate_examples(
+        self, table: Array, targets: Array, indices: Array
+    ) -> Iterator[tuple[int, dict[str, Any]]]:
         for index in indices:
             target = targets[index].astype("float32" if self.num_classes is None else "int64")
             features = table[index].astype("float32")

@@ -2,11 +2,13 @@
 
 import functools
 import string
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from lopt_keras.types import Array
 from meta.datasets import preparing, splits
 
 OTHER = "\N{REPLACEMENT CHARACTER}"
@@ -41,13 +43,13 @@ class TextDataset(NamedTuple):
     validation: np.ndarray
     test: np.ndarray
 
-    def split(self, name):
+    def split(self, name: str) -> Array:
         """The text of the split of that name, one of `SPLITS`."""
         return splits.choose(self, name)
 
 
 @functools.lru_cache(maxsize=8)
-def load_text(name="prose", data_dir=None):
+def load_text(name: str = "prose", data_dir: str | None = None) -> TextDataset:
     """A text dataset, prepared once into a directory, and read once.
 
     Splits that the dataset does not have are cut as for `load`. The whole text is held in
@@ -70,7 +72,7 @@ def load_text(name="prose", data_dir=None):
     return TextDataset(name, CHARACTERS, **{split: _joined(texts[split]) for split in texts})
 
 
-def encode(text):
+def encode(text: str) -> Array:
     """Indices of a text's characters: int32 array, as long as the text.
 
     Capitals count as small letters; typographic quotes and dashes as plain ones.
@@ -81,17 +83,17 @@ def encode(text):
     return np.array([known.get(c.lower(), _OTHER_INDEX) for c in plain], np.int32)
 
 
-def decode(indices):
+def decode(indices: Iterable[int]) -> str:
     """The text of a sequence of indices."""
     return "".join(CHARACTERS[i] for i in indices)
 
 
-def _joined(texts):
+def _joined(texts: Iterable[bytes]) -> Array:
     """Indices of the characters of all texts, UTF-8 bytes."""
     return encode("\n\n".join(text.decode("utf-8", errors="replace") for text in texts))
 
 
-def _check_features(name, features):
+def _check_features(name: str, features: Any) -> None:
     has_text = hasattr(features, "keys") and "text" in features.keys()  # noqa: SIM118
     if not has_text or not isinstance(features["text"], tfds.features.Text):
         raise ValueError(

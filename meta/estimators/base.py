@@ -13,8 +13,8 @@ from lopt_keras.rules.base import UpdateRule
 from lopt_keras.types import Tensor, Tensors, Theta
 from lopt_keras.validation import check_integer, check_number
 from meta import random
+from meta.inner import unroll
 from meta.tasks.base import Task
-from meta.training import unroll
 
 OUTER_SPLITS = ("train", "validation")
 

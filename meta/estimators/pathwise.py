@@ -11,8 +11,8 @@ from lopt_keras.rules.base import UpdateRule
 from lopt_keras.types import Tensor, Tensors, Theta
 from lopt_keras.validation import check_integer
 from meta.estimators import base
+from meta.inner import unroll
 from meta.tasks.base import Task
-from meta.training import unroll
 
 _ZERO = tf.UnconnectedGradients.ZERO
 

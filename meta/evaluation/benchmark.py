@@ -1,6 +1,7 @@
 """Every optimizer on every task of a suite."""
 
 import hashlib
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -8,15 +9,30 @@ import numpy as np
 import tensorflow as tf
 import tqdm
 
+from lopt_keras.rules.base import UpdateRule
+from lopt_keras.types import Array, Arrays, Tensor, Theta
 from lopt_keras.version import __version__
 from meta import progress, random
 from meta.evaluation import metrics, timing
-from meta.evaluation.candidates import ADAM, HandDesigned, KerasOptimizer, grid
+from meta.evaluation.candidates import (
+    ADAM,
+    Candidate,
+    HandDesigned,
+    KerasOptimizer,
+    Learned,
+    Tunable,
+    grid,
+)
 from meta.evaluation.keras_training import KerasTraining
+from meta.evaluation.metrics import Bounded, Metrics
 from meta.evaluation.side_by_side import SideBySide
+from meta.evaluation.store import Store
+from meta.evaluation.suite import Entry
+from meta.inner.training import Curves, InnerTraining
+from meta.tasks.base import Task
 from meta.tasks.sampling import distribution
 from meta.tasks.sampling.augmentation import Augmented
-from meta.training.inner_training import Curves, InnerTraining
+from meta.tasks.sampling.distribution import Config
 
 _FORMAT = 1
 """Of what the store holds: another number whenever the meaning of a result changes."""
@@ -51,7 +67,7 @@ class Settings(NamedTuple):
     tune_on: str = "validation"
     signals_known: bool = True
     wall_clock: bool = True
-    augmentation: Any = {}
+    augmentation: dict[str, Any] = {}
     seed: int = 0
 
 
@@ -66,11 +82,11 @@ class Outcome(NamedTuple):
         metrics: `metrics.Metrics`.
     """
 
-    learning_rate: Any
+    learning_rate: float | None
     at_edge: bool
     seconds: float
-    bounded: Any
-    metrics: Any
+    bounded: Bounded
+    metrics: Metrics
 
 
 class TaskResult(NamedTuple):
@@ -83,13 +99,19 @@ class TaskResult(NamedTuple):
         outcomes: dict from the name of an optimizer to `Outcome`.
     """
 
-    entry: Any
+    entry: Entry
     num_parameters: int
     start: float
-    outcomes: Any
+    outcomes: dict[str, Outcome]
 
 
-def run(entries, candidates, settings, store, data_dir=None):
+def run(
+    entries: Sequence[Entry],
+    candidates: Sequence[Candidate],
+    settings: Settings,
+    store: Store,
+    data_dir: str | None = None,
+) -> list[TaskResult]:
     """Runs what the store lacks, with a progress bar.
 
     Args:
@@ -120,37 +142,41 @@ def run(entries, candidates, settings, store, data_dir=None):
 class _Program:
     """What tasks of one architecture share: the compiled trainings."""
 
-    def __init__(self, task, settings):
+    def __init__(self, task: Task, settings: Settings) -> None:
         self.task = Augmented(task, **settings.augmentation) if settings.augmentation else task
         self.settings = settings
         self.num_parameters = sum(int(np.prod(shape)) for shape in task.parameter_shapes())
-        self._trainings = {}
+        self._trainings: dict[Hashable, Any] = {}
 
-    def train_rules(self, rules, thetas, variant, seed):
+    def train_rules(
+        self, rules: Sequence[UpdateRule], thetas: Sequence[Theta], variant: int, seed: Tensor
+    ) -> Sequence[Curves]:
         """`Curves` of each rule with its theta."""
         training = self._training(tuple(rules), self._rule_training)
-        joined = {f"{i}/{k}": x for i, theta in enumerate(thetas) for k, x in theta.items()}
+        joined: Theta = {f"{i}/{k}": x for i, theta in enumerate(thetas) for k, x in theta.items()}
         if len(rules) == 1:
             joined = thetas[0]
         return training([joined] * len(rules), seed, variant)
 
-    def train_keras(self, candidate, rate, variant, seed):
+    def train_keras(
+        self, candidate: KerasOptimizer, rate: float | None, variant: int, seed: Tensor
+    ) -> Curves:
         """`Curves` of a Keras optimizer at a learning rate."""
         training = self._training(candidate.make, self._keras_training)
         return training(rate, seed, variant)
 
-    def _training(self, key, make):
+    def _training(self, key: Hashable, make: Callable[[Any], Any]) -> Any:
         if key not in self._trainings:
             self._trainings[key] = make(key)
         return self._trainings[key]
 
-    def _rule_training(self, rules):
+    def _rule_training(self, rules: tuple[UpdateRule, ...]) -> InnerTraining:
         rule = rules[0] if len(rules) == 1 else SideBySide(rules)
         s = self.settings
         shape = len(rules), s.num_seeds, s.num_steps
         return InnerTraining(self.task, rule, *shape, s.signals_known, test_batches=_TEST_BATCHES)
 
-    def _keras_training(self, make):
+    def _keras_training(self, make: Callable[[], keras.optimizers.Optimizer]) -> KerasTraining:
         s = self.settings
         return KerasTraining(
             self.task, make, s.num_seeds, s.num_steps, s.signals_known, _TEST_BATCHES
@@ -160,7 +186,7 @@ class _Program:
 class _Task:
     """One task: a variant of a program."""
 
-    def __init__(self, program, variant, config, store):
+    def __init__(self, program: _Program, variant: int, config: Config, store: Store) -> None:
         self._program, self._variant, self._store = program, variant, store
         self._settings = settings = program.settings
         self._tuning_seed, self._fresh_seed = (
@@ -182,10 +208,11 @@ class _Task:
             "told": settings.signals_known,
         }
 
-    def compete(self, entry, candidates):
+    def compete(self, entry: Entry, candidates: Sequence[Candidate]) -> TaskResult:
         """The `TaskResult`."""
-        tuned = [c for c in candidates if c.is_tuned]
-        rates = self._tune(tuned)
+        tuned = [c for c in candidates if not isinstance(c, Learned) and c.is_tuned]
+        grids = {c.name: grid(c, self._settings.num_rates) for c in tuned}
+        rates = self._tune(tuned, grids)
         curves = self._train(candidates, rates)
         seconds = self._time(candidates)
         start = metrics.start_of(curves[ADAM])
@@ -194,18 +221,21 @@ class _Task:
         for candidate in candidates:
             name = candidate.name
             rate = rates.get(name)
-            tried = grid(candidate, self._settings.num_rates) if candidate.is_tuned else []
+            tried = grids.get(name, [])
             own = metrics.compute(bounded[name], bounded[ADAM], start, seconds[name], seconds[ADAM])
             at_edge = len(tried) > 1 and rate in (tried[0], tried[-1])
             outcomes[name] = Outcome(rate, at_edge, seconds[name], bounded[name], own)
         return TaskResult(entry, self._program.num_parameters, start, outcomes)
 
-    def _tune(self, candidates):
+    def _tune(
+        self, candidates: Sequence[Tunable], grids: Mapping[str, list[float]]
+    ) -> dict[str, float]:
         """The best learning rate of each: dict from name to float."""
-        grids = {c.name: grid(c, self._settings.num_rates) for c in candidates}
         keys = {c.name: self._key_of("tuning", c, grids[c.name]) for c in candidates}
         missing = [c for c in candidates if self._store.load(keys[c.name]) is None]
-        losses = {c.name: {"train": [], "validation": []} for c in missing}
+        losses: dict[str, dict[str, list[Array]]] = {
+            c.name: {"train": [], "validation": []} for c in missing
+        }
         for i in range(self._settings.num_rates if missing else 0):
             rates = {c.name: grids[c.name][i] for c in missing}
             for name, curves in self._run(missing, rates, self._tuning_seed):
@@ -215,29 +245,33 @@ class _Task:
             self._store.save(keys[name], arrays)
         best = {}
         for name, key in keys.items():
-            final = self._store.load(key)[self._settings.tune_on]
+            final = self._stored(key)[self._settings.tune_on]
             best[name] = grids[name][int(final.mean(axis=1).argmin())]
         return best
 
-    def _train(self, candidates, rates):
+    def _train(
+        self, candidates: Sequence[Candidate], rates: Mapping[str, float]
+    ) -> dict[str, Curves]:
         """`Curves` of each on the fresh problems: dict."""
         keys = {c.name: self._key_of("curves", c, rates.get(c.name)) for c in candidates}
         missing = [c for c in candidates if self._store.load(keys[c.name]) is None]
         for name, curves in self._run(missing, rates, self._fresh_seed):
             kept = zip(_CURVES, curves, strict=True)
             self._store.save(keys[name], dict(kept))
-        loaded = {name: self._store.load(key) for name, key in keys.items()}
+        loaded = {name: self._stored(key) for name, key in keys.items()}
         return {name: Curves(*(own[x] for x in _CURVES)) for name, own in loaded.items()}
 
-    def _run(self, candidates, rates, seed):
+    def _run(
+        self, candidates: Sequence[Candidate], rates: Mapping[str, float], seed: Tensor
+    ) -> Iterator[tuple[str, Curves]]:
         """Pairs of name and `Curves`; hand-designed rules share a program."""
         hand = [c for c in candidates if isinstance(c, HandDesigned)]
         if hand:
             # One rule has one rate in all runs of its program, and another theta.
             rules = [c.rule(learning_rate=c.middle) for c in hand]
             thetas = [c.rule(learning_rate=rates[c.name]).init_theta() for c in hand]
-            curves = self._program.train_rules(rules, thetas, self._variant, seed)
-            yield from zip([c.name for c in hand], curves, strict=True)
+            together = self._program.train_rules(rules, thetas, self._variant, seed)
+            yield from zip([c.name for c in hand], together, strict=True)
         for c in candidates:
             if isinstance(c, KerasOptimizer):
                 rate = rates.get(c.name)
@@ -246,7 +280,7 @@ class _Task:
                 (curves,) = self._program.train_rules([c.rule], [c.theta], self._variant, seed)
                 yield c.name, curves
 
-    def _time(self, candidates):
+    def _time(self, candidates: Sequence[Candidate]) -> dict[str, float]:
         """The seconds of a step of each: dict."""
         if not self._settings.wall_clock:
             return dict.fromkeys([c.name for c in candidates], np.nan)
@@ -262,16 +296,23 @@ class _Task:
             own_adam = measured[[c.name for c in timed].index(ADAM)]
             for c, seconds in zip(missing, measured, strict=False):
                 self._store.save(keys[c.name], {"seconds": seconds, "adam": own_adam})
-        found = {name: self._store.load(key) for name, key in keys.items()}
+        found = {name: self._stored(key) for name, key in keys.items()}
         reference = float(found[ADAM]["seconds"])
         return {name: reference * float(x["seconds"] / x["adam"]) for name, x in found.items()}
 
-    def _key_of(self, what, candidate, rate):
+    def _stored(self, key: dict[str, Any]) -> Arrays:
+        """What the store has for sure, as it was saved just now if it was not there before."""
+        arrays = self._store.load(key)
+        if arrays is None:
+            raise RuntimeError(f"The result {key} was saved, and cannot be read.")
+        return arrays
+
+    def _key_of(self, what: str, candidate: Candidate, rate: Any) -> dict[str, Any]:
         own = {"what": what, "optimizer": candidate.identity, "learning_rate": rate}
         return {**self._key, **own}
 
 
-def _as_timed(candidate):
+def _as_timed(candidate: Candidate) -> timing.Timed:
     if isinstance(candidate, KerasOptimizer):
         return candidate.make
     if isinstance(candidate, HandDesigned):
@@ -280,7 +321,7 @@ def _as_timed(candidate):
     return candidate.rule, candidate.theta
 
 
-def _fingerprint(task, variant, seed):
+def _fingerprint(task: Task, variant: int, seed: Tensor) -> str:
     """Of what a task draws: another one if its data or its generator are others."""
     setting = task.draw(seed, 1, tf.constant([variant]))
     drawn = task.init(seed, 1, setting), task.batch("train", seed, 1, setting)

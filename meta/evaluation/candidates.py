@@ -5,7 +5,7 @@ import functools
 import importlib
 import json
 import os
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import keras
 import numpy as np
@@ -34,7 +34,7 @@ class HandDesigned:
     is_tuned: ClassVar[bool] = True
 
     @property
-    def identity(self):
+    def identity(self) -> dict[str, Any]:
         """What tells it from other optimizers, as JSON can hold it."""
         return rules.serialize(self.rule(learning_rate=self.middle))
 
@@ -93,28 +93,32 @@ class KerasOptimizer:
     is_tuned: bool = True
 
     @property
-    def identity(self):
+    def identity(self) -> dict[str, Any]:
         """As that of `HandDesigned`."""
         return {"class_name": self.path, "config": self.config, "tuned": self.is_tuned}
 
     @functools.cached_property
-    def middle(self):
+    def middle(self) -> float:
         """Of the learning rates to try."""
         return float(keras.ops.convert_to_numpy(self.make().learning_rate))
 
-    def make(self):
+    def make(self) -> Any:
         """A new one."""
         module, _, name = self.path.partition(":")
         return getattr(importlib.import_module(module), name)(**self.config)
 
 
-def grid(candidate, num_rates):
+Tunable: TypeAlias = HandDesigned | KerasOptimizer
+Candidate: TypeAlias = Tunable | Learned
+
+
+def grid(candidate: Tunable, num_rates: int) -> list[float]:
     """The learning rates to try, half-decades apart, the lowest first: list of floats."""
     exponents = (np.arange(num_rates) - num_rates // 2) / 2
     return [float(f"{candidate.middle * 10.0**e:.3g}") for e in exponents]
 
 
-def learned(text):
+def learned(text: str) -> Learned:
     """The `Learned` that `[label=]weights` names.
 
     Args:
@@ -131,12 +135,12 @@ def learned(text):
     return Learned(name, rule, rule.check_theta(theta), identity)
 
 
-def _check_kind(name, value, kind):
+def _check_kind(name: str, value: Any, kind: type) -> None:
     if not isinstance(value, kind):
         raise TypeError(f"{name!r} must be a {kind.__name__}, not {value!r}")
 
 
-def from_import_path(text):
+def from_import_path(text: str) -> KerasOptimizer:
     """The `KerasOptimizer` that a text names, tried once.
 
     Args:
@@ -146,7 +150,7 @@ def from_import_path(text):
     Raises:
         ValueError: if it names no Keras optimizer.
     """
-    spec = {"optimizer": text}
+    spec: dict[str, Any] = {"optimizer": text}
     try:
         if text.lstrip().startswith("{"):
             spec = json.loads(text)

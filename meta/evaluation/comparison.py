@@ -1,13 +1,19 @@
 """A learned optimizer against tuned hand-designed ones, on one task."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import matplotlib
 import numpy as np
 import tqdm
 
+from lopt_keras.rules.base import UpdateRule
+from lopt_keras.types import Theta
 from meta import files, progress, random
 from meta.evaluation import metrics
-from meta.evaluation.candidates import BASELINES, grid
-from meta.training.inner_training import InnerTraining
+from meta.evaluation.candidates import BASELINES, HandDesigned, grid
+from meta.inner.training import Curves, InnerTraining
+from meta.tasks.base import Task
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
@@ -20,7 +26,9 @@ _TUNING_SEEDS, _FRESH_SEEDS = 4, 8
 _SMOOTHED = 0.02
 
 
-def compare(task, rule, theta, num_steps, seed):
+def compare(
+    task: Task, rule: UpdateRule, theta: Theta, num_steps: int, seed: int
+) -> dict[str, Curves]:
     """Runs a learned rule and each tuned baseline on fresh problems.
 
     A baseline's learning rate is the one of 9 half-decades with the lowest mean validation loss
@@ -39,11 +47,11 @@ def compare(task, rule, theta, num_steps, seed):
     """
     tuning_seed, fresh_seed = (random.fold_in(random.seed(seed), i) for i in (2, 3))
 
-    def fresh(rule, theta):
+    def fresh(rule: UpdateRule, theta: Theta) -> Curves:
         training = InnerTraining(task, rule, 1, _FRESH_SEEDS, num_steps, True, split="test")
         return training([theta], fresh_seed)[0]
 
-    def tuned(baseline):
+    def tuned(baseline: HandDesigned) -> tuple[str, Curves]:
         rates = grid(baseline, _NUM_RATES)
         candidates = [baseline.rule(learning_rate=rate) for rate in rates]
         thetas = [candidate.init_theta() for candidate in candidates]
@@ -53,7 +61,7 @@ def compare(task, rule, theta, num_steps, seed):
         label = f"{baseline.name}, learning rate {rates[best]:.2g}"
         return label, fresh(candidates[best], thetas[best])
 
-    curves = {}
+    curves: dict[str, Curves] = {}
     with tqdm.tqdm(total=1 + len(COMPARED), unit="optimizer", leave=False) as bar:
         for name in (None, *COMPARED):
             with progress.telling(bar, f"compiling and running {name or 'learned'}"):
@@ -63,7 +71,7 @@ def compare(task, rule, theta, num_steps, seed):
     return curves
 
 
-def summarise(curves):
+def summarise(curves: Mapping[str, Curves]) -> dict[str, Any]:
     """The figures of each optimizer: dict that JSON can hold.
 
     For each: mean train loss over the run, and train and test loss at the end
@@ -86,7 +94,7 @@ def summarise(curves):
     return summary
 
 
-def plot(curves, title, file):
+def plot(curves: Mapping[str, Curves], title: str, file: str) -> None:
     """Draws train and test loss against steps: median and quartiles over seeds."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
     for axis, split in zip(axes, ("train", "test"), strict=True):

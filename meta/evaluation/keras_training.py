@@ -1,12 +1,17 @@
 """Keras optimizers on the problems of a task, one problem at a time."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import keras
 import numpy as np
 import tensorflow as tf
 
+from lopt_keras.types import Array, Tensor
 from meta import random
+from meta.inner.training import Curves
+from meta.tasks.base import Task
 from meta.tasks.wrapper import Chosen
-from meta.training.inner_training import Curves
 
 
 class KerasTraining:
@@ -23,7 +28,15 @@ class KerasTraining:
         test_batches: over how many batches `Curves.test` is a mean.
     """
 
-    def __init__(self, task, make, num_problems, num_steps, signals_known, test_batches):
+    def __init__(
+        self,
+        task: Task,
+        make: Callable[[], keras.optimizers.Optimizer],
+        num_problems: int,
+        num_steps: int,
+        signals_known: bool,
+        test_batches: int,
+    ) -> None:
         self._task, self._num_problems, self._num_steps = task, num_problems, num_steps
         self._test_batches = test_batches
         self._variables = [keras.Variable(np.zeros(s, "float32")) for s in task.parameter_shapes()]
@@ -34,7 +47,7 @@ class KerasTraining:
         self._initial = [variable.numpy() for variable in self._optimizer.variables]
         self._program = tf.function(self._train, jit_compile=True, autograph=False)
 
-    def __call__(self, learning_rate, seed, variant):
+    def __call__(self, learning_rate: float | None, seed: Tensor, variant: int) -> Curves:
         """Trains from the beginning.
 
         Args:
@@ -52,21 +65,25 @@ class KerasTraining:
         ]
         return Curves(*(np.stack(losses, axis=-1) for losses in zip(*runs, strict=True)))
 
-    def _run(self, learning_rate, variant, problem, seed):
+    def _run(
+        self, learning_rate: float | None, variant: Tensor, problem: Tensor, seed: Tensor
+    ) -> list[Array]:
         for variable, value in zip(self._optimizer.variables, self._initial, strict=True):
             variable.assign(value)
         if learning_rate is not None:
             self._optimizer.learning_rate = learning_rate
         return [losses.numpy() for losses in self._program(variant, problem, seed)]
 
-    def _train(self, variant, problem, seed):
+    def _train(
+        self, variant: Tensor, problem: Tensor, seed: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Losses of training and validation, `[steps]` each, and of the test, a scalar."""
         params, setting = self._draw(variant, problem, random.fold_in(seed, 0))
         for variable, value in zip(self._variables, params, strict=True):
             variable.assign(value)
         empty = tf.TensorArray(tf.float32, self._num_steps, element_shape=[2])
 
-        def body(i, losses):
+        def body(i: Tensor, losses: tf.TensorArray) -> tuple[Tensor, tf.TensorArray]:
             step_seed = random.fold_in(random.fold_in(seed, 1), i)
             return i + 1, losses.write(i, self._take_step(setting, problem, step_seed))
 
@@ -75,14 +92,16 @@ class KerasTraining:
         test = self._tested(setting, problem, random.fold_in(seed, 2))
         return losses[:, 0], losses[:, 1], test
 
-    def _draw(self, variant, problem, seed):
+    def _draw(
+        self, variant: Tensor, problem: Tensor, seed: Tensor
+    ) -> tuple[list[Tensor], dict[str, Any]]:
         """The start of a problem, and the setting of all: what `unroll.begin` draws."""
         task = Chosen(self._task, tf.fill([self._num_problems], variant))
         setting = task.draw(random.fold_in(seed, 0), self._num_problems)
         params = task.init(random.fold_in(seed, 1), self._num_problems, setting)
         return [param[problem] for param in params], setting
 
-    def _take_step(self, setting, problem, seed):
+    def _take_step(self, setting: Mapping[str, Any], problem: Tensor, seed: Tensor) -> Tensor:
         """The scores of the training and the validation loss before the step: `[2]`."""
         data = self._batch("train", random.fold_in(seed, 0), setting, problem)
         held_out = self._batch("validation", random.fold_in(seed, 1), setting, problem)
@@ -99,10 +118,10 @@ class KerasTraining:
             self._optimizer.apply([g[0] for g in grads], self._variables)
         return score
 
-    def _tested(self, setting, problem, seed):
+    def _tested(self, setting: Mapping[str, Any], problem: Tensor, seed: Tensor) -> Tensor:
         own = _only(setting, problem)
 
-        def body(i, total):
+        def body(i: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
             data = self._batch("test", random.fold_in(seed, i), setting, problem)
             return i + 1, total + self._task.score(self._loss(data, own), own)[0]
 
@@ -110,14 +129,14 @@ class KerasTraining:
         total = tf.while_loop(lambda i, _: i < self._test_batches, body, start)[1]
         return total / self._test_batches
 
-    def _batch(self, split, seed, setting, problem):
+    def _batch(self, split: str, seed: Tensor, setting: Mapping[str, Any], problem: Tensor) -> Any:
         return _only(self._task.batch(split, seed, self._num_problems, setting), problem)
 
-    def _loss(self, data, setting):
+    def _loss(self, data: Any, setting: Mapping[str, Any]) -> Tensor:
         params = [tf.convert_to_tensor(v.value)[None] for v in self._variables]
         return self._task.loss(params, data, setting)
 
 
-def _only(nest, problem):
+def _only(nest: Any, problem: Tensor) -> Any:
     """What concerns one problem, as of one particle: `[Q, ...]` -> `[1, ...]`."""
     return tf.nest.map_structure(lambda x: x[problem][None], nest)

@@ -1,9 +1,13 @@
 """The figures of an optimizer on a task, against the tuned Adam's."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from lopt_keras.types import Array
+from meta.inner.training import Curves
 
 SMOOTHED = 0.05
 """Fraction of the steps over which losses are averaged, looking back; a final loss is the last."""
@@ -72,20 +76,23 @@ class Bounded(NamedTuple):
     raw_train: np.ndarray
 
 
-def bound(curves, start):
+def bound(curves: Curves, start: float) -> Bounded:
     """`Bounded` curves.
 
     Args:
-        curves: `meta.training.inner_training.Curves`.
+        curves: `meta.inner.training.Curves`.
         start: loss before the first step, from `start_of`.
     """
     size = max(abs(start), 1e-6)
 
-    def bounded(losses):
+    def bounded(losses: Array) -> Array:
         ceiling = start + _CEILING * size
         return np.minimum(np.where(np.isfinite(losses), losses, ceiling), ceiling)
 
-    finite = [np.isfinite(losses).reshape(-1, losses.shape[-1]).all(axis=0) for losses in curves]
+    if curves.test is None:
+        raise ValueError("`curves` must have test losses. Received: curves.test=None")
+    every = (curves.train, curves.held_out, curves.test)
+    finite = [np.isfinite(losses).reshape(-1, losses.shape[-1]).all(axis=0) for losses in every]
     train, validation = (
         smooth(bounded(losses.astype(np.float64)), _width(losses))
         for losses in (curves.train, curves.held_out)
@@ -95,30 +102,32 @@ def bound(curves, start):
     return Bounded(train, validation, test, diverged, bounded(curves.train))
 
 
-def smooth(losses, width):
+def smooth(losses: Array, width: int) -> Array:
     """Mean over the last `width` entries up to each, fewer at the start: `[steps, seeds]`."""
     total = np.cumsum(np.pad(losses, ((width, 0), (0, 0))), axis=0)
     count = np.minimum(np.arange(1, len(losses) + 1), width)
     return (total[width:] - total[:-width]) / count[:, None]
 
 
-def final(losses):
+def final(losses: Array) -> Array:
     """Of each seed, the mean over the last 5 % of the steps; infinite if some are not finite."""
     tail = losses[-_width(losses) :]
     return np.where(np.isfinite(tail), tail, np.inf).mean(axis=0)
 
 
-def _width(losses):
+def _width(losses: Array) -> int:
     """How many steps are averaged."""
     return max(1, round(SMOOTHED * len(losses)))
 
 
-def start_of(curves):
+def start_of(curves: Curves) -> float:
     """The loss before the first step: mean over train and validation batches and seeds."""
     return float(np.mean([curves.train[0], curves.held_out[0]]))
 
 
-def compute(own, adam, start, seconds, adam_seconds):
+def compute(
+    own: Bounded, adam: Bounded, start: float, seconds: float, adam_seconds: float
+) -> Metrics:
     """The `Metrics` of an optimizer.
 
     Args:
@@ -151,21 +160,23 @@ def compute(own, adam, start, seconds, adam_seconds):
 class _Race:
     """An optimizer and Adam on the way to Adam's loss."""
 
-    def __init__(self, losses, adam_losses, loss, adam_loss, diverged):
+    def __init__(
+        self, losses: Array, adam_losses: Array, loss: Array, adam_loss: Array, diverged: Array
+    ) -> None:
         self._all = len(losses)
         self.steps = np.where(diverged, np.inf, steps_to(losses, adam_loss))
         self._adam_steps = steps_to(adam_losses, adam_loss)
         self._adam_steps_to_own = steps_to(adam_losses, np.maximum(loss, adam_loss))
         self._diverged = diverged
 
-    def ratio(self):
+    def ratio(self) -> Array:
         """`[seeds]`."""
         missed = np.where(self._diverged, 1.0, self._adam_steps_to_own) / self._all
         reached = np.isfinite(self.steps)
         return np.where(reached, self._adam_steps / np.where(reached, self.steps, 1.0), missed)
 
 
-def steps_to(losses, target):
+def steps_to(losses: Array, target: Array) -> Array:
     """Batches seen until a loss is at most the target, for the first time; or infinity.
 
     Args:
@@ -176,13 +187,13 @@ def steps_to(losses, target):
     return np.where(reached.any(axis=0), 1.0 + reached.argmax(axis=0), np.inf)
 
 
-def _excess(loss, adam_loss, start):
+def _excess(loss: Array, adam_loss: Array, start: float) -> Array:
     """Of a loss over Adam's, in units of Adam's gain, or of 2 % of the start if that is more."""
     unit = np.maximum(start - adam_loss, _SMALLEST_GAIN * max(abs(start), 1e-6))
     return (loss - adam_loss) / unit
 
 
-def summarise(metrics, others):
+def summarise(metrics: Sequence[Metrics], others: Sequence[Array]) -> dict[str, Any]:
     """The figures of one optimizer over all tasks: dict that JSON can hold.
 
     Args:
@@ -218,23 +229,23 @@ def summarise(metrics, others):
     }
 
 
-def median(values):
+def median(values: Array) -> Array:
     """Over the last axis: of an even number the lower one, as in `quantiles`."""
     return _quantile(values, 0.5, axis=-1)
 
 
-def quantiles(values):
+def quantiles(values: Array) -> list[float | None]:
     """Lowest, quartiles and highest: list of floats, None where they are not finite."""
     found = _quantile(values, [0.0, 0.25, 0.5, 0.75, 1.0])
     return [float(x) if math.isfinite(x) else None for x in found]
 
 
-def _quantile(values, fraction, axis=None):
+def _quantile(values: Array, fraction: float | Sequence[float], axis: int | None = None) -> Array:
     """One of the values: there is nothing between a number and an infinity."""
     return np.quantile(values, fraction, axis=axis, method="inverted_cdf")
 
 
-def profile(steps, factors):
+def profile(steps: Array, factors: Array) -> Array:
     """Performance profiles: on what fraction of tasks an optimizer is within a factor of the best.
 
     Args:

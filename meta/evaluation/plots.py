@@ -1,10 +1,14 @@
 """Pictures of a comparison."""
 
+from collections.abc import Collection, Sequence
+from typing import Any
+
 import matplotlib
 import numpy as np
 
 from meta import files
 from meta.evaluation import metrics
+from meta.evaluation.benchmark import TaskResult
 from meta.evaluation.candidates import ADAM
 
 matplotlib.use("Agg")
@@ -14,7 +18,7 @@ _FACTORS = np.geomspace(1.0, 64.0, 200)
 _RIVAL_WIDTH, _BASELINE_WIDTH = 2.4, 1.0
 
 
-def plot_task(result, rivals, file):
+def plot_task(result: TaskResult, rivals: Collection[str], file: str) -> None:
     """Draws smoothed train and validation losses: median over seeds, and their range.
 
     Args:
@@ -42,7 +46,7 @@ def plot_task(result, rivals, file):
     _finish(figure, axes[0], f"{result.entry.name}, {result.num_parameters} parameters", file)
 
 
-def plot_ratios(results, rivals, file):
+def plot_ratios(results: Sequence[TaskResult], rivals: Collection[str], file: str) -> None:
     """Draws Adam's steps over each optimizer's, sorted over tasks, at equal losses."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
     for axis, name in zip(axes, ("train_ratio", "validation_ratio"), strict=True):
@@ -58,7 +62,7 @@ def plot_ratios(results, rivals, file):
     _finish(figure, axes[0], "How many times fewer steps than tuned Adam", file)
 
 
-def plot_profiles(results, rivals, file):
+def plot_profiles(results: Sequence[TaskResult], rivals: Collection[str], file: str) -> None:
     """Draws performance profiles of the steps to the tuned Adam's losses."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), sharey=True, layout="constrained")
     names = list(results[0].outcomes)
@@ -86,12 +90,12 @@ def plot_profiles(results, rivals, file):
     )
 
 
-def _style(i, is_rival):
+def _style(i: int, is_rival: bool) -> dict[str, Any]:
     width = _RIVAL_WIDTH if is_rival else _BASELINE_WIDTH
     return {"color": f"C{i}", "lw": width, "ls": "-" if i < 10 else "--"}
 
 
-def _finish(figure, axis, title, file):
+def _finish(figure: Any, axis: Any, title: str, file: str) -> None:
     handles = axis.get_legend_handles_labels()
     figure.legend(*handles, loc="outside right center", fontsize=8)
     figure.suptitle(title)

@@ -8,11 +8,15 @@ import os
 import pathlib
 import re
 import string
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from lopt_keras.types import Array
 from meta import files, provenance
 from meta.evaluation import metrics, plots
+from meta.evaluation.benchmark import Settings, TaskResult
 
 _TEMPLATE = pathlib.Path(__file__).with_name("report.html")
 _SUMMARY = (
@@ -41,7 +45,13 @@ _TASK_COLUMNS = (
 )
 
 
-def write(out_dir, results, rivals, settings, command):
+def write(
+    out_dir: str,
+    results: Sequence[TaskResult],
+    rivals: Collection[str],
+    settings: Settings,
+    command: str,
+) -> dict[str, Any]:
     """Writes everything.
 
     Args:
@@ -77,7 +87,7 @@ def write(out_dir, results, rivals, settings, command):
     return summary
 
 
-def summarise(results):
+def summarise(results: Sequence[TaskResult]) -> dict[str, Any]:
     """Dict from the name of each optimizer to its figures over all tasks."""
     names = list(results[0].outcomes)
     summary = {}
@@ -92,7 +102,7 @@ def summarise(results):
     return summary
 
 
-def _task_json(result):
+def _task_json(result: TaskResult) -> dict[str, Any]:
     outcomes = {
         name: {
             "learning_rate": outcome.learning_rate,
@@ -110,16 +120,16 @@ def _task_json(result):
     }
 
 
-def _finite(value):
+def _finite(value: Any) -> bool | float | None:
     """For JSON, which has no infinity."""
     return value.item() if isinstance(value, np.bool_) else _number(float(value))
 
 
-def _number(value):
+def _number(value: float) -> float | None:
     return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-def _write_csv(file, results):
+def _write_csv(file: str, results: Sequence[TaskResult]) -> None:
     names = metrics.Metrics._fields
     with files.whole(file) as temporary, open(temporary, "w", encoding="utf-8", newline="") as f:
         writer = csv.writer(f)
@@ -131,7 +141,15 @@ def _write_csv(file, results):
                     writer.writerow([*start, _finite(outcome.seconds), *map(_finite, row)])
 
 
-def _page(results, rivals, settings, command, summary, overview, files):
+def _page(
+    results: Sequence[TaskResult],
+    rivals: Collection[str],
+    settings: Settings,
+    command: str,
+    summary: Mapping[str, Any],
+    overview: Sequence[str],
+    files: Mapping[str, str],
+) -> str:
     told = "hear" if settings.signals_known else "do not hear"
     signals = "the number of steps, and validation losses if they use them"
     substitutions = {
@@ -152,17 +170,17 @@ def _page(results, rivals, settings, command, summary, overview, files):
     return string.Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(substitutions)
 
 
-def _count(number, noun):
+def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _rates(number):
+def _rates(number: int) -> str:
     if number == 1:
         return "the middle one of the learning rates"
     return f"the best of {number} learning rates, half-decades apart"
 
 
-def _summary_table(summary, rivals):
+def _summary_table(summary: Mapping[str, Any], rivals: Collection[str]) -> str:
     rows = []
     for name, own in summary.items():
         cells = [f"{own['diverged']} of {own['pairs']}"]
@@ -175,7 +193,7 @@ def _summary_table(summary, rivals):
     return _table(["optimizer", "diverged", "lowest ratio, train loss", *heads], rows, rivals)
 
 
-def _fractions_table(summary, rivals):
+def _fractions_table(summary: Mapping[str, Any], rivals: Collection[str]) -> str:
     rows = [
         (
             name,
@@ -187,7 +205,7 @@ def _fractions_table(summary, rivals):
     return _table(["optimizer", *heads, "learning rate at the edge"], rows, rivals)
 
 
-def _index_table(results, rivals):
+def _index_table(results: Sequence[TaskResult], rivals: Collection[str]) -> str:
     heads = ["task", "parameters"]
     heads += [f"{rival}: {what}" for rival in rivals for what in ("train", "validation", "excess")]
     rows = []
@@ -201,13 +219,13 @@ def _index_table(results, rivals):
     return _table(heads, rows, ())
 
 
-def _task_section(result, rivals, file):
+def _task_section(result: TaskResult, rivals: Collection[str], file: str) -> str:
     rows = []
     for name, outcome in result.outcomes.items():
         rate = "" if outcome.learning_rate is None else f"{outcome.learning_rate:.3g}"
         cells = [rate + (" (edge)" if outcome.at_edge else "")]
         cells += [_spread(getattr(outcome.metrics, key)) for key, _ in _TASK_COLUMNS]
-        cells.append(int(outcome.metrics.diverged.sum()))
+        cells.append(str(outcome.metrics.diverged.sum()))
         rows.append((name, cells))
     heads = ["optimizer", "learning rate", *(label for _, label in _TASK_COLUMNS), "diverged"]
     title = html.escape(f"{result.entry.name}, {result.num_parameters:,} parameters")
@@ -216,7 +234,9 @@ def _task_section(result, rivals, file):
     return f"<h3>{title}</h3><p class=config>{config}</p>{_picture(file)}{table}"
 
 
-def _table(heads, rows, rivals):
+def _table(
+    heads: Sequence[str], rows: Sequence[tuple[str, Sequence[Any]]], rivals: Collection[str]
+) -> str:
     """HTML, from headings and rows: pairs of a name and the other cells."""
     head = "".join(f"<th>{html.escape(text)}</th>" for text in heads)
     body = ""
@@ -227,25 +247,25 @@ def _table(heads, rows, rivals):
     return f"<div class=scroll><table><tr>{head}</tr>{body}</table></div>"
 
 
-def _spread(values):
+def _spread(values: Array) -> str:
     """Median over seeds, and lowest and highest."""
     lowest, _, median, _, highest = metrics.quantiles(values)
     return f"{_short(median)} <small>({_short(lowest)} to {_short(highest)})</small>"
 
 
-def _short(value):
+def _short(value: float | None) -> str:
     """Three digits, none beyond the fourth decimal."""
     if value is None:
         return "never"
     return f"{value:.3g}" if abs(value) >= 0.01 else f"{value:.4f}".rstrip("0").rstrip(".")
 
 
-def _picture(file):
+def _picture(file: str) -> str:
     data = base64.b64encode(pathlib.Path(file).read_bytes()).decode()
     name = html.escape(os.path.basename(file))
     return f'<img alt="{name}" src="data:image/png;base64,{data}">'
 
 
-def _replace(file, text):
+def _replace(file: str, text: str) -> None:
     with files.whole(file) as temporary:
         pathlib.Path(temporary).write_text(text, encoding="utf-8")

@@ -4,8 +4,12 @@ import hashlib
 import json
 import os
 import warnings
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+
+from lopt_keras.types import Arrays
 
 
 class Store:
@@ -18,11 +22,11 @@ class Store:
         directory: made if there is none.
     """
 
-    def __init__(self, directory):
+    def __init__(self, directory: str) -> None:
         self._directory = directory
         os.makedirs(directory, exist_ok=True)
 
-    def load(self, key):
+    def load(self, key: Any) -> Arrays | None:
         """The arrays stored under a key: dict from name to array, or None.
 
         It warns of a file that is damaged.
@@ -46,7 +50,7 @@ class Store:
             )
             return None
 
-    def save(self, key, arrays):
+    def save(self, key: Any, arrays: Mapping[str, Any]) -> None:
         """Stores arrays, a dict from name to array, under a key."""
         file, text = self._file(key)
         temporary = f"{file}.{os.getpid()}.tmp"
@@ -57,7 +61,7 @@ class Store:
         except OSError as error:
             raise OSError(f"The result {file!r} cannot be written: {error}") from error
 
-    def _file(self, key):
+    def _file(self, key: Any) -> tuple[str, str]:
         text = json.dumps(key, sort_keys=True)
         name = hashlib.sha256(text.encode()).hexdigest()[:32]
         return os.path.join(self._directory, f"{name}.npz"), text

@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import re
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from meta.tasks.families import FAMILIES
 from meta.tasks.sampling import distribution
@@ -23,7 +24,7 @@ class Entry(NamedTuple):
     config: distribution.Config
 
 
-def parse(text, overrides=None):
+def parse(text: str, overrides: Mapping[str, Any] | None = None) -> list[Entry]:
     """The tasks that a text names.
 
     Args:
@@ -53,7 +54,7 @@ def parse(text, overrides=None):
     return entries
 
 
-def _from_names(text):
+def _from_names(text: str) -> list[Entry]:
     entries = []
     for part in text.split(","):
         name, *numbers = part.strip().split(":")
@@ -69,7 +70,7 @@ def _from_names(text):
     return entries
 
 
-def _task(name, number):
+def _task(name: str, number: int) -> Entry:
     if name in distribution.SETS:
         config = distribution.sample_config(number, name)
         return Entry(f"{name}/{number}/{config.family}", config)
@@ -83,7 +84,7 @@ def _task(name, number):
     return Entry(f"{name}/{number}", config)
 
 
-def _from_json(text):
+def _from_json(text: str) -> list[Entry]:
     try:
         specs = json.loads(text)
     except (RecursionError, ValueError) as error:
@@ -94,7 +95,7 @@ def _from_json(text):
     return [Entry(f"{i}/{spec.get('family')}", _config(dict(spec))) for i, spec in enumerate(specs)]
 
 
-def _config(arguments):
+def _config(arguments: dict[str, Any]) -> distribution.Config:
     """The `Config` of a family with some arguments, the others at their defaults."""
     family = arguments.pop("family", None)
     if not isinstance(family, str) or family not in FAMILIES:
@@ -111,11 +112,11 @@ def _config(arguments):
     return distribution.Config(family, arguments, setting)
 
 
-def _has(config, overrides):
+def _has(config: distribution.Config, overrides: Mapping[str, Any]) -> bool:
     return set(overrides) <= {f.name for f in dataclasses.fields(FAMILIES[config.family])}
 
 
-def _overridden(entry, overrides):
+def _overridden(entry: Entry, overrides: Mapping[str, Any]) -> Entry:
     family, architecture, setting = entry.config
     own = {name: value for name, value in overrides.items() if name in setting}
     others = {name: value for name, value in overrides.items() if name not in setting}

@@ -7,20 +7,31 @@ all of them alike. The result is the median.
 """
 
 import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from lopt_keras import rules
+from lopt_keras.rules.base import UpdateRule
+from lopt_keras.types import Tensor, Theta
 from meta import random
+from meta.tasks.base import Task
 
 _ROUNDS = 7
 _SECONDS = 0.03
 _MOST_STEPS = 4096
 
+Timed: TypeAlias = tuple[UpdateRule, Theta] | Callable[[], Any]
+"""An update rule with its theta, or a function that returns a Keras optimizer."""
 
-def measure(task, candidates, total_steps):
+Program: TypeAlias = Callable[[Tensor], Any]
+"""From a number of steps, a scalar, to what they lead to."""
+
+
+def measure(task: Task, candidates: Sequence[Timed], total_steps: int) -> list[float]:
     """The seconds of a step of each optimizer.
 
     Args:
@@ -47,7 +58,7 @@ def measure(task, candidates, total_steps):
     return [gradient + update for update in updates]
 
 
-def _interleaved(programs):
+def _interleaved(programs: Sequence[Program]) -> list[float]:
     """The median seconds of a step of each, a function of the number of steps."""
     steps = [_enough_steps(program) for program in programs]
     rounds = [
@@ -57,7 +68,7 @@ def _interleaved(programs):
     return np.median(rounds, axis=0).tolist()
 
 
-def _enough_steps(program):
+def _enough_steps(program: Program) -> int:
     """How many steps take long enough for the cost of a call not to count."""
     for _ in range(3):  # The first compiles, and the second is still slow.
         program(tf.constant(16))
@@ -67,17 +78,17 @@ def _enough_steps(program):
     return steps
 
 
-def _seconds(program, steps):
+def _seconds(program: Program, steps: int) -> float:
     start = time.perf_counter()
     tf.nest.map_structure(lambda x: x.numpy(), program(tf.constant(steps)))
     return (time.perf_counter() - start) / steps
 
 
-def _loop(body, state):
+def _loop(body: Callable[[Tensor, Any], Any], state: Any) -> Program:
     """A compiled function that takes so many steps of `body`, from step and state to state."""
 
     @tf.function(jit_compile=True, autograph=False)
-    def program(steps, state):
+    def program(steps: Tensor, state: Any) -> Any:
         start = tf.constant(0), state
         return tf.while_loop(lambda i, _: i < steps, lambda i, s: (i + 1, body(i, s)), start)[1][0]
 
@@ -85,8 +96,8 @@ def _loop(body, state):
     return lambda steps: compiled(steps, *tf.nest.flatten(state))
 
 
-def _gradient_loop(task, setting, params):
-    def body(i, params):
+def _gradient_loop(task: Task, setting: Mapping[str, Any], params: Sequence[Tensor]) -> Program:
+    def body(i: Tensor, params: Sequence[Tensor]) -> list[Tensor]:
         data = task.batch("train", random.fold_in(random.seed(1), i), 1, setting)
         with tf.GradientTape() as tape:
             tape.watch(params)
@@ -98,11 +109,13 @@ def _gradient_loop(task, setting, params):
     return _loop(body, params)
 
 
-def _rule_loop(rule, theta, params, total_steps):
+def _rule_loop(
+    rule: UpdateRule, theta: Theta, params: Sequence[Tensor], total_steps: int
+) -> Program:
     theta = {name: tf.constant(value)[None] for name, value in theta.items()}
     grads = _like_gradients(params)
 
-    def body(i, carried):
+    def body(i: Tensor, carried: Any) -> Any:
         params, state = carried
         known = {
             "total_steps": tf.constant([total_steps], tf.float32),
@@ -115,14 +128,14 @@ def _rule_loop(rule, theta, params, total_steps):
     return _loop(body, (params, rule.init_state(theta, params)))
 
 
-def _keras_loop(optimizer, params):
+def _keras_loop(optimizer: keras.optimizers.Optimizer, params: Sequence[Tensor]) -> Program:
     variables = [keras.Variable(p[0]) for p in params]
     grads = [g[0] for g in _like_gradients(params)]
     optimizer.build(variables)
 
     @tf.function(jit_compile=True, autograph=False)
-    def program(steps):
-        def body(i):
+    def program(steps: Tensor) -> Tensor:
+        def body(i: Tensor) -> Tensor:
             optimizer.apply(_varied(grads, i), variables)
             return i + 1
 
@@ -132,9 +145,9 @@ def _keras_loop(optimizer, params):
     return program
 
 
-def _like_gradients(params):
+def _like_gradients(params: Sequence[Tensor]) -> list[Tensor]:
     return [random.normal(p.shape, random.fold_in(random.seed(2), i)) for i, p in enumerate(params)]
 
 
-def _varied(grads, i):
+def _varied(grads: Sequence[Tensor], i: Tensor) -> list[Tensor]:
     return [g * (1.0 + 1e-3 * tf.cast(i, tf.float32)) for g in grads]

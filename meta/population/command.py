@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
-from export import checkpoint, saved_model
+from export import saved_model
 from lopt_keras import rules
 from lopt_keras.saved_model import check_rule_size
 from meta import estimators, json_flag, memory, provenance, tasks
@@ -21,6 +21,7 @@ from meta.population import plots
 from meta.population.evolution import SELECTIONS, Evolution
 from meta.population.population import Population
 from meta.population.training import Training
+from meta.tasks.base import Task
 from meta.tasks.scoring.normalized import RelativeToStart
 from meta.training import run_directory
 
@@ -113,12 +114,12 @@ class _Plan(NamedTuple):
         run: what `run.json` is to hold.
     """
 
-    training: Any
-    evolution: Any
-    run: Any
+    training: Training
+    evolution: Evolution
+    run: dict[str, Any]
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     with contextlib.ExitStack() as stack:
@@ -126,17 +127,17 @@ def main(argv):
             plan = _plan()
             stack.enter_context(run_directory.lock(_OUT_DIR.value))
             population = _population(plan)
-            run_directory.claim(_OUT_DIR.value, plan.run)
+            claimed = run_directory.claim(_OUT_DIR.value, plan.run)
             generation = population.restore()
         except (TypeError, ValueError) as error:
             raise app.UsageError(str(error)) from error
         if generation:
             print(f"Resuming at generation {generation}.")
         population.run(_NUM_GENERATIONS.value)
-        _finish(population, plan)
+        _finish(population, plan, claimed["commits"])
 
 
-def _plan():
+def _plan() -> _Plan:
     rule = rules.get(_RULE.value, **json_flag.parse("rule_config", _RULE_CONFIG.value))
     check_rule_size(rule)
     task = _task()
@@ -160,7 +161,9 @@ def _plan():
         _SELECTION.value,
         _NUM_COPIED.value,
         _TOURNAMENT_SIZE.value,
-        *(_range(flag) for flag in (_MULTIPLIER, _STDDEV, _LENGTH)),
+        _range(_MULTIPLIER),
+        _range(_STDDEV),
+        _range(_LENGTH),
         _RESAMPLED.value,
         _NEW_TRAINER.value,
     )
@@ -177,7 +180,7 @@ def _plan():
     return _Plan(training, evolution, run)
 
 
-def _task():
+def _task() -> Task:
     config = json_flag.parse("task_config", _TASK_CONFIG.value)
     try:
         return tasks.get(_TASK.value, data_dir=_DATA_DIR.value, **config)
@@ -187,7 +190,7 @@ def _task():
         ) from error
 
 
-def _population(plan):
+def _population(plan: _Plan) -> Population:
     return Population(
         plan.training,
         plan.evolution,
@@ -203,7 +206,7 @@ def _population(plan):
     )
 
 
-def _finish(population, plan):
+def _finish(population: Population, plan: _Plan, commits: list[str]) -> None:
     """Writes genealogy and picture, and exports the best member."""
     genealogy, best = population.genealogy, population.best
     file = os.path.join(_OUT_DIR.value, "genealogy.json")
@@ -213,7 +216,7 @@ def _finish(population, plan):
     score = genealogy.generations[-1]["scores"][best]
     metadata = {name: value for name, value in plan.run.items() if name != "rule"}
     metadata |= {
-        "commits": checkpoint.read_run(_OUT_DIR.value)["commits"],
+        "commits": commits,
         "outer_steps": genealogy.generations[-1]["step"],
         "member": best,
         "score": score,
@@ -226,7 +229,7 @@ def _finish(population, plan):
     print(f"Best member: {best}, score {score:.4f}. SavedModel: {path}. Picture: {picture}")
 
 
-def _range(flag):
+def _range(flag: flags.FlagHolder) -> tuple[float, float]:
     try:
         low, high = map(float, flag.value)
     except ValueError as error:
@@ -236,7 +239,7 @@ def _range(flag):
     return low, high
 
 
-def _deciding_flags():
+def _deciding_flags() -> dict[str, Any]:
     """The flags of this file that must be the same when a run is resumed."""
     own = flags.FLAGS.get_flags_for_module(__name__)
     return {flag.name: flag.value for flag in own if flag.name not in _WITHOUT_EFFECT}

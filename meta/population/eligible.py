@@ -4,12 +4,13 @@ import numpy as np
 from keras import ops
 
 from lopt_keras import rules
+from lopt_keras.rules.base import UpdateRule
 
 LEARNED = (rules.MLP, rules.FactoredMLP, rules.Hierarchical, rules.Recurrent)
 """The rules that are networks through and through, with no hand-designed optimizer inside."""
 
 
-def check_rule(rule):
+def check_rule(rule: UpdateRule) -> None:
     """Raises if a rule is no network, or cannot train.
 
     It is tried: one step from a random start, with the rule's own theta as what it trains.

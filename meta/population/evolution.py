@@ -1,10 +1,12 @@
 """Who of a population is copied over whom, and what changes in a copy."""
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from lopt_keras.types import Array
 from lopt_keras.validation import check_integer, check_number
 from meta.population.members import Hyperparameters
 
@@ -56,7 +58,7 @@ class Evolution:
     resampled: float = 0.1
     new_trainer: float = 0.2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.selection not in SELECTIONS:
             raise ValueError(
                 f"`selection` must be one of {SELECTIONS}. Received: selection={self.selection!r}"
@@ -72,7 +74,7 @@ class Evolution:
                     f"`{name}` must be a probability. Received: {name}={getattr(self, name)}"
                 )
 
-    def check_size(self, num_members):
+    def check_size(self, num_members: int) -> None:
         """Raises unless a population of that size can evolve so.
 
         Raises:
@@ -88,7 +90,7 @@ class Evolution:
                 f"tournament_size={self.tournament_size}. Received: num_members={num_members}"
             )
 
-    def draw(self, rng, num_members):
+    def draw(self, rng: np.random.Generator, num_members: int) -> Hyperparameters:
         """The `Hyperparameters` of members to start with."""
         return Hyperparameters(
             *(
@@ -97,7 +99,7 @@ class Evolution:
             )
         )
 
-    def copies(self, fitness, rng):
+    def copies(self, fitness: Array, rng: np.random.Generator) -> list[Copy]:
         """Who is replaced by whom: list of `Copy`. No winner is a loser of the same generation.
 
         Args:
@@ -118,7 +120,15 @@ class Evolution:
             free = [member for member in free if member not in (best, worst)]
         return copies
 
-    def inherit(self, copies, trainers, hyperparameters, num_trainers, rng, itself=True):
+    def inherit(
+        self,
+        copies: Sequence[Copy],
+        trainers: Array,
+        hyperparameters: Hyperparameters,
+        num_trainers: int,
+        rng: np.random.Generator,
+        itself: bool = True,
+    ) -> tuple[Array, Hyperparameters]:
         """Trainers and hyperparameters of the next generation.
 
         Args:
@@ -148,11 +158,14 @@ class Evolution:
         return trainers, Hyperparameters(*values)
 
 
-def _log_uniform(rng, bounds, size=None):
-    return np.exp(rng.uniform(*np.log(bounds), size))
+def _log_uniform(
+    rng: np.random.Generator, bounds: tuple[float, float], size: int | None = None
+) -> Any:
+    low, high = np.log(bounds)
+    return np.exp(rng.uniform(low, high, size))
 
 
-def _check_range(name, bounds, highest):
+def _check_range(name: str, bounds: Any, highest: float) -> None:
     try:
         low, high = bounds
     except (TypeError, ValueError):

@@ -1,8 +1,14 @@
 """Who descends from whom, and who trained whom."""
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+
+from lopt_keras.types import Array
+from meta.population.evolution import Copy
+from meta.population.members import Hyperparameters
 
 _DIGITS = 6
 
@@ -15,25 +21,34 @@ class Genealogy:
         generations: list of dicts, as `record` makes them; empty at the start.
     """
 
-    def __init__(self, num_members, generations=()):
+    def __init__(self, num_members: int, generations: Iterable[dict[str, Any]] = ()) -> None:
         self.num_members = num_members
         self.generations = list(generations)
 
     @classmethod
-    def parse(cls, text):
+    def parse(cls, text: str | bytes) -> "Genealogy":
         """From what `to_json` wrote."""
         content = json.loads(text)
         return cls(content["num_members"], content["generations"])
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """All of it: `num_members` and `generations`."""
         return {"num_members": self.num_members, "generations": self.generations}
 
-    def to_json(self):
+    def to_json(self) -> str:
         """The same as JSON."""
         return json.dumps(self.to_dict(), sort_keys=True)
 
-    def record(self, step, scores, fitness, trainers, hyperparameters, reverted, copies):
+    def record(
+        self,
+        step: int,
+        scores: Array,
+        fitness: Array,
+        trainers: Array,
+        hyperparameters: Hyperparameters,
+        reverted: Sequence[int],
+        copies: Sequence[Copy],
+    ) -> None:
         """Adds a generation.
 
         Args:
@@ -59,18 +74,18 @@ class Genealogy:
         )
 
     @property
-    def scores(self):
+    def scores(self) -> Array:
         """`[generations, N]`."""
         shape = (len(self.generations), self.num_members)
         values = [[np.nan if x is None else x for x in g["scores"]] for g in self.generations]
         return np.reshape(np.asarray(values, float), shape)
 
     @property
-    def steps(self):
+    def steps(self) -> Array:
         """Outer steps at the end of each generation: `[generations]`."""
         return np.asarray([g["step"] for g in self.generations], int)
 
-    def founders(self):
+    def founders(self) -> Array:
         """Of which member of the start each member descends, at the end of each generation.
 
         Returns:
@@ -83,7 +98,7 @@ class Genealogy:
                 current[loser] = found[-1][winner]
         return np.reshape(found, (len(found), self.num_members)).astype(int)
 
-    def ancestry(self, member):
+    def ancestry(self, member: int) -> list[dict[str, Any]]:
         """How a member of the last generation came to be.
 
         Args:
@@ -118,10 +133,10 @@ class Genealogy:
         ]
 
 
-def _life(entry):
+def _life(entry: Mapping[str, Any]) -> tuple[Any, ...]:
     return entry["member"], entry["trainer"], entry["hyperparameters"], entry["copied"]
 
 
-def _rounded(values):
+def _rounded(values: Any) -> list[float | None]:
     """Floats of a few digits, None where they are not finite: JSON has no other."""
     return [float(f"{x:.{_DIGITS}g}") if np.isfinite(x) else None for x in np.asarray(values)]

@@ -4,6 +4,9 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from lopt_keras.rules.base import State
+from lopt_keras.types import Tensor, Tensors
+
 
 class Hyperparameters(NamedTuple):
     """The outer hyperparameters of N members, each `[N]` float32.
@@ -14,9 +17,9 @@ class Hyperparameters(NamedTuple):
         length: of its problems in meta-training, as a fraction of the horizon.
     """
 
-    multiplier: Any
-    stddev: Any
-    length: Any
+    multiplier: Tensor
+    stddev: Tensor
+    length: Tensor
 
 
 class Members(NamedTuple):
@@ -30,13 +33,13 @@ class Members(NamedTuple):
         hyperparameters: `Hyperparameters`.
     """
 
-    theta: Any
-    state: Any
+    theta: Tensors
+    state: State
     workers: Any
-    trainers: Any
-    hyperparameters: Any
+    trainers: Tensor
+    hyperparameters: Hyperparameters
 
 
-def gather(nest, indices):
+def gather(nest: Any, indices: Tensor) -> Any:
     """The members of these indices: nest of `[N, ...]` from nest of `[M, ...]`."""
     return tf.nest.map_structure(lambda x: tf.gather(x, indices), nest)

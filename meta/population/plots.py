@@ -1,7 +1,12 @@
 """Pictures of a genealogy."""
 
+from typing import Any
+
 import matplotlib
 import numpy as np
+
+from lopt_keras.types import Array
+from meta.population.genealogy import Genealogy
 
 matplotlib.use("Agg")
 from matplotlib import collections
@@ -10,7 +15,7 @@ from matplotlib import pyplot as plt
 _MOST_ARROWS = 400
 
 
-def plot(genealogy, best, file):
+def plot(genealogy: Genealogy, best: int, file: str) -> None:
     """Draws scores, and lineages: a row for each member, coloured by its score.
 
     A line between rows, with a dot at its end, is a copy of theta. The line of the best
@@ -45,7 +50,7 @@ def plot(genealogy, best, file):
     plt.close(figure)
 
 
-def _plot_scores(axis, steps, scores):
+def _plot_scores(axis: Any, steps: Array, scores: Array) -> None:
     axis.plot(steps, scores, color="0.75", lw=0.6)
     axis.plot(steps, np.nanmedian(scores, axis=1), color="C0", lw=2, label="median")
     axis.plot(steps, np.nanmin(scores, axis=1), color="C2", lw=2, label="best")
@@ -54,7 +59,7 @@ def _plot_scores(axis, steps, scores):
     axis.grid(alpha=0.3)
 
 
-def _plot_rows(axis, steps, scores):
+def _plot_rows(axis: Any, steps: Array, scores: Array) -> Any:
     members = np.arange(scores.shape[1] + 1) - 0.5
     edges = np.concatenate([[0], steps])
     low, high = np.nanquantile(scores, [0.01, 0.99])
@@ -63,7 +68,7 @@ def _plot_rows(axis, steps, scores):
     return colors
 
 
-def _plot_copies(axis, genealogy):
+def _plot_copies(axis: Any, genealogy: Genealogy) -> None:
     copies = [(g["step"], *copy) for g in genealogy.generations for copy in g["copies"]]
     # Of too many, every so manyth.
     copies = copies[:: -(-len(copies) // _MOST_ARROWS) or 1]
@@ -74,7 +79,7 @@ def _plot_copies(axis, genealogy):
     )
 
 
-def _plot_line(axis, genealogy, best):
+def _plot_line(axis: Any, genealogy: Genealogy, best: int) -> None:
     line = genealogy.ancestry(best)
     begins = [0, *genealogy.steps]
     places = [(begins[list(genealogy.steps).index(e["step"])], e["member"]) for e in line]

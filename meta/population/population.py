@@ -3,6 +3,8 @@
 import functools
 import os
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -11,10 +13,13 @@ import tqdm
 from export import backend
 from export import checkpoint as run_checkpoint
 from lopt_keras import gating
+from lopt_keras.types import Array, Arrays, Tensors
 from lopt_keras.validation import check_integer, check_number
 from meta import progress, random
+from meta.population.evolution import Evolution
 from meta.population.genealogy import Genealogy
 from meta.population.members import Hyperparameters, Members, gather
+from meta.population.training import Training
 
 _KEPT_CHECKPOINTS = 3
 _TRAINING, _SCORES, _START = range(3)  # What seeds are for.
@@ -55,21 +60,21 @@ class Population:
 
     def __init__(
         self,
-        training,
-        evolution,
-        num_members=10,
-        steps_per_generation=20,
-        seed=0,
-        out_dir=None,
-        num_problems=64,
-        initial_theta=None,
-        pool=None,
-        trainers=None,
-        hyperparameters=None,
-        takes_back=True,
-        progress_weight=0.0,
-        checkpoint_every=10,
-    ):
+        training: Training,
+        evolution: Evolution,
+        num_members: int = 10,
+        steps_per_generation: int = 20,
+        seed: int = 0,
+        out_dir: str | None = None,
+        num_problems: int = 64,
+        initial_theta: Mapping[str, Any] | None = None,
+        pool: Tensors | str | None = None,
+        trainers: Sequence[int] | Array | None = None,
+        hyperparameters: Hyperparameters | None = None,
+        takes_back: bool = True,
+        progress_weight: float = 0.0,
+        checkpoint_every: int = 10,
+    ) -> None:
         evolution.check_size(num_members)
         check_integer("steps_per_generation", steps_per_generation, low=1)
         check_integer("num_problems", num_problems, low=1)
@@ -82,35 +87,40 @@ class Population:
         self._num_problems, self._progress_weight = num_problems, progress_weight
         self._takes_back = takes_back
         theta = _tensors(self._random_theta() if initial_theta is None else initial_theta)
-        self._pool = theta if pool == "start" else pool
+        if isinstance(pool, str) and pool != "start":
+            raise ValueError(f"`pool` must be thetas, 'start' or None. Received: pool={pool!r}")
+        self._pool = theta if isinstance(pool, str) else pool
         self._members = self._first_members(theta, trainers, hyperparameters)
         self.genealogy = Genealogy(num_members)
         self._previous = np.full(num_members, np.nan, np.float32)
         self._estimate = progress.Estimate([1.0])
-        self._checkpoint = self._checkpoints = self._variables = None
+        # Of TensorFlow, once there is a directory.
+        self._checkpoint: Any = None
+        self._checkpoints: Any = None
+        self._variables: Any = None
 
     @property
-    def generation(self):
+    def generation(self) -> int:
         """Generations so far."""
         return len(self.genealogy.generations)
 
     @property
-    def theta(self):
+    def theta(self) -> Arrays:
         """The members' theta: dict of `[N, ...]` arrays."""
         return {name: value.numpy() for name, value in self._members.theta.items()}
 
     @property
-    def trainers(self):
+    def trainers(self) -> Array:
         """`[N]` integers, who trains each member from now on."""
         return self._members.trainers.numpy()
 
     @property
-    def hyperparameters(self):
+    def hyperparameters(self) -> Hyperparameters:
         """`Hyperparameters` of arrays, from now on."""
         return Hyperparameters(*(x.numpy() for x in self._members.hyperparameters))
 
     @property
-    def best(self):
+    def best(self) -> int:
         """The index of the member with the best score of the last generation.
 
         Of those that are still there: with `progress_weight`, it may be one that was given up.
@@ -119,7 +129,7 @@ class Population:
         scores[[loser for loser, _ in self.genealogy.generations[-1]["copies"]]] = np.inf
         return int(np.argmin(scores))
 
-    def run(self, num_generations):
+    def run(self, num_generations: int) -> None:
         """Goes on until there were so many generations in all.
 
         It restores first, if that was not done and there is a directory.
@@ -151,15 +161,18 @@ class Population:
                 if at_end or self.generation % self._checkpoint_every == 0:
                     self._save()
 
-    def restore(self):
+    def restore(self) -> int:
         """Continues from the newest whole checkpoint in `out_dir`, if there is any.
 
         Returns:
             The generation at which it stands.
 
         Raises:
-            ValueError: if there are checkpoints, but none that is whole and of such a population.
+            ValueError: if there is no `out_dir`, or if there are checkpoints, but none that is
+                whole and of such a population.
         """
+        if self._out_dir is None:
+            raise ValueError("`out_dir` must be given to restore from it. Received: out_dir=None")
         self._variables = tf.nest.map_structure(tf.Variable, self._saved())
         self._checkpoint = tf.train.Checkpoint(variables=tf.nest.flatten(self._variables))
         newest = run_checkpoint.restore_newest(self._checkpoint, self._out_dir, "population")
@@ -174,7 +187,7 @@ class Population:
         )
         return self.generation
 
-    def next_generation(self):
+    def next_generation(self) -> Arrays:
         """Trains, scores and copies once. Returns the metrics: dict of `[N]` arrays."""
         first, steps = self.generation * self._steps, self._steps
         members, metrics = self._training.advance(
@@ -190,7 +203,7 @@ class Population:
         self._members = self._evolve(members, step, scores, fitness, reverted)
         return {name: x.numpy() for name, x in metrics.items()}
 
-    def _scored(self, members, step):
+    def _scored(self, members: Members, step: int) -> tuple[Members, Array, list[int]]:
         """`(Members, scores, reverted)` after a generation: `[N]` floats, indices of members."""
         seed = random.fold_in(random.fold_in(self._seed, _SCORES), step)
         if not self._takes_back:
@@ -206,7 +219,7 @@ class Population:
         )
         return restored, np.where(worse, old, after), np.flatnonzero(worse).tolist()
 
-    def _fitness(self, scores, trainers):
+    def _fitness(self, scores: Array, trainers: Array) -> Array:
         if not self._progress_weight or np.isnan(self._previous).all():
             return scores
         moved = scores - self._previous
@@ -215,9 +228,11 @@ class Population:
             moved[trainers == member].mean() if (trainers == member).any() else 0.0
             for member in range(self._num_members)
         ]
-        return scores + np.float32(self._progress_weight) * np.float32(progress)
+        return scores + np.float32(self._progress_weight) * np.asarray(progress, np.float32)
 
-    def _evolve(self, members, step, scores, fitness, reverted):
+    def _evolve(
+        self, members: Members, step: int, scores: Array, fitness: Array, reverted: Sequence[int]
+    ) -> Members:
         rng = np.random.default_rng([self._seed_value, self.generation])
         trainers = members.trainers.numpy()
         hyperparameters = Hyperparameters(*(x.numpy() for x in members.hyperparameters))
@@ -238,13 +253,18 @@ class Population:
             hyperparameters=_tensors(hyperparameters),
         )
 
-    def _random_theta(self):
+    def _random_theta(self) -> Arrays:
         rule = self._training.estimator.rule
         seeds = np.random.SeedSequence(self._seed_value).generate_state(self._num_members)
         thetas = [rule.init_theta(int(seed)) for seed in seeds]
         return {name: np.stack([theta[name] for theta in thetas]) for name in thetas[0]}
 
-    def _first_members(self, theta, trainers, hyperparameters):
+    def _first_members(
+        self,
+        theta: Tensors,
+        trainers: Sequence[int] | Array | None,
+        hyperparameters: Hyperparameters | None,
+    ) -> Members:
         rng = np.random.default_rng([self._seed_value, 2**31])
         pool = theta if self._pool is None else self._pool
         size = len(next(iter(pool.values())))
@@ -258,11 +278,11 @@ class Population:
         state = self._training.init_state(theta, pool, trainers)
         return Members(theta, state, workers, trainers, hyperparameters)
 
-    def _saved(self):
+    def _saved(self) -> Any:
         """What a checkpoint holds: a nest of tensors."""
         return self._members, self._previous, self.genealogy.to_json()
 
-    def _save(self):
+    def _save(self) -> None:
         if self._out_dir is None:
             return
         values = tf.nest.flatten(self._saved())
@@ -276,24 +296,24 @@ class Population:
                 f"{self._out_dir!r}: {backend.reason(error)}"
             ) from error
 
-    def _timed_generation(self):
+    def _timed_generation(self) -> Arrays:
         start = time.perf_counter()
         metrics = self.next_generation()
         self._estimate.record(0, time.perf_counter() - start)
         return metrics
 
-    def _tell(self, bar, num_generations):
+    def _tell(self, bar: tqdm.tqdm, num_generations: int) -> None:
         scores, left = self.genealogy.scores[-1], num_generations - self.generation
         told = [progress.remaining_text(self._estimate.remaining(left)) if left else ""]
         told += [f"best={np.nanmin(scores):.3f}", f"median={np.nanmedian(scores):.3f}"]
         bar.set_postfix_str(", ".join(filter(None, told)), refresh=False)
 
-    def _writer(self):
+    def _writer(self) -> Any:
         if self._out_dir is None:
             return tf.summary.create_noop_writer()
         return tf.summary.create_file_writer(os.path.join(self._out_dir, "summaries"))
 
-    def _summarise(self, metrics):
+    def _summarise(self, metrics: Arrays) -> None:
         last, step = self.genealogy.generations[-1], self.genealogy.steps[-1]
         scores = self.genealogy.scores[-1]
         values = {f"{name}/median": np.nanmedian(x) for name, x in metrics.items()}
@@ -309,5 +329,5 @@ class Population:
             tf.summary.scalar(name, float(value), step=step)
 
 
-def _tensors(nest):
+def _tensors(nest: Any) -> Any:
     return tf.nest.map_structure(tf.convert_to_tensor, nest)

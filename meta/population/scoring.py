@@ -2,8 +2,10 @@
 
 import tensorflow as tf
 
+from lopt_keras.types import Tensor, Tensors
 from meta import random
-from meta.training import unroll
+from meta.estimators.base import Estimator
+from meta.inner import unroll
 
 
 class Scoring:
@@ -13,11 +15,11 @@ class Scoring:
         estimator: `Estimator`, of which rule, task, horizon and outer loss are.
     """
 
-    def __init__(self, estimator):
+    def __init__(self, estimator: Estimator) -> None:
         self._estimator = estimator
 
     @tf.function(jit_compile=True, autograph=False)
-    def __call__(self, theta, seed, num_problems):
+    def __call__(self, theta: Tensors, seed: Tensor, num_problems: int) -> Tensor:
         """The mean outer loss over the steps, and over problems of the whole horizon.
 
         Args:

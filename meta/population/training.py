@@ -1,14 +1,18 @@
 """The outer steps of all members, as one program."""
 
 import functools
+from typing import Any
 
 import tensorflow as tf
 
 from lopt_keras import features, gating, rules
+from lopt_keras.rules.base import State, UpdateRule
+from lopt_keras.types import Tensor, Tensors
 from lopt_keras.validation import check_integer
 from meta import random
+from meta.estimators.base import Estimator
 from meta.population.eligible import check_rule
-from meta.population.members import gather
+from meta.population.members import Hyperparameters, Members, gather
 from meta.population.scoring import Scoring
 
 _ESTIMATED = ("meta_loss", "diverged", "inner_step_size")
@@ -42,7 +46,9 @@ class Training:
             members' rule cannot train (`check_rule`).
     """
 
-    def __init__(self, estimator, outer_horizon, trainer_rule=None):
+    def __init__(
+        self, estimator: Estimator, outer_horizon: int, trainer_rule: UpdateRule | None = None
+    ) -> None:
         check_integer("outer_horizon", outer_horizon, low=1)
         check_rule(estimator.rule)
         self.estimator = estimator
@@ -50,12 +56,12 @@ class Training:
         self._outer_horizon = outer_horizon
         self._rule = trainer_rule or estimator.rule
 
-    def init_state(self, theta, pool, trainers):
+    def init_state(self, theta: Tensors, pool: Tensors, trainers: Tensor) -> State:
         """The state in which the trainers begin: `State` of `[N, ...]`."""
         return self._rule.init_state(gather(pool, trainers), list(theta.values()))
 
     @tf.function(autograph=False)
-    def init_workers(self, theta, hyperparameters, seed):
+    def init_workers(self, theta: Tensors, hyperparameters: Hyperparameters, seed: Tensor) -> Any:
         """The workers of all members before their first estimate. Not compiled.
 
         Args:
@@ -73,7 +79,9 @@ class Training:
         return tf.nest.map_structure(lambda *x: tf.stack(x), *workers)
 
     @tf.function(jit_compile=True, autograph=False)
-    def advance(self, members, pool, seed, first, num_steps):
+    def advance(
+        self, members: Members, pool: Tensors | None, seed: Tensor, first: Tensor, num_steps: Tensor
+    ) -> tuple[Members, Tensors]:
         """Takes outer steps.
 
         Args:
@@ -88,7 +96,7 @@ class Training:
             `(Members, metrics)`: metrics is a dict from `METRICS` to `[N]`, means over the steps.
         """
 
-        def body(i, members, totals):
+        def body(i: Tensor, members: Members, totals: Tensors) -> tuple[Tensor, Members, Tensors]:
             members, metrics = self._step(members, pool, random.fold_in(seed, i), i)
             return i + 1, members, {name: totals[name] + metrics[name] for name in METRICS}
 
@@ -98,7 +106,9 @@ class Training:
         )
         return members, {k: x / tf.cast(num_steps, tf.float32) for k, x in totals.items()}
 
-    def _step(self, members, pool, seed, step):
+    def _step(
+        self, members: Members, pool: Tensors | None, seed: Tensor, step: Tensor
+    ) -> tuple[Members, Tensors]:
         """`(Members, metrics)` after one outer step."""
         theta, age = members.theta, step % self._outer_horizon
         gradients, workers, metrics = self._estimates(members, seed)
@@ -130,14 +140,14 @@ class Training:
         moved = {name: x + update for (name, x), update in zip(theta.items(), updates, strict=True)}
         return members._replace(theta=moved, state=state, workers=workers), metrics
 
-    def _estimates(self, members, seed):
+    def _estimates(self, members: Members, seed: Tensor) -> tuple[Tensors, Any, Tensors]:
         """The meta-gradients `[N, ...]`, the workers, and the metrics `[N]`.
 
         One member after the other, in a loop that is traced once: each has a standard deviation
         and a length of problems of its own.
         """
 
-        def estimate(arguments):
+        def estimate(arguments: Any) -> tuple[Tensors, Any, Tensors]:
             theta, workers, own, index = arguments
             estimator = self.estimator.with_stddev(own.stddev)
             member_seed, length = random.fold_in(seed, index), self._length(own)
@@ -152,7 +162,7 @@ class Training:
         everything = members.theta, members.workers, members.hyperparameters, indices
         return tf.map_fn(estimate, everything, fn_output_signature=(*specs, metrics))
 
-    def _length(self, hyperparameters):
+    def _length(self, hyperparameters: Hyperparameters) -> Tensor:
         """The inner steps of the problems of a member with these `Hyperparameters` of scalars."""
         steps = tf.round(hyperparameters.length * self.estimator.horizon)
         return tf.cast(tf.maximum(steps, 1.0), tf.int32)

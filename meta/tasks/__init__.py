@@ -1,5 +1,7 @@
 """Tasks: the inner problems of meta-training, one family a file."""
 
+from typing import Any
+
 from meta.tasks.base import Task
 from meta.tasks.families import FAMILIES
 from meta.tasks.families.image_convnet import ImageConvnet
@@ -12,7 +14,7 @@ NAMES = tuple(_TASKS)
 """The names that `get` knows: of the families, and of two of their tasks."""
 
 
-def get(name, **config):
+def get(name: str, **config: Any) -> Task:
     """The task of that name.
 
     Args:

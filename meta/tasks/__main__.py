@@ -6,17 +6,19 @@ python -m meta.tasks --references=2000
 python -m meta.tasks --references_of='{"families": {"image_mlp": 1}, "num_tasks": 100}'
 """
 
+from typing import Any
+
 import numpy as np
 from absl import app, flags
 
 from export import command
 from lopt_keras import rules
 from meta import random
+from meta.inner.training import InnerTraining
 from meta.tasks.families import FAMILIES
 from meta.tasks.mixture import Mixture
 from meta.tasks.sampling import distribution
 from meta.tasks.scoring import references
-from meta.training.inner_training import InnerTraining
 
 _LIST = flags.DEFINE_bool("list", False, "Shows the families and the ranges of their parameters.")
 _SAMPLE = flags.DEFINE_integer(
@@ -47,7 +49,7 @@ _LEARNING_RATES = (0.001, 0.01, 0.1)
 _NUM_STEPS = 100
 
 
-def main(argv):
+def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     if not any(flag.value for flag in (_LIST, _SAMPLE, _REFERENCES, _REFERENCES_OF)):
@@ -68,7 +70,7 @@ def main(argv):
         _show_references(mixture.complete(_DATA_DIR.value, ships=True))
 
 
-def _show_families():
+def _show_families() -> None:
     for name in distribution.families(_SET.value):
         family = FAMILIES[name]
         architecture = distribution.architecture_ranges(name, _SET.value)
@@ -80,7 +82,7 @@ def _show_families():
         print(f"  {len(distribution.architectures(name, _SET.value))} architectures in this set\n")
 
 
-def _show_task(seed):
+def _show_task(seed: int) -> None:
     config = distribution.sample_config(seed, _SET.value)
     task = config.build(_DATA_DIR.value)
     adams = [rules.Adam(learning_rate=rate) for rate in _LEARNING_RATES]
@@ -98,7 +100,7 @@ def _show_task(seed):
     )
 
 
-def _show_references(found):
+def _show_references(found: Any) -> None:
     untrainable = sum(not reference.is_trainable for reference in found)
     print(f"{len(found)} tasks have references; Adam does not train {untrainable} of them.")
 

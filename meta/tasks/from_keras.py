@@ -2,18 +2,28 @@
 
 import dataclasses
 import random as python_random
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from lopt_keras.types import Tensor
 from lopt_keras.validation import check_integer
 from meta import random
 from meta.tasks import base
 
 
-def from_keras(model, loss, train, validation, test=None, batch_size=32, num_starts=8):
+def from_keras(
+    model: Any,
+    loss: Any,
+    train: Any,
+    validation: Any,
+    test: Any = None,
+    batch_size: int = 32,
+    num_starts: int = 8,
+) -> "KerasTask":
     """A task from a Keras model and NumPy data.
 
     ```python
@@ -75,6 +85,8 @@ class KerasTask(base.Task):
     """
 
     name: ClassVar = "keras"
+    # Of the fields of an instance.
+    _frozen: ClassVar[list[Tensor]]
 
     model: Any = dataclasses.field(metadata=_HIDDEN)
     loss_function: Any = dataclasses.field(metadata=_HIDDEN)
@@ -82,21 +94,21 @@ class KerasTask(base.Task):
     starts: Any = dataclasses.field(metadata=_HIDDEN)
     batch_size: int = 32
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         frozen = [tf.constant(v.numpy()) for v in self.model.non_trainable_variables]
         object.__setattr__(self, "_frozen", frozen)
 
-    def init(self, seed, num, setting):
+    def init(self, seed: Tensor, num: int, setting: Mapping[str, Any]) -> list[Tensor]:
         start = random.integers((num,), seed, self.starts[0].shape[0])
         return [tf.gather(values, start) for values in self.starts]
 
-    def batch(self, split, seed, num, setting):
+    def batch(self, split: str, seed: Tensor, num: int, setting: Mapping[str, Any]) -> Any:
         inputs, targets = self.data[split]
         indices = random.integers((num, self.batch_size), seed, len(targets))
         return tf.nest.map_structure(lambda x: tf.gather(x, indices), (inputs, targets))
 
-    def loss(self, params, data, setting):
+    def loss(self, params: Sequence[Tensor], data: Any, setting: Mapping[str, Any]) -> Tensor:
         structure, flat = data, tf.nest.flatten((params, data))
         losses = []
         for own in zip(*map(tf.unstack, flat), strict=True):
@@ -105,13 +117,13 @@ class KerasTask(base.Task):
             losses.append(self._loss_of_one(own_params, inputs, targets))
         return tf.stack(losses)
 
-    def _loss_of_one(self, params, inputs, targets):
+    def _loss_of_one(self, params: Sequence[Tensor], inputs: Any, targets: Any) -> Tensor:
         outputs, _, penalties = self.model.stateless_call(
             params, self._frozen, inputs, training=True, return_losses=True
         )
         return sum(penalties, self.loss_function(targets, outputs))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The name of the model and the batch size: not enough to make the task again."""
         return {"model": self.model.name, **super().get_config()}
 
@@ -119,18 +131,18 @@ class KerasTask(base.Task):
 class _Mean(keras.losses.Loss):
     """The mean of a function of targets and outputs."""
 
-    def __init__(self, function):
+    def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(name=getattr(function, "__name__", None))
         self.function = function
 
-    def call(self, y_true, y_pred):
+    def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         # One number for each example, as a vector or as a column.
         if len(y_pred.shape) == len(y_true.shape) + 1 and y_pred.shape[-1] == 1:
             y_true = keras.ops.expand_dims(y_true, -1)
         return self.function(y_true, y_pred)
 
 
-def _loss(loss):
+def _loss(loss: Any) -> keras.losses.Loss:
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
     if isinstance(loss, keras.losses.Loss):
@@ -142,13 +154,13 @@ def _loss(loss):
     return _Mean(loss)
 
 
-def _pair(split, pair):
+def _pair(split: str, pair: Any) -> Any:
     if not isinstance(pair, tuple | list) or len(pair) != 2:
         raise TypeError(f"`{split}` must be a pair of inputs and targets. Received: {type(pair)}")
     return pair
 
 
-def _examples(split, inputs, targets):
+def _examples(split: str, inputs: Any, targets: Any) -> tuple[Any, Any]:
     """Tensors of inputs and targets, floats as float32."""
     inputs, targets = tf.nest.map_structure(_tensor, (inputs, targets))
     counts = [array.shape[:1].as_list() for array in tf.nest.flatten((inputs, targets))]
@@ -162,12 +174,12 @@ def _examples(split, inputs, targets):
     return inputs, targets
 
 
-def _tensor(array):
+def _tensor(array: Any) -> Tensor:
     array = np.asarray(array)
     return tf.constant(array.astype("float32") if array.dtype.kind == "f" else array)
 
 
-def _make(model, example, number):
+def _make(model: Any, example: Any, number: int) -> keras.Model:
     """A copy of the model with initial values of its own, checked on an example."""
     states = python_random.getstate(), np.random.get_state()
     # Initializers without a seed draw one from Python's generator.
@@ -189,7 +201,7 @@ def _make(model, example, number):
     return copy
 
 
-def _clone(model):
+def _clone(model: Any) -> keras.Model:
     try:
         return keras.models.clone_model(model)
     except (NotImplementedError, TypeError, ValueError) as error:
@@ -199,7 +211,7 @@ def _clone(model):
         ) from error
 
 
-def _check_state(model, example):
+def _check_state(model: keras.Model, example: Any) -> None:
     variables = model.trainable_variables
     if not variables or any(v.dtype != "float32" for v in variables):
         raise ValueError(
@@ -218,7 +230,7 @@ def _check_state(model, example):
         )
 
 
-def _starts(models):
+def _starts(models: Sequence[keras.Model]) -> list[Tensor]:
     """The trainable variables of all models: list of `[S, *shape]`."""
     first, *others = models
     for model in others:

@@ -7,7 +7,10 @@ whose stream is the same on every machine. `drawn` holds the arguments drawn bef
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,13 +19,13 @@ class Choice:
 
     values: tuple[Any, ...]
 
-    def __init__(self, *values):
+    def __init__(self, *values: Any) -> None:
         object.__setattr__(self, "values", values)
 
-    def sample(self, rng, drawn):
+    def sample(self, rng: np.random.Generator, drawn: Mapping[str, Any]) -> Any:
         return self.values[int(rng.random() * len(self.values))]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return " | ".join(str(value) for value in self.values)
 
 
@@ -33,10 +36,10 @@ class Integer:
     low: int
     high: int
 
-    def sample(self, rng, drawn):
+    def sample(self, rng: np.random.Generator, drawn: Mapping[str, Any]) -> int:
         return self.low + int(rng.random() * (self.high - self.low + 1))
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.low} to {self.high}"
 
 
@@ -47,11 +50,11 @@ class Size:
     low: int
     high: int
 
-    def sample(self, rng, drawn):
+    def sample(self, rng: np.random.Generator, drawn: Mapping[str, Any]) -> int:
         first, last = (int(math.log2(x)) for x in (self.low, self.high))
         return 2 ** Integer(first, last).sample(rng, drawn)
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.low}, {2 * self.low}, ..., {self.high}"
 
 
@@ -63,13 +66,13 @@ class Layers:
     most: int
     size: Any
 
-    def sample(self, rng, drawn):
+    def sample(self, rng: np.random.Generator, drawn: Mapping[str, Any]) -> list[Any]:
         return [
             self.size.sample(rng, drawn)
             for _ in range(Integer(self.least, self.most).sample(rng, drawn))
         ]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.least} to {self.most} layers of {self.size}"
 
 
@@ -80,10 +83,10 @@ class Each:
     of: str
     value: Any
 
-    def sample(self, rng, drawn):
+    def sample(self, rng: np.random.Generator, drawn: Mapping[str, Any]) -> list[Any]:
         return [self.value.sample(rng, drawn) for _ in drawn[self.of]]
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.value} for each of {self.of}"
 
 
@@ -96,10 +99,10 @@ class Where:
     value: Any
     otherwise: Any
 
-    def sample(self, rng, drawn):
+    def sample(self, rng: np.random.Generator, drawn: Mapping[str, Any]) -> Any:
         return self.value.sample(rng, drawn) if drawn[self.of] == self.equals else self.otherwise
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.value} where {self.of} is {self.equals}"
 
 
@@ -110,10 +113,10 @@ class Uniform:
     low: float
     high: float
 
-    def sample(self, rng, drawn):
+    def sample(self, rng: np.random.Generator, drawn: Mapping[str, Any]) -> float:
         return _rounded(self.low + rng.random() * (self.high - self.low))
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.low:g} to {self.high:g}"
 
 
@@ -124,12 +127,12 @@ class LogUniform:
     low: float
     high: float
 
-    def sample(self, rng, drawn):
+    def sample(self, rng: np.random.Generator, drawn: Mapping[str, Any]) -> float:
         return _rounded(self.low * (self.high / self.low) ** rng.random())
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"{self.low:g} to {self.high:g}, logarithmically"
 
 
-def _rounded(value):
+def _rounded(value: float) -> float:
     return float(f"{value:.3g}")

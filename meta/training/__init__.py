@@ -1,1 +1,1 @@
-"""Meta-training: the inner loop, the outer loop around it, and the directory of a run."""
+"""Meta-training: the outer loop, and the directory of a run."""

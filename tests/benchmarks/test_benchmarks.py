@@ -1,18 +1,24 @@
-"""Every benchmark still starts, and builds what it builds: on the smallest sizes, in seconds.
+"""Every benchmark still starts, builds what it builds, and has a smoke mode that runs to its end.
 
-What they find is not looked at: that takes the sizes at which they are run.
+What they find is not looked at: that takes the sizes at which they are run. Programs whose smoke
+mode takes longer run with `-m slow_benchmarks` only.
 """
 
 import contextlib
 import importlib.util
 import io
+import json
+import os
 import pathlib
+import shutil
+import subprocess
 import sys
 import types
 
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from absl import flags
 
 from lopt_keras import rules
@@ -21,6 +27,7 @@ from meta.tasks.sampling import distribution
 
 ROOT = pathlib.Path(__file__).parent.parent.parent / "benchmarks"
 SCRIPTS = sorted(file.relative_to(ROOT).as_posix() for file in ROOT.rglob("*.py"))
+PROGRAMS = [s for s in SCRIPTS if '__name__ == "__main__"' in (ROOT / s).read_text("utf-8")]
 
 
 def train_and_score(module, folder):
@@ -155,8 +162,8 @@ def load(monkeypatch):
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_can_be_imported(script, load):
     module = load(script)
-    if '__name__ == "__main__"' in (ROOT / script).read_text(encoding="utf-8"):
-        assert callable(module.main)
+    assert callable(getattr(module, "main", None)) == (script in PROGRAMS)
+    assert ("smoke" in flags.FLAGS) == (script in PROGRAMS)
 
 
 @pytest.mark.parametrize("script", BUILDS)
@@ -166,3 +173,76 @@ def test_a_script_builds_what_it_builds(script, load, tmp_path):
     names = [name for name in ("out_dir", "data_dir", "runs_dir") if name in flags.FLAGS]
     flags.FLAGS([script, *(f"--{name}={tmp_path}" for name in names)])
     BUILDS[script](module, tmp_path)
+
+
+def weights_to_analyse(folder):
+    own = ROOT / "results" / "analysis" / "quadratic" / "weights"
+    shutil.copytree(own, folder / "quadratic" / "weights")
+    return []
+
+
+def a_run(folder):
+    """The summaries of a meta-training on one family of tasks."""
+    with tf.summary.create_file_writer(str(folder / "run" / "summaries")).as_default():
+        for step in (1, 2):
+            tf.summary.scalar("quadratic/meta_loss", 1.0 / step, step=step)
+    return [f"--run_dir={folder / 'run'}"]
+
+
+def pairs_of_samples(folder):
+    """What `unroll_length.py` writes."""
+    rng = np.random.default_rng(0)
+    pairs, scores = rng.normal(size=(2, 10, 8, 3))
+    np.savez(folder / "pairs.npz", lengths=[5], pairs_5=pairs, scores_5=scores)
+    return [f"--samples={folder / 'pairs.npz'}"]
+
+
+INPUTS = {
+    "analysis.py": weights_to_analyse,
+    "gradients/merge_weights.py": pairs_of_samples,
+    "gradients/unroll_length.py": lambda folder: [f"--samples={folder / 'pairs.npz'}"],
+    "meta_curves.py": a_run,
+    "tasks/generalisation.py": lambda folder: [f"--runs_dir={folder / 'runs'}"],
+}
+"""What a program needs besides its flag `--smoke`: from a folder to more flags."""
+
+QUICK = {
+    "gradients/merge_weights.py",
+    "meta_curves.py",
+    "rules_table.py",
+}
+"""The programs whose smoke mode takes less than five seconds, and no process of its own."""
+
+
+def smoke_argv(script, folder):
+    argv = [script, "--smoke", *INPUTS.get(script, lambda _: [])(folder)]
+    return argv if script == "rules_table.py" else [*argv, f"--out_dir={folder}"]
+
+
+def check_results(script, folder):
+    """They are there, and say what made them. One program only prints."""
+    found = [json.loads(file.read_bytes()) for file in folder.rglob("*.json")]
+    made_by = [x["made_by"] for x in found if isinstance(x, dict) and "made_by" in x]
+    assert bool(made_by) == (script != "rules_table.py")
+    assert all(set(x) == {"command", "commit", "versions"} for x in made_by)
+    assert all(file.read_bytes()[1:4] == b"PNG" for file in folder.rglob("*.png"))
+
+
+@pytest.mark.parametrize("script", sorted(QUICK))
+def test_the_smoke_mode_runs_to_its_end(script, load, tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])  # `--smoke` adds to it.
+    module = load(script)
+    argv = smoke_argv(script, tmp_path)
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(argv)
+    module.main([script])
+    check_results(script, tmp_path)
+
+
+@pytest.mark.slow_benchmarks
+@pytest.mark.parametrize("script", sorted({*PROGRAMS} - QUICK))
+def test_the_smoke_mode_of_a_slower_program_runs_to_its_end(script, tmp_path):
+    command, *argv = smoke_argv(script, tmp_path)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
+    subprocess.run([sys.executable, str(ROOT / command), *argv], env=environment, check=True)
+    check_results(script, tmp_path)

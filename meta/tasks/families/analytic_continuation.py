@@ -1,11 +1,13 @@
 """Spectra from noisy correlation functions in imaginary time."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
 
+from lopt_keras.types import Array, Tensor
 from lopt_keras.validation import check_integer
 from meta import random
 from meta.tasks import base, ranges
@@ -72,7 +74,7 @@ class AnalyticContinuation(base.Task):
     width: float = 0.8
     start_scale: float = 0.01
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_integer("num_frequencies", self.num_frequencies, low=2)
         check_integer("num_times", self.num_times, low=2)
         super().__post_init__()
@@ -83,12 +85,12 @@ class AnalyticContinuation(base.Task):
                 )
 
     @property
-    def frequencies(self):
+    def frequencies(self) -> Array:
         """The middle of each cell of the grid of w: `[num_frequencies]` float32."""
         edges = np.linspace(-MAX_FREQUENCY, MAX_FREQUENCY, self.num_frequencies + 1)
         return (0.5 * (edges[1:] + edges[:-1])).astype("float32")
 
-    def draw(self, seed, num, variant=None):
+    def draw(self, seed: Tensor, num: int, variant: Tensor | None = None) -> dict[str, Any]:
         """As `Task.draw`, with the problem itself.
 
         Returns:
@@ -116,7 +118,7 @@ class AnalyticContinuation(base.Task):
             "scale": 1.0 + tf.reduce_mean(tf.square(residual), axis=1),
         }
 
-    def _draw_spectrum(self, seed, width):
+    def _draw_spectrum(self, seed: Tensor, width: Tensor) -> Tensor:
         """`[num, num_frequencies]`, of sum 1."""
         shape = (width.shape[0], _MAX_PEAKS)
         seeds = [random.fold_in(seed, i) for i in range(4)]
@@ -131,11 +133,11 @@ class AnalyticContinuation(base.Task):
         total = tf.reduce_sum(peaks, axis=1)
         return total / tf.reduce_sum(total, axis=1, keepdims=True)
 
-    def init(self, seed, num, setting):
+    def init(self, seed: Tensor, num: int, setting: Mapping[str, Any]) -> list[Tensor]:
         start = random.normal((num, self.num_frequencies), seed)
         return [layers.per_particle(setting["start_scale"], 2) * start]
 
-    def batch(self, split, seed, num, setting):
+    def batch(self, split: str, seed: Tensor, num: int, setting: Mapping[str, Any]) -> Any:
         """What the split's loss compares with, and which loss it is.
 
         Returns:
@@ -157,7 +159,7 @@ class AnalyticContinuation(base.Task):
             "shows_spectrum": tf.fill([num], float(split != "train")),
         }
 
-    def loss(self, params, data, setting):
+    def loss(self, params: Sequence[Tensor], data: Any, setting: Mapping[str, Any]) -> Tensor:
         answer = tf.nn.softmax(params[0])
         fitted = tf.linalg.matvec(setting["kernel"], answer)
         residual = (fitted - data["correlation"]) / layers.per_particle(setting["noise"], 2)
@@ -166,13 +168,13 @@ class AnalyticContinuation(base.Task):
         return tf.where(data["shows_spectrum"] > 0.5, error, misfit)
 
 
-def spectral_error(answer, spectrum):
+def spectral_error(answer: Tensor, spectrum: Tensor) -> Tensor:
     """`|answer - spectrum|^2 / |spectrum|^2` over the last axis."""
     distance = tf.reduce_sum(tf.square(answer - spectrum), axis=-1)
     return distance / tf.reduce_sum(tf.square(spectrum), axis=-1)
 
 
-def fermionic_kernel(times, frequencies, beta):
+def fermionic_kernel(times: Tensor, frequencies: Tensor, beta: Tensor) -> Tensor:
     """`exp(-tau w) / (1 + exp(-beta w))`, without overflow for negative w.
 
     Args:

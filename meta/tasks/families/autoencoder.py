@@ -3,11 +3,13 @@
 import abc
 import dataclasses
 import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
 
+from lopt_keras.types import Tensor
 from lopt_keras.validation import check_integer
 from meta import random
 from meta.tasks import ranges
@@ -52,10 +54,13 @@ class ImageReconstruction(ImageTask):
         "input_noise": ranges.Uniform(0.0, 1.0),
     }
     loss_clip: ClassVar = 30.0
+    # Of the fields of an instance.
+    _darkest: ClassVar[Tensor]
+    _brightest: ClassVar[Tensor]
 
     likelihood: str = "gaussian"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.likelihood not in LIKELIHOODS:
             raise ValueError(
                 f"`likelihood` must be one of {LIKELIHOODS}. "
@@ -67,7 +72,7 @@ class ImageReconstruction(ImageTask):
         object.__setattr__(self, "_brightest", tf.reduce_max(train))
 
     @abc.abstractmethod
-    def outputs(self, params, images):
+    def outputs(self, params: Sequence[Tensor], images: Tensor) -> Tensor:
         """What each particle's network makes of images.
 
         Args:
@@ -78,7 +83,7 @@ class ImageReconstruction(ImageTask):
             As many entries, `[P, B, ...]` in the order of the image's.
         """
 
-    def batch(self, split, seed, num, setting):
+    def batch(self, split: str, seed: Tensor, num: int, setting: Mapping[str, Any]) -> Any:
         images, _ = self.examples(split, seed, num)
         targets = images
         if self.likelihood == "bernoulli":
@@ -88,11 +93,11 @@ class ImageReconstruction(ImageTask):
             images = noise.normal(images, setting["input_noise"], random.fold_in(seed, 0))
         return images, targets
 
-    def loss(self, params, data, setting):
+    def loss(self, params: Sequence[Tensor], data: Any, setting: Mapping[str, Any]) -> Tensor:
         images, targets = data
         return self.misfit(targets, self.outputs(params, images))
 
-    def misfit(self, targets, outputs):
+    def misfit(self, targets: Tensor, outputs: Tensor) -> Tensor:
         """The negative log-likelihood, mean over images and pixels: `[P]`."""
         outputs = tf.reshape(outputs, targets.shape)
         if self.likelihood == "bernoulli":
@@ -144,28 +149,28 @@ class MLPAutoencoder(ImageReconstruction):
     code_statistics: ClassVar = 1
     """Outputs of the encoder for each number of the code."""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for units in self.hidden_units:
             check_integer("hidden_units", units, low=1)
         check_integer("bottleneck", self.bottleneck, low=1)
         super().__post_init__()
 
-    def weight_shapes(self, image_shape, num_classes):
+    def weight_shapes(self, image_shape: Sequence[int], num_classes: int) -> list[tuple[int, ...]]:
         pixels = int(np.prod(image_shape))
         encoder = [pixels, *self.hidden_units, self.code_statistics * self.bottleneck]
         decoder = [self.bottleneck, *self.hidden_units[::-1], pixels]
         return [*itertools.pairwise(encoder), *itertools.pairwise(decoder)]
 
-    def outputs(self, params, images):
+    def outputs(self, params: Sequence[Tensor], images: Tensor) -> Tensor:
         return self.decode(params, self.encode(params, images))
 
-    def encode(self, params, images):
+    def encode(self, params: Sequence[Tensor], images: Tensor) -> Tensor:
         """What the encoder says of images: `[P, B, code_statistics * bottleneck]`."""
         flat = tf.reshape(images, (*images.shape[:2], -1))
         half = len(params) // 2
         return layers.mlp(flat, params[:half], layers.activation(self.activation))
 
-    def decode(self, params, code):
+    def decode(self, params: Sequence[Tensor], code: Tensor) -> Tensor:
         """The outputs for codes `[P, B, bottleneck]`: `[P, B, pixels]`."""
         half = len(params) // 2
         return layers.mlp(code, params[half:], layers.activation(self.activation))
@@ -215,13 +220,13 @@ class ConvAutoencoder(ImageReconstruction):
     filters: tuple[int, ...] = (8,)
     bottleneck: int = 4
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for outputs in self.filters:
             check_integer("filters", outputs, low=1)
         check_integer("bottleneck", self.bottleneck, low=1)
         super().__post_init__()
 
-    def weight_shapes(self, image_shape, num_classes):
+    def weight_shapes(self, image_shape: Sequence[int], num_classes: int) -> list[tuple[int, ...]]:
         height, width, channels = image_shape
         factor = 2 ** (len(self.filters) + 1)
         if height % factor or width % factor:
@@ -233,7 +238,7 @@ class ConvAutoencoder(ImageReconstruction):
         sizes = [*itertools.pairwise(encoder), *itertools.pairwise(encoder[::-1])]
         return [(_KERNEL_SIZE, _KERNEL_SIZE, *pair) for pair in sizes]
 
-    def outputs(self, params, images):
+    def outputs(self, params: Sequence[Tensor], images: Tensor) -> Tensor:
         nonlinearity = layers.activation(self.activation)
         x = tf.transpose(images, (0, 4, 2, 3, 1))
         depth = len(self.filters) + 1

@@ -1,8 +1,10 @@
 """Recurrent language models of characters."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
+from lopt_keras.types import Tensor
 from lopt_keras.validation import check_integer
 from meta.tasks import ranges
 from meta.tasks.families.language_model import LanguageModel
@@ -46,7 +48,7 @@ class CharRNN(LanguageModel):
     embedding_size: int = 16
     hidden_size: int = 32
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.cell not in recurrence.CELLS:
             raise ValueError(
                 f"`cell` must be one of {tuple(recurrence.CELLS)}. Received: cell={self.cell!r}"
@@ -55,7 +57,7 @@ class CharRNN(LanguageModel):
         check_integer("hidden_size", self.hidden_size, low=1)
         super().__post_init__()
 
-    def init(self, seed, num, setting):
+    def init(self, seed: Tensor, num: int, setting: Mapping[str, Any]) -> list[Tensor]:
         """Embedding, the weights of `recurrent_layer`, weights and bias of the last layer."""
         gates = recurrence.CELLS[self.cell].num_gates * self.hidden_size
         shapes = [
@@ -72,7 +74,7 @@ class CharRNN(LanguageModel):
             del others[3]
         return [embedding, *others]
 
-    def logits(self, params, characters):
+    def logits(self, params: Sequence[Tensor], characters: Tensor) -> Tensor:
         embedding, *weights, last, last_bias = params
         if self.cell != "gru":
             weights.append(None)

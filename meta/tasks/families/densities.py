@@ -6,10 +6,13 @@ coordinates of mean about zero and standard deviation about one.
 
 import functools
 import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
+from lopt_keras.types import Tensor
 from meta import datasets, random
 from meta.tasks.families.two_moons import draw_points
 
@@ -21,13 +24,13 @@ _MOONS_STD, _RINGS_STD, _CIRCLE_STD = (0.87, 0.5), 0.509, 0.5**0.5
 _BOARD_STD = 3**-0.5
 
 
-def two_moons(seed, shape):
+def two_moons(seed: Tensor, shape: Sequence[int]) -> Tensor:
     """Two interleaved half circles."""
     zeros = tf.zeros(shape[0])
     return draw_points(seed, shape, zeros, zeros)[0] / _MOONS_STD
 
 
-def rings(seed, shape):
+def rings(seed: Tensor, shape: Sequence[int]) -> Tensor:
     """Circles of radii 1/3, 2/3 and 1, equally likely, scaled."""
     angle = random.uniform(shape, random.fold_in(seed, 0), 0.0, 2 * math.pi)
     ring = 1 + random.integers(shape, random.fold_in(seed, 1), _RINGS)
@@ -35,7 +38,7 @@ def rings(seed, shape):
     return radius[..., None] * _direction(angle)
 
 
-def checkerboard(seed, shape):
+def checkerboard(seed: Tensor, shape: Sequence[int]) -> Tensor:
     """Uniform on the black squares of a 4x4 board."""
     column = random.integers(shape, random.fold_in(seed, 0), _SQUARES)
     row = 2 * random.integers(shape, random.fold_in(seed, 1), _SQUARES // 2) + column % 2
@@ -44,13 +47,16 @@ def checkerboard(seed, shape):
     return ((corner + within) * (2 / _SQUARES) - 1.0) / _BOARD_STD
 
 
-def mixture(seed, shape):
+def mixture(seed: Tensor, shape: Sequence[int]) -> Tensor:
     """Eight points on a circle: with normal noise, a mixture of eight Gaussians."""
     mode = tf.cast(random.integers(shape, seed, _MODES), tf.float32)
     return _direction(mode * (2 * math.pi / _MODES)) / _CIRCLE_STD
 
 
-PLANE = {
+Sampler: TypeAlias = Callable[[Tensor, Sequence[int]], Tensor]
+"""From a seed `[2]` and a shape to points `[*shape, dimension]`."""
+
+PLANE: dict[str, Sampler] = {
     "two_moons": two_moons,
     "rings": rings,
     "checkerboard": checkerboard,
@@ -61,7 +67,7 @@ PLANE = {
 NAMES = (*PLANE, "digits")
 
 
-def splits(name, data_dir=None):
+def splits(name: str, data_dir: str | None = None) -> tuple[dict[str, Sampler], int]:
     """What samples a density, for each split, and its dimension.
 
     Those of the plane are the same in all splits; "digits" are the first 8 principal
@@ -84,15 +90,17 @@ def splits(name, data_dir=None):
     if name != "digits":
         raise ValueError(f"`density` must be one of {NAMES}. Received: density={name!r}")
     projected = _project_digits(data_dir)
-    samplers = {split: functools.partial(_resample, points) for split, points in projected.items()}
+    samplers: dict[str, Sampler] = {
+        split: functools.partial(_resample, points) for split, points in projected.items()
+    }
     return samplers, _PROJECTED
 
 
-def _resample(points, seed, shape):
+def _resample(points: Tensor, seed: Tensor, shape: Sequence[int]) -> Tensor:
     return tf.gather(points, random.integers(shape, seed, len(points)))
 
 
-def _project_digits(data_dir):
+def _project_digits(data_dir: str | None) -> dict[str, Tensor]:
     """`[N, 8]` for each split."""
     dataset = datasets.load("digits", data_dir)
     flat = {s: dataset.split(s).images.reshape(-1, 64).astype("float64") for s in datasets.SPLITS}
@@ -108,5 +116,5 @@ def _project_digits(data_dir):
     }
 
 
-def _direction(angle):
+def _direction(angle: Tensor) -> Tensor:
     return tf.stack([tf.cos(angle), tf.sin(angle)], axis=-1)

@@ -4,11 +4,13 @@ import abc
 import dataclasses
 import itertools
 import math
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
 
+from lopt_keras.types import Array, Tensor
 from lopt_keras.validation import check_integer
 from meta import random
 from meta.tasks import base, ranges
@@ -65,6 +67,10 @@ class Flow(base.Task):
     }
 
     loss_floor: ClassVar = None
+    # Of the fields of an instance.
+    dimension: ClassVar[int]
+    _samplers: ClassVar[dict[str, densities.Sampler]]
+    _masks: ClassVar[list[list[Array]]]
 
     density: str = "two_moons"
     num_layers: int = 4
@@ -75,7 +81,7 @@ class Flow(base.Task):
     noise: float = 0.1
     data_dir: str | None = base.elsewhere()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_integer("num_layers", self.num_layers, low=1)
         check_integer("batch_size", self.batch_size, low=1)
         for units in self.hidden_units:
@@ -92,7 +98,7 @@ class Flow(base.Task):
         object.__setattr__(self, "_masks", masks)
 
     @abc.abstractmethod
-    def masks(self, layer):
+    def masks(self, layer: int) -> list[Array]:
         """Which weights of a map's MLP are kept.
 
         Args:
@@ -104,7 +110,7 @@ class Flow(base.Task):
             `[dimension]`, which coordinates the map changes at all.
         """
 
-    def init(self, seed, num, setting):
+    def init(self, seed: Tensor, num: int, setting: Mapping[str, Any]) -> list[Tensor]:
         sizes = [self.dimension, *self.hidden_units, 2 * self.dimension]
         params = []
         for layer in range(self.num_layers):
@@ -114,13 +120,13 @@ class Flow(base.Task):
             params[-2] *= _LAST_LAYER_SCALE
         return params
 
-    def batch(self, split, seed, num, setting):
+    def batch(self, split: str, seed: Tensor, num: int, setting: Mapping[str, Any]) -> Any:
         """Points, `[num, batch_size, dimension]`."""
         seeds = [random.fold_in(seed, i) for i in range(2)]
         points = self._samplers[split](seeds[0], (num, self.batch_size))
         return noise.normal(points, setting["noise"], seeds[1])
 
-    def transform(self, params, x):
+    def transform(self, params: Sequence[Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
         """What points become, and the logarithm of the Jacobian determinant.
 
         Args:
@@ -139,7 +145,9 @@ class Flow(base.Task):
             total += tf.reduce_sum(log_scale, axis=-1)
         return x, total
 
-    def _conditioner(self, x, params, masks):
+    def _conditioner(
+        self, x: Tensor, params: Sequence[Tensor], masks: Sequence[Array]
+    ) -> tuple[Tensor, Tensor]:
         """s and t of one map: `[P, B, dimension]` both."""
         *hidden_masks, last_mask, changed = masks
         weight_masks = [*hidden_masks, np.concatenate([last_mask, last_mask], axis=1)]
@@ -149,13 +157,13 @@ class Flow(base.Task):
         raw, shift = tf.split(outputs * np.concatenate([changed, changed]), 2, axis=-1)
         return _LARGEST_LOG_SCALE * tf.tanh(raw / _LARGEST_LOG_SCALE), shift
 
-    def log_density(self, params, x):
+    def log_density(self, params: Sequence[Tensor], x: Tensor) -> Tensor:
         """Of points `[P, B, dimension]`: `[P, B]`, in nats."""
         z, log_determinant = self.transform(params, x)
         normal = -0.5 * tf.reduce_sum(tf.square(z), axis=-1)
         return normal - 0.5 * self.dimension * math.log(2 * math.pi) + log_determinant
 
-    def loss(self, params, data, setting):
+    def loss(self, params: Sequence[Tensor], data: Any, setting: Mapping[str, Any]) -> Tensor:
         return -tf.reduce_mean(self.log_density(params, data), axis=1) / self.dimension
 
 
@@ -178,7 +186,7 @@ class RealNVP(Flow):
 
     name: ClassVar = "real_nvp"
 
-    def masks(self, layer):
+    def masks(self, layer: int) -> list[Array]:
         read = np.arange(self.dimension) % 2 == layer % 2
         sizes = [self.dimension, *self.hidden_units, self.dimension]
         masks = [np.ones(shape, bool) for shape in itertools.pairwise(sizes)]
@@ -206,7 +214,7 @@ class MAF(Flow):
 
     name: ClassVar = "maf"
 
-    def masks(self, layer):
+    def masks(self, layer: int) -> list[Array]:
         degrees = np.arange(self.dimension)
         if layer % 2:
             degrees = degrees[::-1]

@@ -2,8 +2,10 @@
 
 import abc
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
+from lopt_keras.types import Tensor
 from meta import random
 from meta.tasks import ranges
 from meta.tasks.families import noise
@@ -31,7 +33,7 @@ class ImageClassification(ImageTask):
     label_noise: float = 0.0
 
     @abc.abstractmethod
-    def logits(self, params, images):
+    def logits(self, params: Sequence[Tensor], images: Tensor) -> Tensor:
         """The outputs of each particle's network.
 
         Args:
@@ -42,7 +44,7 @@ class ImageClassification(ImageTask):
             `[P, B, num_classes]`.
         """
 
-    def batch(self, split, seed, num, setting):
+    def batch(self, split: str, seed: Tensor, num: int, setting: Mapping[str, Any]) -> Any:
         images, labels = self.examples(split, seed, num)
         if split != "train":
             return images, labels
@@ -51,6 +53,6 @@ class ImageClassification(ImageTask):
         fraction = setting["label_noise"]
         return images, noise.random_labels(labels, fraction, self._num_classes, seeds[1:])
 
-    def loss(self, params, data, setting):
+    def loss(self, params: Sequence[Tensor], data: Any, setting: Mapping[str, Any]) -> Tensor:
         images, labels = data
         return layers.cross_entropy(labels, self.logits(params, images))

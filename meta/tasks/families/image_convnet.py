@@ -2,10 +2,12 @@
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import tensorflow as tf
 
+from lopt_keras.types import Tensor
 from lopt_keras.validation import check_integer
 from meta.tasks import ranges
 from meta.tasks.families.image_classification import ImageClassification
@@ -55,7 +57,7 @@ class ImageConvnet(ImageClassification):
     filters: tuple[int, ...] = (8, 8, 16, 16, 32)
     strides: tuple[int, ...] = (2, 2, 1, 2, 1)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for outputs in self.filters:
             check_integer("filters", outputs, low=1)
         for stride in self.strides:
@@ -67,12 +69,12 @@ class ImageConvnet(ImageClassification):
             )
         super().__post_init__()
 
-    def weight_shapes(self, image_shape, num_classes):
+    def weight_shapes(self, image_shape: Sequence[int], num_classes: int) -> list[tuple[int, ...]]:
         channels = itertools.pairwise([image_shape[-1], *self.filters])
         window = (_KERNEL_SIZE, _KERNEL_SIZE)
         return [*((*window, *pair) for pair in channels), (self.filters[-1], num_classes)]
 
-    def logits(self, params, images):
+    def logits(self, params: Sequence[Tensor], images: Tensor) -> Tensor:
         *convolutions, dense, dense_bias = params
         nonlinearity = layers.activation(self.activation)
         x = tf.transpose(images, (0, 4, 2, 3, 1))

@@ -2,11 +2,13 @@
 
 import dataclasses
 import itertools
+from collections.abc import Sequence
 from typing import ClassVar
 
 import numpy as np
 import tensorflow as tf
 
+from lopt_keras.types import Tensor
 from lopt_keras.validation import check_integer
 from meta.tasks import ranges
 from meta.tasks.families.image_classification import ImageClassification
@@ -38,15 +40,15 @@ class ImageMLP(ImageClassification):
 
     hidden_units: tuple[int, ...] = (32,)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for units in self.hidden_units:
             check_integer("hidden_units", units, low=1)
         super().__post_init__()
 
-    def weight_shapes(self, image_shape, num_classes):
+    def weight_shapes(self, image_shape: Sequence[int], num_classes: int) -> list[tuple[int, ...]]:
         sizes = [int(np.prod(image_shape)), *self.hidden_units, num_classes]
         return list(itertools.pairwise(sizes))
 
-    def logits(self, params, images):
+    def logits(self, params: Sequence[Tensor], images: Tensor) -> Tensor:
         flat = tf.reshape(images, (*images.shape[:2], -1))
         return layers.mlp(flat, params, layers.activation(self.activation))

@@ -2,10 +2,12 @@
 
 import abc
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import tensorflow as tf
 
+from lopt_keras.types import Tensor
 from lopt_keras.validation import check_integer
 from meta import datasets, random
 from meta.tasks import base, ranges
@@ -40,6 +42,12 @@ class ImageTask(base.Task):
         "input_noise": ranges.Uniform(0.0, 0.5),
     }
 
+    # Of the fields of an instance.
+    _splits: ClassVar[dict[str, Any]]
+    _num_classes: ClassVar[int]
+    _image_shape: ClassVar[tuple[int, ...]]
+    _weight_shapes: ClassVar[list[tuple[int, ...]]]
+
     dataset: Any = "digits"
     image_size: int | None = None
     activation: str = "relu"
@@ -48,7 +56,7 @@ class ImageTask(base.Task):
     input_noise: float = 0.0
     data_dir: str | None = base.elsewhere()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_integer("batch_size", self.batch_size, low=1)
         if self.image_size is not None:
             check_integer("image_size", self.image_size, low=1)
@@ -68,7 +76,7 @@ class ImageTask(base.Task):
         object.__setattr__(self, "_weight_shapes", shapes)
 
     @abc.abstractmethod
-    def weight_shapes(self, image_shape, num_classes):
+    def weight_shapes(self, image_shape: Sequence[int], num_classes: int) -> list[tuple[int, ...]]:
         """The shape of each layer's weights, as `layers.init_weights` takes them.
 
         Args:
@@ -79,10 +87,10 @@ class ImageTask(base.Task):
             ValueError: if the network does not take such images.
         """
 
-    def init(self, seed, num, setting):
+    def init(self, seed: Tensor, num: int, setting: Mapping[str, Any]) -> list[Tensor]:
         return layers.init_weights(seed, num, self._weight_shapes, setting["init_scale"])
 
-    def examples(self, split, seed, num):
+    def examples(self, split: str, seed: Tensor, num: int) -> tuple[Tensor, Tensor]:
         """Random ones: images `[num, B, height, width, channels]` and labels `[num, B]`."""
         images, labels = self._splits[split]
         indices = random.integers((num, self.batch_size), seed, len(labels))

@@ -2,10 +2,12 @@
 
 import abc
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import tensorflow as tf
 
+from lopt_keras.types import Tensor
 from lopt_keras.validation import check_integer
 from meta import datasets, random
 from meta.tasks import base, ranges
@@ -41,6 +43,10 @@ class LanguageModel(base.Task):
         "character_noise": ranges.Uniform(0.0, 0.2),
     }
 
+    # Of the fields of an instance.
+    num_characters: ClassVar[int]
+    _texts: ClassVar[dict[str, Tensor]]
+
     dataset: Any = "prose"
     sequence_length: int = 16
     batch_size: int = 16
@@ -48,7 +54,7 @@ class LanguageModel(base.Task):
     character_noise: float = 0.0
     data_dir: str | None = base.elsewhere()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_integer("sequence_length", self.sequence_length, low=1)
         check_integer("batch_size", self.batch_size, low=1)
         super().__post_init__()
@@ -62,7 +68,7 @@ class LanguageModel(base.Task):
         object.__setattr__(self, "num_characters", len(dataset.characters))
 
     @abc.abstractmethod
-    def logits(self, params, characters):
+    def logits(self, params: Sequence[Tensor], characters: Tensor) -> Tensor:
         """What each particle's network says of each next character.
 
         Args:
@@ -74,7 +80,7 @@ class LanguageModel(base.Task):
             the characters up to it.
         """
 
-    def batch(self, split, seed, num, setting):
+    def batch(self, split: str, seed: Tensor, num: int, setting: Mapping[str, Any]) -> Any:
         """Characters read, and the one after each: `[num, B, sequence_length]` int32 both."""
         text = self._texts[split]
         starts = random.integers((num, self.batch_size, 1), seed, len(text) - self.sequence_length)
@@ -86,6 +92,6 @@ class LanguageModel(base.Task):
             read = noise.random_labels(read, fraction, self.num_characters, seeds)
         return read, following
 
-    def loss(self, params, data, setting):
+    def loss(self, params: Sequence[Tensor], data: Any, setting: Mapping[str, Any]) -> Tensor:
         read, following = data
         return layers.cross_entropy(following, self.logits(params, read))

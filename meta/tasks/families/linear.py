@@ -2,11 +2,13 @@
 
 import abc
 import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
 
+from lopt_keras.types import Tensor
 from lopt_keras.validation import check_integer
 from meta import random
 from meta.tasks import ranges
@@ -48,7 +50,7 @@ class LinearModel(TableTask):
     noise: float = 0.0
     l2: float = 0.0
 
-    def prepare(self):
+    def prepare(self) -> tuple[int, int | None]:
         if isinstance(self.dataset, int) and not isinstance(self.dataset, bool):
             check_integer("dataset", self.dataset, low=1)
             object.__setattr__(self, "_splits", None)
@@ -61,11 +63,11 @@ class LinearModel(TableTask):
             )
         return columns, num_classes
 
-    def synthetic_classes(self):
+    def synthetic_classes(self) -> int | None:
         """The number of classes of synthetic data; None for regression."""
         return None
 
-    def draw(self, seed, num, variant=None):
+    def draw(self, seed: Tensor, num: int, variant: Tensor | None = None) -> dict[str, Any]:
         setting = super().draw(seed, num, variant)
         columns, outputs = self._weight_shapes[0]
         exponents = tf.constant(np.linspace(0.0, 1.0, columns), tf.float32)
@@ -76,7 +78,7 @@ class LinearModel(TableTask):
             drawn["model"] = random.normal((num, columns, outputs), random.fold_in(seed, 0))
         return drawn
 
-    def batch(self, split, seed, num, setting):
+    def batch(self, split: str, seed: Tensor, num: int, setting: Mapping[str, Any]) -> Any:
         seeds = [random.fold_in(seed, i) for i in range(4)]
         if self._splits is None:
             columns = self._weight_shapes[0][0]
@@ -93,14 +95,14 @@ class LinearModel(TableTask):
         return inputs, targets, penalty
 
     @abc.abstractmethod
-    def answers(self, outputs, seed):
+    def answers(self, outputs: Tensor, seed: Tensor) -> Tensor:
         """Targets `[num, B]` from the outputs `[num, B, outputs]` of the synthetic model."""
 
     @abc.abstractmethod
-    def with_noise(self, targets, amount, seeds):
+    def with_noise(self, targets: Tensor, amount: Tensor, seeds: Sequence[Tensor]) -> Tensor:
         """Targets `[num, B]` with noise: amount `[num]`, and two seeds."""
 
-    def loss(self, params, data, setting):
+    def loss(self, params: Sequence[Tensor], data: Any, setting: Mapping[str, Any]) -> Tensor:
         *examples, penalty = data
         weights, _ = params
         size = tf.reduce_sum(tf.square(weights), axis=(1, 2))
@@ -131,11 +133,11 @@ class LinearRegression(LinearModel):
 
     dataset: Any = "diabetes"
 
-    def answers(self, outputs, seed):
+    def answers(self, outputs: Tensor, seed: Tensor) -> Tensor:
         # The squares of the columns' factors are 1 in the mean: this has variance 1.
         return outputs[..., 0] * self._weight_shapes[0][0] ** -0.5
 
-    def with_noise(self, targets, amount, seeds):
+    def with_noise(self, targets: Tensor, amount: Tensor, seeds: Sequence[Tensor]) -> Tensor:
         return noise.normal(targets, amount, seeds[0])
 
 
@@ -161,19 +163,21 @@ class LogisticRegression(LinearModel):
     }
     large: ClassVar = {"dataset": ranges.Choice(512, 1024)}
 
+    _num_classes: ClassVar[int]
+
     num_classes: int = 5
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_integer("num_classes", self.num_classes, low=2)
         super().__post_init__()
 
-    def synthetic_classes(self):
+    def synthetic_classes(self) -> int | None:
         return self.num_classes
 
-    def answers(self, outputs, seed):
+    def answers(self, outputs: Tensor, seed: Tensor) -> Tensor:
         # The largest of logits with Gumbel noise is a draw from their softmax.
         gumbel = -tf.math.log(-tf.math.log(random.uniform(outputs.shape, seed)))
         return tf.argmax(outputs + gumbel, axis=-1, output_type=tf.int32)
 
-    def with_noise(self, targets, amount, seeds):
+    def with_noise(self, targets: Tensor, amount: Tensor, seeds: Sequence[Tensor]) -> Tensor:
         return noise.random_labels(targets, amount, self._num_classes, seeds)

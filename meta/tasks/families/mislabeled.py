@@ -1,11 +1,13 @@
 """Classification of examples some of whose training labels are wrong."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
 
+from lopt_keras.types import Tensor
 from meta import datasets, random
 from meta.tasks import ranges
 from meta.tasks.families.table import TableTask
@@ -55,12 +57,14 @@ class Mislabeled(TableTask):
     }
     large: ClassVar = {"hidden_units": ranges.Layers(2, 3, ranges.Size(128, 256))}
 
+    _num_classes: ClassVar[int]
+
     hidden_units: tuple[int, ...] = (16,)
     activation: str = "relu"
     r0: float = 0.2
     r1: float = 0.2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("r0", "r1"):
             rates = np.ravel(np.asarray(getattr(self, name)))
             if not ((rates >= 0) & (rates < 1)).all():
@@ -71,19 +75,19 @@ class Mislabeled(TableTask):
                 f"`dataset` must have classes as target. Received: dataset={self.dataset!r}"
             )
 
-    def prepare(self):
+    def prepare(self) -> tuple[int, int | None]:
         if not isinstance(self.dataset, str) or self.dataset != "two_moons":
             return super().prepare()
         object.__setattr__(self, "_splits", _moons())
         return 2, 2
 
-    def draw(self, seed, num, variant=None):
+    def draw(self, seed: Tensor, num: int, variant: Tensor | None = None) -> dict[str, Any]:
         setting = super().draw(seed, num, variant)
         labels = self._splits["train"][1]
         noisy = flip(labels, setting["r0"], setting["r1"], self._num_classes, seed)
         return {**setting, "train_labels": noisy}
 
-    def batch(self, split, seed, num, setting):
+    def batch(self, split: str, seed: Tensor, num: int, setting: Mapping[str, Any]) -> Any:
         inputs, labels = self._splits[split]
         indices = random.integers((num, self.batch_size), seed, len(labels))
         if split == "train":
@@ -93,7 +97,7 @@ class Mislabeled(TableTask):
         return tf.gather(inputs, indices), labels
 
 
-def flip(labels, r0, r1, num_classes, seed):
+def flip(labels: Tensor, r0: Tensor, r1: Tensor, num_classes: int, seed: Tensor) -> Tensor:
     """Labels of which some are wrong, for each of several problems.
 
     Args:
@@ -114,7 +118,7 @@ def flip(labels, r0, r1, num_classes, seed):
     return tf.where(random.uniform(shape, seeds[1]) < rates, wrong, labels)
 
 
-def _moons():
+def _moons() -> dict[str, tuple[Tensor, Tensor]]:
     """Splits of points that are the same in all problems: dict of `[N, 2]` and `[N]`."""
     splits = {}
     for i, split in enumerate(datasets.SPLITS):

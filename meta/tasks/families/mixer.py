@@ -1,8 +1,10 @@
 """Image classification with an MLP-Mixer."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar
 
+from lopt_keras.types import Tensor
 from meta.tasks.families.patch_network import PatchNetwork
 from meta.tasks.networks import layers
 
@@ -30,14 +32,14 @@ class MLPMixer(PatchNetwork):
 
     name: ClassVar = "mlp_mixer"
 
-    def block_shapes(self, num_patches):
+    def block_shapes(self, num_patches: int) -> list[tuple[int, ...]]:
         return [
             shape
             for size in (num_patches, self.width)
             for shape in ((self.width,), (size, _EXPANSION * size), (_EXPANSION * size, size))
         ]
 
-    def block(self, x, params):
+    def block(self, x: Tensor, params: Sequence[Tensor]) -> Tensor:
         nonlinearity = layers.activation(self.activation)
         tokens, channels = params[:6], params[6:]
         mixed = layers.transpose(layers.layer_norm(x, *tokens[:2]), (0, 1, 3, 2))

@@ -1,17 +1,19 @@
 """Noise on training data, drawn anew in every batch."""
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
+from lopt_keras.types import Tensor
 from meta import random
 from meta.tasks.networks import layers
 
 _POOL = 2048
 
 
-def normal(x, stddev, seed):
+def normal(x: Tensor, stddev: Tensor, seed: Tensor) -> Tensor:
     """Adds normal noise to examples.
 
     Each example gets one of 2048 noises that were drawn once: to draw every number anew
@@ -27,7 +29,9 @@ def normal(x, stddev, seed):
     return x + layers.per_particle(stddev, x.shape.rank) * chosen
 
 
-def random_labels(labels, fraction, num_classes, seeds):
+def random_labels(
+    labels: Tensor, fraction: Tensor, num_classes: int, seeds: Sequence[Tensor]
+) -> Tensor:
     """Replaces labels by random ones, which may be the right ones.
 
     Args:
@@ -42,7 +46,7 @@ def random_labels(labels, fraction, num_classes, seeds):
 
 
 @functools.cache
-def _pool(shape):
+def _pool(shape: Sequence[int]) -> Tensor:
     """`[2048, *shape]` standard normal numbers, the same on every machine."""
     # As a tensor of its own, not part of the graph that asks first.
     with tf.init_scope():

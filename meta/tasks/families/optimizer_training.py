@@ -1,12 +1,14 @@
 """Meta-training as a task: the parameters are the theta of a small update rule."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
 
 from lopt_keras import rules
+from lopt_keras.types import Tensor, Tensors
 from lopt_keras.validation import check_integer
 from meta import random
 from meta.tasks import base, ranges
@@ -69,6 +71,9 @@ class OptimizerTraining(base.Task):
         "noise": ranges.LogUniform(0.01, 0.5),
     }
 
+    # Of the fields of an instance.
+    _rule: ClassVar[rules.UpdateRule]
+
     rule: str = "mlp"
     dimension: int = 8
     num_steps: int = 5
@@ -78,7 +83,7 @@ class OptimizerTraining(base.Task):
     start_scale: float = 1.0
     noise: float = 0.1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise ValueError(f"`rule` must be one of {tuple(RULES)}. Received: rule={self.rule!r}")
         for name in ("dimension", "num_steps", "batch_size"):
@@ -86,14 +91,14 @@ class OptimizerTraining(base.Task):
         super().__post_init__()
         object.__setattr__(self, "_rule", RULES[self.rule])
 
-    def draw(self, seed, num, variant=None):
+    def draw(self, seed: Tensor, num: int, variant: Tensor | None = None) -> dict[str, Any]:
         setting = super().draw(seed, num, variant)
         exponents = tf.constant(np.linspace(0.0, 1.0, self.dimension), tf.float32)
         spectrum = tf.pow(setting["condition"][:, None], -exponents)
         spectrum /= tf.reduce_sum(spectrum, axis=1, keepdims=True)
         return {**setting, "spectrum": spectrum}
 
-    def init(self, seed, num, setting):
+    def init(self, seed: Tensor, num: int, setting: Mapping[str, Any]) -> list[Tensor]:
         scale = setting["init_scale"]
         params = []
         for i, shape in enumerate(self._rule.theta_shapes().values()):
@@ -103,7 +108,7 @@ class OptimizerTraining(base.Task):
             params.append(value * layers.per_particle(scale, value.shape.rank))
         return params
 
-    def batch(self, split, seed, num, setting):
+    def batch(self, split: str, seed: Tensor, num: int, setting: Mapping[str, Any]) -> Any:
         seeds = [random.fold_in(seed, i) for i in range(2)]
         shape = (num, self.batch_size, self.dimension)
         starts = random.normal(shape, seeds[0])
@@ -113,7 +118,7 @@ class OptimizerTraining(base.Task):
             noises * layers.per_particle(setting["noise"], 4),
         )
 
-    def loss(self, params, data, setting):
+    def loss(self, params: Sequence[Tensor], data: Any, setting: Mapping[str, Any]) -> Tensor:
         starts, noises = data
         theta = dict(zip(self._rule.theta_shapes(), map(self._per_problem, params), strict=True))
         spectrum = self._per_problem(setting["spectrum"])
@@ -129,7 +134,16 @@ class OptimizerTraining(base.Task):
         )
         return tf.reduce_mean(tf.reshape(total, starts.shape[:2]), axis=1) / self.num_steps
 
-    def _advance(self, theta, spectrum, noise, i, x, state, total):
+    def _advance(
+        self,
+        theta: Tensors,
+        spectrum: Tensor,
+        noise: Tensor,
+        i: Tensor,
+        x: Tensor,
+        state: Any,
+        total: Tensor,
+    ) -> tuple[Tensor, Any, Tensor]:
         """One step of all quadratics: point `[N, dimension]`, state, sum of losses `[N]`."""
         x_noisy = x + noise
         loss = _quadratic(spectrum, x_noisy)
@@ -139,10 +153,10 @@ class OptimizerTraining(base.Task):
         x = x + update
         return x, state, total + tf.math.log1p(10.0 * _quadratic(spectrum, x))
 
-    def _per_problem(self, x):
+    def _per_problem(self, x: Tensor) -> Tensor:
         """`[P, ...]` -> `[P * batch_size, ...]`, every particle's value for all its problems."""
         return tf.reshape(tf.stack([x] * self.batch_size, axis=1), (-1, *x.shape[1:]))
 
 
-def _quadratic(spectrum, x):
+def _quadratic(spectrum: Tensor, x: Tensor) -> Tensor:
     return 0.5 * tf.reduce_sum(spectrum * tf.square(x), axis=1)

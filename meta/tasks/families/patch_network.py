@@ -2,10 +2,12 @@
 
 import abc
 import dataclasses
+from collections.abc import Sequence
 from typing import ClassVar
 
 import tensorflow as tf
 
+from lopt_keras.types import Tensor
 from lopt_keras.validation import check_integer
 from meta.tasks import ranges
 from meta.tasks.families.image_classification import ImageClassification
@@ -53,17 +55,17 @@ class PatchNetwork(ImageClassification):
     width: int = 16
     num_blocks: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for name in ("patch_size", "width", "num_blocks"):
             check_integer(name, getattr(self, name), low=1)
         super().__post_init__()
 
     @abc.abstractmethod
-    def block_shapes(self, num_patches):
+    def block_shapes(self, num_patches: int) -> list[tuple[int, ...]]:
         """The shapes of a block's weights, as `layers.init_weights` takes them."""
 
     @abc.abstractmethod
-    def block(self, x, params):
+    def block(self, x: Tensor, params: Sequence[Tensor]) -> Tensor:
         """A block's function `[P, B, patches, width]` -> the same shape.
 
         Args:
@@ -71,7 +73,7 @@ class PatchNetwork(ImageClassification):
             params: list of `[P, *shape]`: a pair for each of `block_shapes`.
         """
 
-    def weight_shapes(self, image_shape, num_classes):
+    def weight_shapes(self, image_shape: Sequence[int], num_classes: int) -> list[tuple[int, ...]]:
         height, width, channels = image_shape
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(
@@ -82,14 +84,14 @@ class PatchNetwork(ImageClassification):
         first = (self.patch_size**2 * channels, self.width)
         return [first, *blocks, (self.width,), (self.width, num_classes)]
 
-    def num_patches(self, image_shape):
+    def num_patches(self, image_shape: Sequence[int]) -> int:
         """How many patches an image `(height, width, channels)` has."""
         return (image_shape[0] // self.patch_size) * (image_shape[1] // self.patch_size)
 
-    def logits(self, params, images):
+    def logits(self, params: Sequence[Tensor], images: Tensor) -> Tensor:
         return self.classified(params, self.embedded(params, images))
 
-    def embedded(self, params, images):
+    def embedded(self, params: Sequence[Tensor], images: Tensor) -> Tensor:
         """The vectors of the patches, row by row: `[P, B, patches, width]`."""
         particles, examples, height, width, channels = images.shape
         size = self.patch_size
@@ -98,7 +100,7 @@ class PatchNetwork(ImageClassification):
         flat = tf.reshape(patches, (particles, examples, -1, size * size * channels))
         return layers.dense(flat, *params[:2])
 
-    def classified(self, params, x):
+    def classified(self, params: Sequence[Tensor], x: Tensor) -> Tensor:
         """The logits `[P, B, classes]` of vectors `[P, B, patches, width]`."""
         blocks = params[2:-4]
         count = len(blocks) // self.num_blocks

@@ -1,11 +1,13 @@
 """Noisy quadratics of a given spectrum."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow as tf
 
+from lopt_keras.types import Tensor
 from lopt_keras.validation import check_bool, check_integer
 from meta import random
 from meta.tasks import base, ranges
@@ -53,12 +55,12 @@ class Quadratic(base.Task):
     start_scale: float = 1.0
     drawn_spectrum: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_integer("dimension", self.dimension, low=1)
         check_bool("drawn_spectrum", self.drawn_spectrum)
         super().__post_init__()
 
-    def draw(self, seed, num, variant=None):
+    def draw(self, seed: Tensor, num: int, variant: Tensor | None = None) -> dict[str, Any]:
         setting = super().draw(seed, num, variant)
         seeds = [random.fold_in(seed, i) for i in range(3)]
         shape = (num, self.dimension)
@@ -75,17 +77,17 @@ class Quadratic(base.Task):
             "reflections": tf.stack([_unit(random.normal(shape, s)) for s in seeds[1:]], axis=1),
         }
 
-    def init(self, seed, num, setting):
+    def init(self, seed: Tensor, num: int, setting: Mapping[str, Any]) -> list[Tensor]:
         offset = random.normal((num, self.dimension), seed)
         return [setting["optimum"] + layers.per_particle(setting["start_scale"], 2) * offset]
 
-    def batch(self, split, seed, num, setting):
+    def batch(self, split: str, seed: Tensor, num: int, setting: Mapping[str, Any]) -> Any:
         shape = (num, self.dimension)
         if split != "train":
             return tf.zeros(shape)
         return layers.per_particle(setting["noise"], 2) * random.normal(shape, seed)
 
-    def loss(self, params, data, setting):
+    def loss(self, params: Sequence[Tensor], data: Any, setting: Mapping[str, Any]) -> Tensor:
         x = params[0] - setting["optimum"] - data
         for i in range(2):
             axis = setting["reflections"][:, i]
@@ -93,6 +95,6 @@ class Quadratic(base.Task):
         return 0.5 * tf.reduce_sum(setting["spectrum"] * tf.square(x), axis=1)
 
 
-def _unit(x):
+def _unit(x: Tensor) -> Tensor:
     """`[num, n]` with norm 1."""
     return x * tf.math.rsqrt(tf.reduce_sum(tf.square(x), axis=1, keepdims=True))

@@ -2,14 +2,18 @@
 
 import dataclasses
 import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import tensorflow as tf
 
+from lopt_keras.types import Tensor
 from lopt_keras.validation import check_integer
 from meta import datasets, random
 from meta.tasks import base
 from meta.tasks.networks import layers
+
+_NO_LAYERS: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,16 +35,22 @@ class TableTask(base.Task):
         TypeError, ValueError: naming the argument, its value and what is expected.
     """
 
-    hidden_units: ClassVar[tuple[int, ...]] = ()
-    activation: ClassVar[str] = "linear"
-    regression_loss: ClassVar[str] = "squared"
+    # Not annotated, these are no fields: models that have a choice make fields of them.
+    hidden_units = _NO_LAYERS
+    activation = "linear"
+    regression_loss = "squared"
+
+    # Of the fields of an instance.
+    _splits: ClassVar[dict[str, Any]]
+    _num_classes: ClassVar[int | None]
+    _weight_shapes: ClassVar[list[tuple[int, ...]]]
 
     dataset: Any = "breast_cancer"
     batch_size: int = 32
     init_scale: float = 1.0
     data_dir: str | None = base.elsewhere()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_integer("batch_size", self.batch_size, low=1)
         for units in self.hidden_units:
             check_integer("hidden_units", units, low=1)
@@ -56,7 +66,7 @@ class TableTask(base.Task):
         object.__setattr__(self, "_weight_shapes", list(itertools.pairwise(sizes)))
         object.__setattr__(self, "_num_classes", num_classes)
 
-    def prepare(self):
+    def prepare(self) -> tuple[int, int | None]:
         """Makes the data ready: the number of columns, and of classes (None for regression)."""
         dataset = self.dataset
         if isinstance(dataset, str):
@@ -68,15 +78,15 @@ class TableTask(base.Task):
         object.__setattr__(self, "_splits", splits)
         return splits["train"][0].shape[1], dataset.num_classes
 
-    def init(self, seed, num, setting):
+    def init(self, seed: Tensor, num: int, setting: Mapping[str, Any]) -> list[Tensor]:
         return layers.init_weights(seed, num, self._weight_shapes, setting["init_scale"])
 
-    def batch(self, split, seed, num, setting):
+    def batch(self, split: str, seed: Tensor, num: int, setting: Mapping[str, Any]) -> Any:
         inputs, targets = self._splits[split]
         indices = random.integers((num, self.batch_size), seed, len(targets))
         return tf.gather(inputs, indices), tf.gather(targets, indices)
 
-    def outputs(self, params, inputs):
+    def outputs(self, params: Sequence[Tensor], inputs: Tensor) -> Tensor:
         """Logits, or predictions: `[P, B, num_classes or 1]`.
 
         Args:
@@ -85,7 +95,7 @@ class TableTask(base.Task):
         """
         return layers.mlp(inputs, params, layers.activation(self.activation))
 
-    def loss(self, params, data, setting):
+    def loss(self, params: Sequence[Tensor], data: Any, setting: Mapping[str, Any]) -> Tensor:
         inputs, targets = data
         outputs = self.outputs(params, inputs)
         if self._num_classes is None:

@@ -1,8 +1,10 @@
 """Classification and regression of tables with a multilayer perceptron."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
+from lopt_keras.types import Tensor
 from meta import random
 from meta.tasks import ranges
 from meta.tasks.families import noise
@@ -51,7 +53,7 @@ class TableMLP(TableTask):
     input_noise: float = 0.0
     target_noise: float = 0.0
 
-    def batch(self, split, seed, num, setting):
+    def batch(self, split: str, seed: Tensor, num: int, setting: Mapping[str, Any]) -> Any:
         inputs, targets = super().batch(split, seed, num, setting)
         if split != "train":
             return inputs, targets

@@ -1,10 +1,12 @@
 """Small causal transformers: language models of characters."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
+from lopt_keras.types import Tensor
 from lopt_keras.validation import check_integer
 from meta import random
 from meta.tasks import ranges
@@ -58,7 +60,7 @@ class Transformer(LanguageModel):
     num_heads: int = 2
     activation: str = "gelu"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_integer("num_blocks", self.num_blocks, low=1)
         check_integer("width", self.width, low=1)
         check_integer("num_heads", self.num_heads, low=1)
@@ -69,7 +71,7 @@ class Transformer(LanguageModel):
         layers.activation(self.activation)
         super().__post_init__()
 
-    def init(self, seed, num, setting):
+    def init(self, seed: Tensor, num: int, setting: Mapping[str, Any]) -> list[Tensor]:
         """List: embedding, positions, what `_init_block` gives of each block, the end."""
         scale, width = setting["init_scale"], self.width
         tables = layers.init_weights(
@@ -85,10 +87,10 @@ class Transformer(LanguageModel):
         end = layers.init_weights(random.fold_in(seed, 1), num, end, scale)
         return [*params, *self._init_norm(num), *end]
 
-    def _init_norm(self, num):
+    def _init_norm(self, num: int) -> list[Tensor]:
         return [tf.ones((num, self.width)), tf.zeros((num, self.width))]
 
-    def _init_block(self, seed, num, scale):
+    def _init_block(self, seed: Tensor, num: int, scale: Tensor) -> list[Tensor]:
         """Normalisation, attention, normalisation, dense layers: a list of 12."""
         shapes = [(self.width, _WIDENING * self.width), (_WIDENING * self.width, self.width)]
         return [
@@ -98,7 +100,7 @@ class Transformer(LanguageModel):
             *layers.init_weights(random.fold_in(seed, 1), num, shapes, scale),
         ]
 
-    def logits(self, params, characters):
+    def logits(self, params: Sequence[Tensor], characters: Tensor) -> Tensor:
         embedding, positions, *blocks, scale, bias, last, last_bias = params
         x = layers.embed(characters, embedding) + positions[:, None]
         length = len(blocks) // self.num_blocks
@@ -106,7 +108,7 @@ class Transformer(LanguageModel):
             x = self._block(x, blocks[block * length : (block + 1) * length])
         return layers.dense(layers.layer_norm(x, scale, bias), last, last_bias)
 
-    def _block(self, x, params):
+    def _block(self, x: Tensor, params: Sequence[Tensor]) -> Tensor:
         normalized = layers.layer_norm(x, *params[:2])
         x = x + attention.self_attention(normalized, params[2:6], self.num_heads, causal=True)
         normalized = layers.layer_norm(x, *params[6:8])

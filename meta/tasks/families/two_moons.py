@@ -3,10 +3,12 @@
 import dataclasses
 import itertools
 import math
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
+from lopt_keras.types import Tensor
 from lopt_keras.validation import check_integer
 from meta import random
 from meta.tasks import base, ranges
@@ -50,6 +52,9 @@ class TwoMoons(base.Task):
     }
     large: ClassVar = {"hidden_units": ranges.Layers(2, 3, ranges.Size(64, 128))}
 
+    # Of the fields of an instance.
+    _weight_shapes: ClassVar[list[tuple[int, ...]]]
+
     hidden_units: tuple[int, ...] = (16, 16)
     activation: str = "tanh"
     batch_size: int = 64
@@ -57,7 +62,7 @@ class TwoMoons(base.Task):
     noise: float = 0.1
     rotation: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for units in self.hidden_units:
             check_integer("hidden_units", units, low=1)
         check_integer("batch_size", self.batch_size, low=1)
@@ -66,19 +71,21 @@ class TwoMoons(base.Task):
         shapes = list(itertools.pairwise([2, *self.hidden_units, 2]))
         object.__setattr__(self, "_weight_shapes", shapes)
 
-    def init(self, seed, num, setting):
+    def init(self, seed: Tensor, num: int, setting: Mapping[str, Any]) -> list[Tensor]:
         return layers.init_weights(seed, num, self._weight_shapes, setting["init_scale"])
 
-    def batch(self, split, seed, num, setting):
+    def batch(self, split: str, seed: Tensor, num: int, setting: Mapping[str, Any]) -> Any:
         return draw_points(seed, (num, self.batch_size), setting["noise"], setting["rotation"])
 
-    def loss(self, params, data, setting):
+    def loss(self, params: Sequence[Tensor], data: Any, setting: Mapping[str, Any]) -> Tensor:
         points, labels = data
         logits = layers.mlp(points, params, layers.activation(self.activation))
         return layers.cross_entropy(labels, logits)
 
 
-def draw_points(seed, shape, noise_stddev, rotation):
+def draw_points(
+    seed: Tensor, shape: Sequence[int], noise_stddev: Tensor, rotation: Tensor
+) -> tuple[Tensor, Tensor]:
     """Points of two moons.
 
     Args:

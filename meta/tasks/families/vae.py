@@ -1,10 +1,12 @@
 """Variational autoencoders of images."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import tensorflow as tf
 
+from lopt_keras.types import Tensor
 from meta import random
 from meta.tasks import ranges
 from meta.tasks.families.autoencoder import MLPAutoencoder
@@ -44,13 +46,13 @@ class VAE(MLPAutoencoder):
 
     code_statistics: ClassVar = 2
 
-    def batch(self, split, seed, num, setting):
+    def batch(self, split: str, seed: Tensor, num: int, setting: Mapping[str, Any]) -> Any:
         """Images and targets, and the standard normal noise of the codes."""
         shape = (num, self.batch_size, self.bottleneck)
         noise = random.normal(shape, random.fold_in(seed, 1))
         return *super().batch(split, seed, num, setting), noise
 
-    def loss(self, params, data, setting):
+    def loss(self, params: Sequence[Tensor], data: Any, setting: Mapping[str, Any]) -> Tensor:
         images, targets, noise = data
         mean, log_variance = tf.split(self.encode(params, images), 2, axis=-1)
         code = mean + tf.exp(0.5 * log_variance) * noise
@@ -59,7 +61,7 @@ class VAE(MLPAutoencoder):
         return misfit + setting["beta"] * divergence(mean, log_variance) / pixels
 
 
-def divergence(mean, log_variance):
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     """Of Gaussians from the standard normal, mean over examples: `[P]`.
 
     `0.5 sum(mean^2 + variance - 1 - log(variance))` over the code, as in Kingma and

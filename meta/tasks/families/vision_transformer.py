@@ -1,8 +1,10 @@
 """Image classification with a vision transformer."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
+from lopt_keras.types import Tensor
 from lopt_keras.validation import check_integer
 from meta import random
 from meta.tasks import ranges
@@ -40,11 +42,11 @@ class VisionTransformer(PatchNetwork):
 
     num_heads: int = 2
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_integer("num_heads", self.num_heads, low=1)
         super().__post_init__()
 
-    def block_shapes(self, num_patches):
+    def block_shapes(self, num_patches: int) -> list[tuple[int, ...]]:
         width, hidden = self.width, _EXPANSION * self.width
         if width % self.num_heads:
             raise ValueError(
@@ -53,18 +55,18 @@ class VisionTransformer(PatchNetwork):
         attention = [(width,), (width, 3 * width), (width, width)]
         return [*attention, (width,), (width, hidden), (hidden, width)]
 
-    def block(self, x, params):
+    def block(self, x: Tensor, params: Sequence[Tensor]) -> Tensor:
         attended, perceived = params[:6], params[6:]
         x += self_attention(layers.layer_norm(x, *attended[:2]), attended[2:], self.num_heads)
         normal = layers.layer_norm(x, *perceived[:2])
         return x + layers.mlp(normal, perceived[2:], layers.activation(self.activation))
 
-    def init(self, seed, num, setting):
+    def init(self, seed: Tensor, num: int, setting: Mapping[str, Any]) -> list[Tensor]:
         shape = (num, self.num_patches(self._image_shape), self.width)
         positions = _POSITION_SCALE * random.normal(shape, random.fold_in(seed, 1))
         positions *= layers.per_particle(setting["init_scale"], 3)
         return [*super().init(random.fold_in(seed, 0), num, setting), positions]
 
-    def logits(self, params, images):
+    def logits(self, params: Sequence[Tensor], images: Tensor) -> Tensor:
         *params, positions = params
         return self.classified(params, self.embedded(params, images) + positions[:, None])

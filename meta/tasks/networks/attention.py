@@ -1,15 +1,20 @@
 """Self-attention with weights of its own for every particle."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
+from lopt_keras.types import Tensor
 from meta.tasks.networks import layers
 
 _NEVER = -1e9
 """The logit of a position that may not be looked at."""
 
 
-def self_attention(x, weights, num_heads, causal=False):
+def self_attention(
+    x: Tensor, weights: Sequence[Tensor], num_heads: int, causal: bool = False
+) -> Tensor:
     """Multi-head self-attention: each position looks at all, or at those up to itself.
 
     The softmax of `q k' / sqrt(width / num_heads)` weighs the values v, for each head;
@@ -48,7 +53,9 @@ def self_attention(x, weights, num_heads, causal=False):
     return layers.dense(joined, out_weights, out_bias)
 
 
-def init_self_attention(seed, num, width, scale=None):
+def init_self_attention(
+    seed: Tensor, num: int, width: int, scale: Tensor | None = None
+) -> list[Tensor]:
     """The weights of `self_attention`, as Keras's `MultiHeadAttention` of one head starts.
 
     Args:

@@ -3,41 +3,46 @@
 Shapes: P particles, B examples of a batch.
 """
 
+from collections.abc import Callable, Sequence
+
 import keras
 import numpy as np
 import tensorflow as tf
 
+from lopt_keras.types import Tensor
 from meta import random
 
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "gelu", "elu", "silu")
 """Names of Keras activations that tasks draw from."""
 
 
-def activation(name):
+def activation(name: str) -> Callable[[Tensor], Tensor]:
     """The Keras activation of that name."""
     return keras.activations.get(name)
 
 
-def per_particle(values, rank):
+def per_particle(values: Tensor, rank: int) -> Tensor:
     """`[P]` as `[P, 1, ...]`, to scale tensors of `rank` dimensions."""
     return tf.reshape(values, (-1, *(1,) * (rank - 1)))
 
 
-def transpose(x, permutation):
+def transpose(x: Tensor, permutation: Sequence[int]) -> Tensor:
     """`tf.transpose`, whose second gradient compiles in a loop.
 
     That of TensorFlow inverts the permutation in the graph, where XLA wants a constant.
     """
 
     @tf.custom_gradient
-    def apply(x):
+    def apply(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         inverse = [int(axis) for axis in np.argsort(permutation)]
         return tf.transpose(x, permutation), lambda dy: transpose(dy, inverse)
 
     return apply(x)
 
 
-def init_weights(seed, num, shapes, scale=None):
+def init_weights(
+    seed: Tensor, num: int, shapes: Sequence[Sequence[int]], scale: Tensor | None = None
+) -> list[Tensor]:
     """Weights and a bias for each of several layers, as Keras's `Dense` and `Conv2D` start.
 
     Args:
@@ -63,14 +68,14 @@ def init_weights(seed, num, shapes, scale=None):
     return params
 
 
-def glorot_uniform(seed, num, shape):
+def glorot_uniform(seed: Tensor, num: int, shape: Sequence[int]) -> Tensor:
     """`[num, *shape]`, as Keras's `GlorotUniform` for one of them."""
     *window, inputs, outputs = shape
     limit = np.sqrt(6.0 / (np.prod(window) * (inputs + outputs)))
     return random.uniform((num, *shape), seed, -limit, limit)
 
 
-def dense(x, weights, bias=None):
+def dense(x: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:
     """`[P, ..., inputs]` -> `[P, ..., outputs]`."""
     flat = tf.reshape(x, (x.shape[0], -1, x.shape[-1]))
     y = tf.matmul(flat, weights)
@@ -79,7 +84,7 @@ def dense(x, weights, bias=None):
     return tf.reshape(y, (*x.shape[:-1], weights.shape[-1]))
 
 
-def embed(indices, table):
+def embed(indices: Tensor, table: Tensor) -> Tensor:
     """The row of a table for each index: `[P, ...]` int32, `[P, rows, units]` -> `[P, ..., units]`.
 
     As a product with one-hot vectors, whose gradient is a product too.
@@ -87,14 +92,14 @@ def embed(indices, table):
     return dense(tf.one_hot(indices, table.shape[1]), table)
 
 
-def mlp(x, params, nonlinearity):
+def mlp(x: Tensor, params: Sequence[Tensor], nonlinearity: Callable[[Tensor], Tensor]) -> Tensor:
     """Dense layers with a nonlinearity between them; params as `init_weights` gives them."""
     for layer, (weights, bias) in enumerate(zip(params[::2], params[1::2], strict=True)):
         x = dense(nonlinearity(x) if layer else x, weights, bias)
     return x
 
 
-def layer_norm(x, scale, bias):
+def layer_norm(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     """Layer normalisation over the last axis of `[P, ..., units]`; scale and bias `[P, units]`."""
     mean = tf.reduce_mean(x, axis=-1, keepdims=True)
     variance = tf.reduce_mean(tf.square(x - mean), axis=-1, keepdims=True)
@@ -103,17 +108,17 @@ def layer_norm(x, scale, bias):
     return x * tf.reshape(scale, shape) + tf.reshape(bias, shape)
 
 
-def cross_entropy(labels, logits):
+def cross_entropy(labels: Tensor, logits: Tensor) -> Tensor:
     """Mean over all but the particle axis: `[P]`, labels `[P, ...]`, logits `[P, ..., classes]`."""
     losses = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
     return tf.reduce_mean(losses, axis=range(1, losses.shape.rank))
 
 
-def _log_cosh(x):
+def _log_cosh(x: Tensor) -> Tensor:
     return tf.abs(x) + tf.nn.softplus(-2.0 * tf.abs(x)) - np.log(2.0).astype("float32")
 
 
-def _smooth_absolute(x):
+def _smooth_absolute(x: Tensor) -> Tensor:
     return tf.sqrt(tf.square(x) + 1.0) - 1.0
 
 
@@ -125,7 +130,7 @@ REGRESSION_LOSSES = {
 """Losses of an error: `e^2`, `log cosh e` and `sqrt(1 + e^2) - 1`, which grows like |e|."""
 
 
-def regression_loss(name, targets, predictions):
+def regression_loss(name: str, targets: Tensor, predictions: Tensor) -> Tensor:
     """Mean of one of `REGRESSION_LOSSES` over all but the particle axis.
 
     Args:

@@ -13,9 +13,9 @@ import numpy as np
 from lopt_keras import rules
 from lopt_keras.types import Array
 from meta import random
+from meta.inner.training import InnerTraining
 from meta.tasks.sampling import distribution
 from meta.tasks.scoring.measured import Measured
-from meta.training.inner_training import InnerTraining
 
 NUM_STEPS = 100
 LEARNING_RATES = tuple(float(f"{rate:.3g}") for rate in 10.0 ** np.arange(-4.0, 0.5, 0.5))

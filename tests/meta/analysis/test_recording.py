@@ -39,7 +39,7 @@ def test_a_recording_is_the_training(mixed):
 
 def test_states_are_kept_every_so_often_and_controls_of_rules_that_have_them():
     rule = rules.DirectionMixture(hidden_size=4, hidden_layers=1)
-    found = record(rule, keep_states=5, told=True, num_problems=1)
+    found = record(rule, keep_states=5, signals_known=True, num_problems=1)
     assert found.kept_steps.tolist() == [4, 9]
     assert found.states.shared["average_weight"].shape == (2, 1)
     # Untrained, all is as its docstring says.

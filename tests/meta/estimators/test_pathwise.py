@@ -8,7 +8,7 @@ from problems import Quadratic, small_mlp
 from lopt_keras import rules
 from meta import estimators, random
 from meta.estimators import base
-from meta.training import unroll
+from meta.inner import unroll
 
 SEED = random.seed(5)
 LENGTH = 8

@@ -5,7 +5,7 @@ from problems import Quadratic, small_mlp
 from lopt_keras import rules
 from meta import random
 from meta.evaluation import candidates, comparison
-from meta.training.inner_training import InnerTraining
+from meta.inner.training import InnerTraining
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from meta.evaluation import metrics
-from meta.training.inner_training import Curves
+from meta.inner.training import Curves
 
 STEPS = 1000
 

@@ -7,8 +7,8 @@ from lopt_keras import LearnedOptimizer, rules
 from meta import random
 from meta.evaluation.keras_training import KerasTraining
 from meta.evaluation.side_by_side import SideBySide
+from meta.inner.training import InnerTraining
 from meta.tasks.sampling.augmentation import Augmented
-from meta.training.inner_training import InnerTraining
 
 SEED = random.seed(3)
 STEPS = 12

@@ -7,9 +7,9 @@ from problems import Quadratic, small_mlp
 
 from lopt_keras import rules
 from meta import random, tasks
+from meta.inner import unroll
 from meta.tasks.sampling.augmentation import REPARAMETERISATIONS, Augmented
 from meta.tasks.scoring.normalized import Normalized
-from meta.training import unroll
 
 SEED = random.seed(11)
 NUM = 3

@@ -6,7 +6,7 @@ from problems import Quadratic, small_mlp
 
 from lopt_keras import LearnedOptimizer, rules
 from meta import estimators, random
-from meta.training import unroll
+from meta.inner import unroll
 
 RULE = rules.FactoredMLP(hidden_size=4, step_mult=0.05, exp_mult=0.1)
 SEED = random.seed(1)

@@ -10,9 +10,9 @@ from lopt_keras import fusion
 from lopt_keras.rules.base import UpdateRule
 from lopt_keras.types import Tensor, Theta
 from meta import random
+from meta.inner import unroll
 from meta.tasks.base import Task
 from meta.tasks.wrapper import Chosen
-from meta.training import unroll
 
 
 class Curves(NamedTuple):

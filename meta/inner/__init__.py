@@ -1,0 +1,1 @@
+"""The inner loop: an update rule trains on a task."""

@@ -1,0 +1,42 @@
+"""The flag `--smoke` of the benchmarks: all of the program, at its smallest sizes."""
+
+import os
+from typing import Any
+
+from absl import flags
+
+
+def define(**sizes: Any) -> None:
+    """Defines the flag `--smoke`, which sets other flags to small values.
+
+    A benchmark then runs from end to end in seconds, to see that it still works. What it finds
+    means nothing; XLA compiles without optimisation. Flags that the command line gives keep their
+    values.
+
+    Args:
+        **sizes: from the name of a flag of the program to its small value. None of them, if the
+            program takes seconds as it is.
+    """
+    flags.DEFINE_flag(_Smoke(sizes))
+
+
+class _Smoke(flags.BooleanFlag):
+    """Sets the defaults of other flags when it is parsed: only what was not given follows them."""
+
+    def __init__(self, sizes: dict[str, Any]) -> None:
+        small = ", ".join(f"--{name}={_text(value)}" for name, value in sizes.items())
+        super().__init__("smoke", False, f"Runs in seconds, to see that it works. {small}".strip())
+        self._sizes = sizes
+
+    def parse(self, argument: Any) -> None:
+        super().parse(argument)
+        if self.value:
+            # XLA reads it when it first compiles. Most of a short run would be LLVM's work.
+            given = os.environ.get("XLA_FLAGS", "")
+            os.environ["XLA_FLAGS"] = f"{given} --xla_backend_optimization_level=0".strip()
+            for name, value in self._sizes.items():
+                flags.FLAGS.set_default(name, value)
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
