@@ -7,12 +7,13 @@ parameters, batches of 32. All optimizers take their steps in the same way, each
 one XLA program, as in a `fit` with `jit_compile=True`, and on one seed see the same
 batches. Seeds are run in turns, so that another load on the machine meets all of them.
 
-- On the clock are the steps, and for a rule that hears validation losses those too, a
-  batch of 32 every 10 steps as in meta-training. Tracing and compilation, in the first
-  step, are a figure of their own. Evaluations are off the clock.
+- On the clock are the steps, and with `--observe_validation` for a rule that makes use of
+  validation losses those too, a batch of 32 every 10 steps as in meta-training. Tracing and
+  compilation, in the first step, are a figure of their own. Evaluations are off the clock.
 - The validation loss is that of the whole validation split after every 20th step. It is
   smoothed: the mean over the last 5 evaluations, fewer at the start. The best validation
   loss is the lowest smoothed one. What is not finite, or above 10, counts as 10.
+- An optimizer that keeps averages of the weights is evaluated with these.
 - A learned optimizer runs for, and is told, each of the `--horizons`.
 - Hand-designed ones run for `--steps`, at the learning rate of the lowest best validation
   loss on seeds of their own, out of a grid of half-decades. Those with cosine decay to
@@ -21,10 +22,16 @@ batches. Seeds are run in turns, so that another load on the machine meets all o
 - The target is the best validation loss of the tuned Adam on the same seed; Adam's own
   time to it is until it gets there first.
 
+`--relative` changes the problem, and nothing of the learned optimizers: filters twice as
+wide, one more layer, or the patches of other photographs.
+
 Keras's Muon orthogonalises matrices only, of this network the output layer; the filters
-of convolutions and the biases get AdamW. `FilterMuon` orthogonalises filters too.
+of convolutions and the biases get AdamW. `FilterMuon` orthogonalises filters too. SOAP and
+Muon at Adam's size are rules of this project, and take filters as matrices.
 """
 
+import contextlib
+import dataclasses
 import functools
 import json
 import os
@@ -36,7 +43,7 @@ import numpy as np
 import tensorflow as tf
 from absl import app, flags, logging
 
-from lopt_keras import LearnedOptimizer, pretrained, saved_model
+from lopt_keras import LearnedOptimizer, pretrained, rules, saved_model
 from meta import datasets, provenance, random, smoke, tasks
 from meta.evaluation import metrics
 
@@ -55,12 +62,18 @@ _RATES = flags.DEFINE_integer("rates", 9, "Learning rates, half-decades.", lower
 _TUNING_SEEDS = flags.DEFINE_integer("tuning_seeds", 2, "Runs of each rate.", lower_bound=1)
 _SEEDS = flags.DEFINE_integer("seeds", 5, "Fresh seeds; 0: tuning only.", lower_bound=0)
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/headline", "For the picture and the figures.")
+_RELATIVE = flags.DEFINE_enum(
+    "relative", "none", ["none", "wide", "deep", "photographs"], "The problem, or a relative of it."
+)
+_BASELINES = flags.DEFINE_list("baselines", None, "Some of the hand-designed ones. Default: all.")
+_OBSERVE = flags.DEFINE_bool("observe_validation", False, "Learned optimizers hear of it.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
 smoke.define(horizons=["20"], steps=20, rates=1, tuning_seeds=1, seeds=1)
 
 _FIRST_TUNING_SEED = 1000
 _EVALUATE_EVERY, _SMOOTHED = 20, 5
 _HEAR_EVERY = 10
+_PHOTOGRAPHS = 12
 _TARGET = "Adam"
 
 
@@ -82,17 +95,33 @@ def _as_matrix(x):
     return keras.ops.reshape(x, (-1, x.shape[-1]))
 
 
+def of_rule(make_rule):
+    """A hand-designed rule as a Keras optimizer."""
+
+    def make(learning_rate):
+        rule = make_rule(learning_rate=1.0)
+        return LearnedOptimizer(weights=rule.init_theta(0), rule=rule, learning_rate=learning_rate)
+
+    return make
+
+
 OPTIMIZERS = {
     "SGD": (functools.partial(keras.optimizers.SGD, momentum=0.9), 1e-2),
     "RMSprop": (keras.optimizers.RMSprop, 1e-3),
     "Adam": (keras.optimizers.Adam, 1e-3),
     "AdamW": (keras.optimizers.AdamW, 1e-3),
     "Muon": (keras.optimizers.Muon, 1e-3),
+    "AdamW, averaged": (
+        functools.partial(keras.optimizers.AdamW, use_ema=True, ema_momentum=0.98),
+        1e-2,
+    ),
     "FilterMuon": (FilterMuon, 1e-3),
+    "SOAP": (of_rule(rules.SOAP), 1e-3),
+    "Muon at Adam's size": (of_rule(rules.AdamSizedMuon), 1e-3),
 }
 """The hand-designed optimizers, and the middle of the learning rates of each."""
 
-_DECAYED = ("AdamW", "FilterMuon")
+_DECAYED = ("AdamW", "FilterMuon", "Muon at Adam's size")
 _LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -112,16 +141,14 @@ class Problem:
         variables: of the model.
     """
 
-    def __init__(self, data_dir):
+    def __init__(self, data_dir, relative="none"):
         dataset = datasets.load("patches", data_dir)
-        self._task = tasks.get("patches_convnet", dataset=dataset)
+        self._task = _related(tasks.get("patches_convnet", dataset=dataset), relative)
         config = self._task.get_config()
         self._batch_size = config["batch_size"]
         self._model = build_model(config, dataset.train.images.shape[1:], dataset.num_classes)
         self.variables = self._model.trainable_variables
-        self._splits = {
-            name: [tf.constant(array) for array in dataset.split(name)] for name in datasets.SPLITS
-        }
+        self._splits = {name: _rows(dataset.split(name), relative) for name in datasets.SPLITS}
         self._whole = tf.function(self._loss, autograph=False)
 
     def begin(self, seed):
@@ -150,6 +177,23 @@ class Problem:
         return _LOSS(labels, self._model(images, training=True))
 
 
+def _related(task, relative):
+    """The task, twice as wide, or with one more layer before the last."""
+    if relative == "wide":
+        return dataclasses.replace(task, filters=tuple(2 * n for n in task.filters))
+    if relative == "deep":
+        changes = {"filters": (*task.filters, task.filters[-1]), "strides": (*task.strides, 1)}
+        return dataclasses.replace(task, **changes)
+    return task
+
+
+def _rows(split, relative):
+    """Images and labels of a split: of the second half of the photographs, if so related."""
+    images, labels = split
+    kept = labels >= (_PHOTOGRAPHS // 2 if relative == "photographs" else 0)
+    return [tf.constant(images[kept]), tf.constant(labels[kept])]
+
+
 class Training:
     """An optimizer and its compiled step on a problem, for any number of runs.
 
@@ -160,7 +204,8 @@ class Training:
     def __init__(self, problem, optimizer):
         self._problem, self._optimizer = problem, optimizer
         self._learned = isinstance(optimizer, LearnedOptimizer)
-        self._hears = self._learned and "validation_loss" in optimizer.rule.signals
+        makes_use = self._learned and "validation_loss" in optimizer.rule.signals
+        self._hears = makes_use and _OBSERVE.value
         optimizer.build(problem.variables)
         self._initial = [variable.numpy() for variable in optimizer.variables]
         self._step = tf.function(self._take_step, jit_compile=True, autograph=False)
@@ -188,10 +233,20 @@ class Training:
         for first in range(0, steps, _EVALUATE_EVERY):
             last = min(first + _EVALUATE_EVERY, steps)
             seconds += self._timed(first, last, batches, held_out)
-            losses = [self._problem.evaluate(split) for split in splits]
+            with self.averaged():
+                losses = [self._problem.evaluate(split) for split in splits]
             for name, value in zip(measured, (last, seconds, *losses), strict=True):
                 measured[name].append(value)
         return measured
+
+    @contextlib.contextmanager
+    def averaged(self):
+        """With the averages of the weights, if the optimizer keeps them."""
+        last = [variable.numpy() for variable in self._problem.variables]
+        self._optimizer.finalize_variable_values(self._problem.variables)
+        yield
+        for variable, value in zip(self._problem.variables, last, strict=True):
+            variable.assign(value)
 
     def _timed(self, first, last, batches, held_out):
         start = time.perf_counter()
@@ -313,7 +368,8 @@ def compete(problem, candidates):
         for name, (training, steps) in candidates.items():
             run = training.run(seed, steps, ("validation", "test"))
             run = {measure: np.round(values, 5).tolist() for measure, values in run.items()}
-            runs[name].append({**run, "final_train": problem.evaluate("train")})
+            with training.averaged():
+                runs[name].append({**run, "final_train": problem.evaluate("train")})
         print(f"Seed {seed} is done.", flush=True)
     return runs
 
@@ -374,7 +430,7 @@ def plot(runs, num_learned, file):
         if i < num_learned:
             style = {"lw": 2.4, "color": plt.cm.magma(0.75 * i / num_learned)}
         else:
-            color = f"C{list(OPTIMIZERS).index(name.split(',')[0])}"
+            color = f"C{list(OPTIMIZERS).index(name.split(', cosine')[0])}"
             style = {"lw": 1.0, "color": color, "ls": "--" if "cosine" in name else "-"}
         losses = np.array([smooth(training["validation"]) for training in trainings])
         for axis, unit in zip(axes, ("seconds", "steps"), strict=True):
@@ -418,8 +474,15 @@ def show(summary):
 
 def start_baselines(problem, horizons):
     """The tuned `Baseline`s."""
-    baselines = [Baseline(name, _STEPS.value) for name in OPTIMIZERS]
-    for name in _DECAYED:
+    chosen = OPTIMIZERS if _BASELINES.value is None else _BASELINES.value
+    unknown = set(chosen) - set(OPTIMIZERS)
+    if unknown or _TARGET not in chosen:
+        raise app.UsageError(
+            f"`--baselines` must be some of {list(OPTIMIZERS)}, {_TARGET} among them. "
+            f"Received: {_BASELINES.value}"
+        )
+    baselines = [Baseline(name, _STEPS.value) for name in chosen]
+    for name in filter(chosen.__contains__, _DECAYED):
         for steps in sorted({*horizons, _STEPS.value}):
             baselines.append(Baseline(name, steps, decayed=True))
     for baseline in baselines:
@@ -437,7 +500,7 @@ def main(argv):
         rule = next(iter(learned.values())).rule
         learned["untrained"] = LearnedOptimizer(weights=rule.init_theta(0), rule=rule)
     os.makedirs(_OUT_DIR.value, exist_ok=True)
-    problem = Problem(_DATA_DIR.value)
+    problem = Problem(_DATA_DIR.value, _RELATIVE.value)
     baselines = start_baselines(problem, horizons)
     if not _SEEDS.value:
         return
