@@ -37,6 +37,7 @@ elif keras.backend.backend() == "jax":
 _TRAINED_DTYPES = ("float16", "bfloat16", "float32", "float64")
 # Of a learning rate, below which it is more likely meant for another optimizer.
 _SMALL = 0.1
+_Schedule = keras.optimizers.schedules.LearningRateSchedule
 
 
 @keras.saving.register_keras_serializable("lopt_keras")
@@ -178,6 +179,7 @@ class LearnedOptimizer(keras_private.Optimizer):
             for name in rule.signals
             if name != "total_steps"
         }
+        self._checked_rate = learning_rate
         _warn_of_small_learning_rate(learning_rate, self._calls.dtype)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -273,6 +275,7 @@ class LearnedOptimizer(keras_private.Optimizer):
         for variable in variables:
             _check_variable(variable)
         super().build(variables)
+        self._check_rate_again()
         state = self._initial_state(variables)
         if self.use_ema:
             # Keras has zeros, which a user would get who stops before the first step, or swaps.
@@ -285,6 +288,17 @@ class LearnedOptimizer(keras_private.Optimizer):
             for variable, tensor in zip(variables, state.tensors, strict=True)
         ]
         self._state = base.State(tensors, self._add_state("shared", state.shared, _are_tiles))
+
+    def _check_rate_again(self) -> None:
+        """Warns of a learning rate that was assigned before the first step."""
+        rate = self._learning_rate
+        if isinstance(rate, keras.Variable):
+            with _outside_of_graphs():
+                rate = float(ops.convert_to_numpy(rate))
+            if rate == np.float32(self._checked_rate):
+                return
+        if rate is not self._checked_rate:
+            _warn_of_small_learning_rate(rate, self._calls.dtype)
 
     def _overwrite_averages(self) -> None:
         for variable, average in zip(self._all_variables, self._averages, strict=True):
@@ -737,7 +751,7 @@ def _num_replicas() -> int:
 
 
 def _warn_of_small_learning_rate(learning_rate: Any, step_dtype: Tensor) -> None:
-    if isinstance(learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+    if isinstance(learning_rate, _Schedule):
         # With or without warm-up, the rate is near its highest value at one of these steps.
         steps = [0, *(2**i for i in range(20))]
         with _outside_of_graphs():

@@ -23,6 +23,11 @@ class ValidationBatches:
     """
 
     def __init__(self, data: Any, batch_size: int) -> None:
+        if hasattr(data, "shape") or isinstance(data, dict):
+            raise ValueError(
+                "`data` must be what `fit` takes as validation_data: arrays come in a tuple, "
+                f"`(x, y)`. Received: {type(data).__name__} on its own"
+            )
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         try:
             self._adapter = keras_private.data_adapter(x, y, sample_weight, batch_size)

@@ -166,13 +166,24 @@ def test_a_learning_rate_as_for_adam_is_warned_of(learning_rate):
         make_optimizer(learning_rate=learning_rate)
 
 
+@pytest.mark.parametrize("assigned", [1e-3, keras.optimizers.schedules.CosineDecay(1e-3, 10)])
+def test_a_learning_rate_is_looked_at_again_before_the_first_step(assigned):
+    optimizer = make_optimizer()
+    optimizer.learning_rate = assigned
+    with pytest.warns(UserWarning, match="multiplies the steps .* 1.0, the default"):
+        optimizer.build([keras.Variable([1.0])])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        optimizer.build([keras.Variable([1.0])])
+
+
 @pytest.mark.parametrize("learning_rate", [0.0, 0.3, 1.0, lambda: 1e-3, "cosine"])
 def test_other_learning_rates_are_not_warned_of(learning_rate):
     if learning_rate == "cosine":
         learning_rate = keras.optimizers.schedules.CosineDecay(1.0, 10)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        make_optimizer(learning_rate=learning_rate)
+        make_optimizer(learning_rate=learning_rate).build([keras.Variable([1.0])])
 
 
 @pytest.mark.parametrize("run", [lambda f: f, tf.function], ids=["eager", "graph"])

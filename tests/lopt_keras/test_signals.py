@@ -405,6 +405,7 @@ def test_batches_are_counted_not_executions(steps_per_execution, monkeypatch):
 def test_callbacks_check_what_they_are_given():
     for make, error, text in [
         (lambda: callbacks.ValidationLoss(data=3), ValueError, "`data`.*3"),
+        (lambda: callbacks.ValidationLoss(data=X), ValueError, "`data`.*tuple.*ndarray"),
         (lambda: callbacks.ValidationLoss(data=(X, Y[:3])), ValueError, "(?s)`data`.*64.*3"),
         (lambda: callbacks.ValidationLoss(data=(X[:0], Y[:0])), ValueError, "`data`.*none"),
         (lambda: callbacks.ValidationLoss(every=0), ValueError, "`every`.*0"),
