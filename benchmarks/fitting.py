@@ -54,7 +54,7 @@ def train(optimizer, workload, epochs, seed, callbacks=()):
         validation_data=workload.validation,
         batch_size=workload.batch_size,
         epochs=epochs,
-        callbacks=[clock, *callbacks, *averaging],
+        callbacks=[clock, *averaging, *callbacks],
         verbose=0,
     ).history
     seconds = time.perf_counter() - start

@@ -32,6 +32,9 @@ _SEEDS = flags.DEFINE_integer("seeds", 3, "Trainings of each optimizer.", lower_
 _EPOCHS = flags.DEFINE_integer(
     "epochs", None, "Epochs of each training. Default: the model's own.", lower_bound=1
 )
+_STATISTICS = flags.DEFINE_bool(
+    "batch_statistics", False, "For all optimizers, new statistics of batch normalisation."
+)
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/keras_models", "For the picture and the figures.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
 
@@ -67,6 +70,13 @@ def adamw(rate, steps):
 _MAKERS = {"": adam, "AdamW, cosine, ": adamw}
 
 
+def statistics(workload):
+    """The callbacks that all optimizers get: list."""
+    if not _STATISTICS.value:
+        return []
+    return [callbacks.BatchStatistics(workload.train, workload.batch_size)]
+
+
 class BaselineRuns:
     """The trainings by hand-designed optimizers, kept in a file.
 
@@ -83,10 +93,11 @@ class BaselineRuns:
     def train(self, kind, name, workload, epochs, rate, seed):
         """As `fitting.train`, if the file lacks it; `kind` is one of `_MAKERS`."""
         key = f"{kind}{name}, {epochs} epochs, {rate:g}, seed {seed}, keras {keras.__version__}"
+        key += ", batch statistics" if _STATISTICS.value else ""
         if key not in self._runs:
             steps = epochs * -(-fitting.num_examples(workload) // workload.batch_size)
             optimizer = _MAKERS[kind](rate, steps)
-            self._runs[key] = fitting.train(optimizer, workload, epochs, seed)
+            self._runs[key] = fitting.train(optimizer, workload, epochs, seed, statistics(workload))
             provenance.write_json(self._file, self._runs)
         return self._runs[key]
 
@@ -118,7 +129,8 @@ def compete(name, baselines, bar):
         for label, told in ((_LEARNED, []), (_TOLD, [callbacks.Horizon, callbacks.ValidationLoss])):
             bar.set_description(f"{name}, {label}")
             optimizer = LearnedOptimizer(weights=_WEIGHTS.value)
-            own = fitting.train(optimizer, workload, epochs, seed, [make() for make in told])
+            told = [*(make() for make in told), *statistics(workload)]
+            own = fitting.train(optimizer, workload, epochs, seed, told)
             runs[label].append(own)
             bar.update()
     return runs, rates

@@ -1,4 +1,4 @@
-"""What a Keras `fit` has to tell the optimizer: the horizon and the validation loss."""
+"""Callbacks of `fit`: what it has to tell the optimizer, and what averages of weights need."""
 
 import contextlib
 import math
@@ -8,6 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from lopt_keras import batch_statistics
 from lopt_keras.learned_optimizer import LearnedOptimizer
 from lopt_keras.types import Tensor
 from lopt_keras.validation import check_integer
@@ -127,6 +128,44 @@ class ValidationLoss(_OptimizerCallback):
     def _tell(self, loss: Any) -> None:
         for optimizer in self._optimizers:
             optimizer.observe(validation_loss=loss)
+
+
+class BatchStatistics(keras.callbacks.Callback):
+    """Computes the statistics of batch normalisation anew, before each validation and at the end.
+
+    For models with `keras.layers.BatchNormalization`, and with any optimizer. The moving means
+    and variances that these layers keep are of earlier weights, and an average of the weights
+    has others. In a training of a few hundred steps this can spoil the validation loss.
+
+    >>> model.fit(x, y, validation_data=held_out, callbacks=[BatchStatistics((x, y))])
+
+    Put it behind `keras.callbacks.SwapEMAWeights`, which is to swap first.
+
+    Args:
+        data: the training data, as `fit` takes validation data: arrays in a tuple, `(x,)` or
+            `(x, y)`, or batches, as a `tf.data.Dataset`.
+        batch_size: rows of a batch, if `data` are arrays. That of the training fits best.
+            Defaults to 32, as in `fit`.
+        num_batches: to compute the statistics from, at most. Defaults to 100.
+
+    Raises:
+        TypeError, ValueError: naming the argument, its value and what is expected.
+    """
+
+    def __init__(self, data: Any, batch_size: int = 32, num_batches: int = 100) -> None:
+        super().__init__()
+        self._statistics = batch_statistics.BatchStatistics(data, batch_size, num_batches)
+
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+        self._refresh()
+
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        # The optimizer has put its averages in place of the weights before.
+        self._refresh()
+
+    def _refresh(self) -> None:
+        _synchronise(self.model)
+        self._statistics.refresh(self.model)
 
 
 def _num_steps(optimizer: Any) -> int:

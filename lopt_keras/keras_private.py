@@ -118,3 +118,9 @@ def data_adapter(x: Any, y: Any, sample_weight: Any, batch_size: int) -> Any:
     Public are only the loops that use it.
     """
     return data_adapters.get_data_adapter(x, y, sample_weight=sample_weight, batch_size=batch_size)
+
+
+def flatten_layers(model: Any) -> list[Any]:
+    """All layers of a model, those inside of other layers among them."""
+    # `layers` has those of the first level only. Since 3.0.
+    return list(model._flatten_layers())

@@ -18,6 +18,9 @@ class ValidationBatches:
             `DataLoader` or a generator, of such batches.
         batch_size: rows of arrays in a batch; other data have batches of their own.
 
+    Attributes:
+        num_batches: of the data, or None where that is not known.
+
     Raises:
         TypeError, ValueError: if Keras would not take the data.
     """
@@ -37,6 +40,7 @@ class ValidationBatches:
             ) from error
         if self._adapter.num_batches == 0:
             raise ValueError("`data` must hold at least one batch. Received none.")
+        self.num_batches = self._adapter.num_batches
         # Keras's adapter would repeat the first batches of a generator that has ended.
         self._begins_again = not isinstance(x, types.GeneratorType)
         self._iterator: Any = None
