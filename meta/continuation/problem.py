@@ -1,5 +1,6 @@
 """A noisy linear inverse problem in units of its noise, in the singular basis of its kernel."""
 
+import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,13 +41,24 @@ class Basis(NamedTuple):
         """
         kernel = _checked_kernel(kernel)
         whiten = _whitening(noise, len(kernel))
-        u, s, vt = np.linalg.svd(whiten @ kernel, full_matrices=False)
-        seen = s > _INVISIBLE
-        u, s, vt = u[:, seen], s[seen], vt[seen]
-        # Of the two signs of a pair of singular vectors always the same, so that networks may
-        # read coefficients.
-        sign = np.where(vt @ np.linspace(1.0, 2.0, vt.shape[1]) < 0.0, -1.0, 1.0)
-        return cls(s, sign * vt.T, sign[:, None] * (u.T @ whiten), whiten)
+        return _decompose(kernel.tobytes(), whiten.tobytes(), len(kernel))
+
+
+# Spectra come one by one, and mostly with the kernel of the one before.
+@functools.lru_cache(maxsize=8)
+def _decompose(kernel: bytes, whiten: bytes, rows: int) -> Basis:
+    """The `Basis` from the bytes of K and of `L^-1`, float64, both of so many rows."""
+    k, w = (np.frombuffer(x).reshape(rows, -1) for x in (kernel, whiten))
+    u, s, vt = np.linalg.svd(w @ k, full_matrices=False)
+    seen = s > _INVISIBLE
+    u, s, vt = u[:, seen], s[seen], vt[seen]
+    # Of the two signs of a pair of singular vectors always the same, so that networks may
+    # read coefficients.
+    sign = np.where(vt @ np.linspace(1.0, 2.0, vt.shape[1]) < 0.0, -1.0, 1.0)
+    basis = Basis(s, sign * vt.T, sign[:, None] * (u.T @ w), w)
+    for array in basis:
+        array.flags.writeable = False
+    return basis
 
 
 class Problem(NamedTuple):
