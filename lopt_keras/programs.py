@@ -50,6 +50,11 @@ class Programs:
         return program(*args)
 
 
+def any_compiled() -> bool:
+    """Whether this process has compiled a program of an optimizer."""
+    return bool(_kept)
+
+
 def _shared_program(function: Callable[..., Any], rule: UpdateRule, args: Any) -> Any:
     specs = keras.tree.map_structure(_spec, args)
     key = (function, _hashable(rule), keras.config.floatx(), repr(specs))

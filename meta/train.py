@@ -15,7 +15,7 @@ from typing import Any
 from absl import app, flags
 
 from export import command
-from lopt_keras import rules
+from lopt_keras import compilation_cache, rules
 from meta import estimators, json_flag, provenance, tasks
 from meta.evaluation import comparison
 from meta.tasks.base import Task
@@ -196,13 +196,8 @@ def _parse_flags(argv: list[str]) -> list[str]:
     """
     rest = app.parse_flags_with_usage(argv)
     if _COMPILATION_CACHE.value is not None:
-        _keep_compiled_programs(_COMPILATION_CACHE.value)
+        compilation_cache.point_to(_COMPILATION_CACHE.value)
     return rest
-
-
-def _keep_compiled_programs(directory: str) -> None:
-    given = os.environ.get("TF_XLA_FLAGS", "")
-    os.environ["TF_XLA_FLAGS"] = f"{given} --tf_xla_persistent_cache_directory={directory}".strip()
 
 
 def _config() -> MetaTrainingConfig:
