@@ -1,6 +1,6 @@
 """Means and variances of batch normalisation, computed anew for the weights of a model."""
 
-import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -10,7 +10,9 @@ from lopt_keras import keras_private
 from lopt_keras.validation import check_integer
 from lopt_keras.validation_batches import ValidationBatches
 
-if keras.backend.backend() == "torch":
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+elif keras.backend.backend() == "torch":
     import torch
 
 
@@ -43,6 +45,7 @@ class BatchStatistics:
         check_integer("num_batches", num_batches, low=1)
         self._batches = ValidationBatches(data, batch_size)
         self._num_batches = num_batches
+        self._model: Any = None
 
     def refresh(self, model: Any) -> None:
         """Sets the moving means and variances to the means over batches. Nothing else changes."""
@@ -55,13 +58,15 @@ class BatchStatistics:
         # Of dropout, for one, the state of the random numbers.
         others = [v for v in model.non_trainable_variables if id(v) not in moving]
         values = [ops.convert_to_numpy(v) for v in others]
+        if self._model is not model:
+            self._model, self._forward = model, _forward_pass(model, layers)
         momenta = [layer.momentum for layer in layers]
         self._batches.start(0)
         try:
             for k in range(min(self._num_batches, self._batches.num_batches or self._num_batches)):
-                for layer in layers:
-                    layer.momentum = k / (k + 1)
-                _forward(model, self._batches.next())
+                batch = self._batches.next()
+                if batch is not None:
+                    self._forward(_tensors(batch[0]), ops.convert_to_tensor(k / (k + 1), "float32"))
         finally:
             for layer, momentum in zip(layers, momenta, strict=True):
                 layer.momentum = momentum
@@ -69,11 +74,19 @@ class BatchStatistics:
                 variable.assign(value)
 
 
-def _forward(model: Any, batch: Any) -> None:
-    """The forward pass of training, without a gradient, if there is a batch."""
-    if batch is None:
-        return
-    x = keras.tree.map_structure(ops.convert_to_tensor, batch[0])
-    torch_backend = keras.backend.backend() == "torch"
-    with torch.no_grad() if torch_backend else contextlib.nullcontext():
+def _forward_pass(model: Any, layers: list[Any]) -> Callable[[Any, Any], None]:
+    """The forward pass of training, of a batch, with such a momentum of the layers."""
+
+    def forward(x: Any, momentum: Any) -> None:
+        for layer in layers:
+            layer.momentum = momentum
         model(x, training=True)
+
+    if keras.backend.backend() == "tensorflow":
+        # The momentum is an argument, as it changes from batch to batch.
+        return tf.function(forward, autograph=False, reduce_retracing=True)
+    return torch.no_grad()(forward) if keras.backend.backend() == "torch" else forward
+
+
+def _tensors(x: Any) -> Any:
+    return keras.tree.map_structure(ops.convert_to_tensor, x)
