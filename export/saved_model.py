@@ -2,6 +2,7 @@
 
 import glob
 import json
+import operator
 import os
 import platform
 import shutil
@@ -14,16 +15,11 @@ import numpy as np
 import tensorflow as tf
 
 import lopt_keras
-from export import backend, locks
+from export import backend, locks, signatures
 from lopt_keras import rules, saved_model
-from lopt_keras.rules.base import State, UpdateRule
-from lopt_keras.signals import Signals
-from lopt_keras.types import Arrays, Tensor, Tensors, Theta
+from lopt_keras.rules.base import UpdateRule
+from lopt_keras.types import Arrays, Shape
 
-RANKS = range(6)
-"""The ranks of tensors for which an export has signatures."""
-
-_STATE, _SHARED = "state_", "shared_"
 _TEMPORARY, _REPLACED = ".tmp-", ".replaced"
 
 
@@ -33,11 +29,12 @@ def save(
     theta: Mapping[str, Any],
     metadata: dict[str, Any] | None = None,
     overwrite: bool = False,
+    shapes: Sequence[Shape] | None = None,
 ) -> None:
     """Writes a SavedModel directory that `LearnedOptimizer(weights=path)` reads.
 
     Its variables are theta. Its signatures run the rule without any Python of
-    ours, on one tensor of rank r and any shape, for each r in `RANKS`:
+    ours, on one tensor of rank r and any shape, for each r in `signatures.RANKS`:
 
     - `init_state_rank_r(parameter)` gives `state_*`, before the first step;
     - `update_rank_r(parameter, gradient, state_*, step)` gives the new
@@ -49,9 +46,16 @@ def save(
       for all tensors of a step.
     - A rule that uses losses or the horizon takes `train_loss`, `validation_loss` and
       `total_steps`. They are float32 scalars, NaN if they are not known.
-    - A rule that mixes or fuses tensors has no signatures: it cannot step with one tensor.
+    - A rule that mixes or fuses tensors has none of these: it cannot step with one tensor.
     - A rule whose update depends on the order of the axes has signatures for ranks up to 2,
       unless it takes all tensors as matrices.
+
+    With `shapes`, two signatures more take all tensors of one model, for any rule:
+
+    - `init_state(parameter_0, parameter_1, ...)` gives the state: `state_I_*` of tensor I,
+      `shared_*`, and for a rule that averages `average_0`, `average_1`, ...;
+    - `update(parameter_I, gradient_I, the state, step)` gives the new `parameter_I` and state.
+      The averages are the weights to evaluate and keep. Signals are as above.
 
     The asset `theta.npz` holds theta as plain arrays, which is what
     `LearnedOptimizer` reads. The asset `metadata.json` holds the given metadata and:
@@ -65,11 +69,14 @@ def save(
         theta: dict from name to array.
         metadata: dict that JSON can hold: where the weights come from.
         overwrite: whether an existing export is replaced.
+        shapes: of the trainable variables of a model, in their order.
 
     Raises:
         FileExistsError: if `path` exists and is not to be overwritten, or is no export.
-        TypeError, ValueError: if theta does not fit the rule, or the metadata is no JSON.
+        TypeError, ValueError: if theta does not fit the rule, the metadata is no JSON, or a shape
+            is none.
     """
+    shapes = None if shapes is None else _checked_shapes(shapes)
     path = os.path.abspath(os.fspath(path))
     theta = rule.check_theta(theta)
     metadata = {
@@ -83,19 +90,19 @@ def save(
     _clear_remains(path)
     _check_destination(path, overwrite)
     try:
-        _write_whole(path, rule, theta, metadata)
+        _write_whole(path, rule, theta, metadata, shapes)
     except (tf.errors.OpError, OSError) as error:
         raise OSError(f"The export {path!r} cannot be written: {backend.reason(error)}") from error
 
 
-def _write_whole(path: str, rule: UpdateRule, theta: Arrays, metadata: dict[str, Any]) -> None:
+def _write_whole(path: str, *content: Any) -> None:
     """Writes under a temporary name, which this process holds, and renames."""
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
     temporary = tempfile.mkdtemp(prefix=name + _TEMPORARY, dir=folder)
     lock = locks.acquire(temporary)
     try:
-        _write(temporary, rule, theta, metadata)
+        _write(temporary, *content)
         # mkdtemp's directory is private; the export gets the usual permissions.
         umask = os.umask(0)
         os.umask(umask)
@@ -105,6 +112,19 @@ def _write_whole(path: str, rule: UpdateRule, theta: Arrays, metadata: dict[str,
         if lock is not None:
             os.close(lock)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _checked_shapes(shapes: Any) -> list[Shape]:
+    try:
+        checked: list[Shape] = [tuple(operator.index(size) for size in shape) for shape in shapes]
+    except TypeError:
+        checked = []
+    if not checked or any(size < 1 for shape in checked for size in shape):
+        raise ValueError(
+            "`shapes` must be a list of shapes, lists of positive integers, one for each tensor. "
+            f"Received: {shapes!r:.200}"
+        )
+    return checked
 
 
 def _clear_remains(path: str) -> None:
@@ -174,12 +194,18 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _write(directory: str, rule: UpdateRule, theta: Arrays, metadata: dict[str, Any]) -> None:
+def _write(
+    directory: str,
+    rule: UpdateRule,
+    theta: Arrays,
+    metadata: dict[str, Any],
+    shapes: Sequence[Shape] | None,
+) -> None:
     module = tf.Module()
     module.theta = {name: tf.Variable(value, name=name) for name, value in theta.items()}
-    signatures: dict[str, Any] = {}
-    for rank in _exported_ranks(rule):
-        signatures |= _signatures(rule, module.theta, rank)
+    found = signatures.of_ranks(rule, module.theta)
+    if shapes is not None:
+        found |= signatures.of_model(rule, module.theta, shapes)
     with tempfile.TemporaryDirectory() as scratch:
         # Saved as assets, so that the SavedModel itself knows of the files.
         file, arrays = (
@@ -189,7 +215,7 @@ def _write(directory: str, rule: UpdateRule, theta: Arrays, metadata: dict[str, 
         _write_json(file, metadata)
         np.savez(arrays, **theta)  # type: ignore[arg-type]
         module.assets = [tf.saved_model.Asset(name) for name in (file, arrays)]
-        tf.saved_model.save(module, directory, signatures=signatures)
+        tf.saved_model.save(module, directory, signatures=found)
     metadata["files"] = saved_model.file_digests(directory)
     metadata["sha256"] = saved_model.metadata_digest(metadata)
     _write_json(os.path.join(directory, saved_model.METADATA_FILE), metadata)
@@ -199,113 +225,3 @@ def _write_json(file: str, content: dict[str, Any]) -> None:
     with open(file, "w", encoding="utf-8") as f:
         json.dump(content, f, indent=1, sort_keys=True)
         f.write("\n")
-
-
-def _exported_ranks(rule: UpdateRule) -> Sequence[int]:
-    if rule.mixes_tensors or rule.fuses_tensors:
-        return ()
-    if not rule.state_follows_axes:
-        return range(2)
-    return RANKS if rule.permutes_with_axes or rule.flattens else range(3)
-
-
-def _signatures(rule: UpdateRule, theta: Theta, exported_rank: int) -> dict[str, Any]:
-    """The two concrete functions for tensors of one rank."""
-    tensor = tf.TensorSpec([None] * exported_rank, tf.float32)
-    rank = min(exported_rank, 2) if rule.flattens else exported_rank
-    sorted_shapes, shared_shapes = _state_shapes(rule, theta, rank)
-    # Which axes of a state are of size 1 depends on sizes not known here.
-    specs = {
-        _STATE + name: tf.TensorSpec([*shape[: len(shape) - rank], *[None] * rank], tf.float32)
-        for name, shape in sorted_shapes.items()
-    }
-    specs |= {_SHARED + k: tf.TensorSpec(shape, tf.float32) for k, shape in shared_shapes.items()}
-    specs |= {name: tf.TensorSpec([], tf.float32) for name in rule.signals}
-
-    def named(state: State, inverse: Tensor) -> Tensors:
-        (tensor_state,), shared = state
-        return {
-            **{_STATE + name: _permute(x[0], inverse) for name, x in tensor_state.items()},
-            **{_SHARED + name: x[0] for name, x in shared.items()},
-        }
-
-    @tf.function(autograph=False)
-    def init_state(parameter: Tensor) -> Tensors:
-        parameter = _as_rank(parameter, rank)
-        order, inverse = _orders(parameter)
-        return named(rule.init_state(_single(theta), [_permute(parameter, order)[None]]), inverse)
-
-    @tf.function(autograph=False)
-    def update(parameter: Tensor, gradient: Tensor, step: Tensor, **others: Any) -> Tensors:
-        shape = tf.shape(parameter)
-        parameter, gradient = _as_rank(parameter, rank), _as_rank(gradient, rank)
-        order, inverse = _orders(parameter)
-        tensor_state = {
-            name: tf.ensure_shape(_permute(others[_STATE + name], order), sizes)[None]
-            for name, sizes in sorted_shapes.items()
-        }
-        shared = {name: others[_SHARED + name][None] for name in shared_shapes}
-        (change,), state = rule.update(
-            _single(theta),
-            State([tensor_state], shared),
-            [_permute(gradient, order)[None]],
-            [_permute(parameter, order)[None]],
-            Signals.silent(step[None], **{name: others[name][None] for name in rule.signals}),
-        )
-        parameter = tf.reshape(parameter + _permute(change[0], inverse), shape)
-        return {"parameter": parameter, **named(state, inverse)}
-
-    return {
-        f"init_state_rank_{exported_rank}": init_state.get_concrete_function(parameter=tensor),
-        f"update_rank_{exported_rank}": update.get_concrete_function(
-            parameter=tensor, gradient=tensor, step=tf.TensorSpec([], tf.int32), **specs
-        ),
-    }
-
-
-def _as_rank(x: Tensor, rank: int) -> Tensor:
-    """A tensor of that rank: where it is less, a matrix of all axes but the last by the last."""
-    if x.shape.rank == rank:
-        return x
-    return tf.reshape(x, [-1, tf.shape(x)[-1]])
-
-
-def _single(theta: Theta) -> Tensors:
-    """Theta as one particle."""
-    return {name: value[None] for name, value in theta.items()}
-
-
-def _state_shapes(
-    rule: UpdateRule, theta: Theta, rank: int
-) -> tuple[dict[str, list[int | None]], dict[str, Any]]:
-    """The static shapes of the states of a tensor with sorted dimensions of open size.
-
-    Returns:
-        A dict for the tensor's own state, and one for the shared state.
-    """
-    sizes = range(2, rank + 2)
-    (example,), shared = rule.init_state(_single(theta), [tf.zeros([1, *sizes])])
-    tensor = {
-        name: [
-            size if i < len(value.shape) - 1 - rank or size == 1 else None
-            for i, size in enumerate(value.shape[1:])
-        ]
-        for name, value in example.items()
-    }
-    return tensor, {name: value.shape[1:] for name, value in shared.items()}
-
-
-def _orders(parameter: Tensor) -> tuple[Tensor, Tensor]:
-    """The permutation that sorts the dimensions by size, and its inverse.
-
-    A rule chooses axes by size when it is traced, and the sizes of a signature are
-    not known then. It is therefore given tensors with sorted dimensions.
-    """
-    order = tf.argsort(tf.shape(parameter), stable=True)
-    return order, tf.argsort(order)
-
-
-def _permute(x: Tensor, order: Tensor) -> Tensor:
-    """`x [*features, *shape]` with the dimensions of `shape` permuted."""
-    leading = x.shape.rank - order.shape[0]
-    return tf.transpose(x, tf.concat([tf.range(leading), order + leading], axis=0))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+import tensorflow as tf
 from absl import app
 
 from export import backend, command
@@ -66,6 +67,13 @@ def test_a_wrong_flag_is_one_line_and_nothing_else(module, tmp_path):
     assert not others
     assert result.stdout == ""
     assert not (tmp_path / "x").exists()
+
+
+def test_weights_are_exported_for_a_model(tmp_path):
+    shapes = ["--weights=default", "--shapes=[[3, 2], [2]]"]
+    result = run(["-m", "export.export", *shapes, f"--out={tmp_path / 'x'}"])
+    assert result.returncode == 0, result.stderr
+    assert set(tf.saved_model.load(str(tmp_path / "x")).signatures) == {"init_state", "update"}
 
 
 def test_a_missing_package_is_named_with_what_installs_it(without_skimage):

@@ -119,6 +119,52 @@ def test_signatures_of_a_rule_that_flattens_filters(tmp_path):
         np.testing.assert_allclose(parameter, variable.numpy(), rtol=1e-5, atol=1e-6)
 
 
+MODEL = [(4, 6), (6,), (), (3, 3, 2, 4)]
+
+
+@pytest.mark.parametrize("weights", ["default", "mixing", "plain"])
+def test_signatures_of_a_model_do_what_the_optimizer_does(tmp_path, weights):
+    if weights != "default":
+        rule = {"mixing": rules.Hierarchical(hidden_size=4, lstm_size=4), "plain": RULE}[weights]
+        export.save(tmp_path / "weights", rule, rule.init_theta(3))
+        weights = tmp_path / "weights"
+    export.export_weights(weights, tmp_path / "x", MODEL)
+    signatures = tf.saved_model.load(str(tmp_path / "x")).signatures
+    optimizer = LearnedOptimizer(weights=weights, jit_compile=False, total_steps=10)
+    signals = {name: tf.constant(np.nan) for name in optimizer.rule.signals}
+    signals |= {"total_steps": tf.constant(10.0)} if "total_steps" in signals else {}
+    rng = np.random.RandomState(0)
+    variables = [keras.Variable(random(rng, shape)) for shape in MODEL]
+    optimizer.build(variables)
+    parameters = {f"parameter_{i}": tf.constant(v.numpy()) for i, v in enumerate(variables)}
+    state = signatures["init_state"](**parameters)
+    for step in range(3):
+        gradients = [tf.constant(random(rng, shape)) for shape in MODEL]
+        optimizer.apply(gradients, variables)
+        given = {f"gradient_{i}": g for i, g in enumerate(gradients)}
+        outputs = signatures["update"](
+            step=tf.constant(step), **parameters, **given, **state, **signals
+        )
+        parameters = {name: outputs[name] for name in parameters}
+        state = {name: outputs[name] for name in state}
+        for parameter, variable in zip(parameters.values(), variables, strict=True):
+            np.testing.assert_allclose(parameter, variable.numpy(), rtol=1e-4, atol=1e-5)
+    averages = [state[f"average_{i}"] for i in range(4) if optimizer.rule.averages]
+    optimizer.finalize_variable_values(variables)
+    for average, variable in zip(averages, variables, strict=False):
+        np.testing.assert_allclose(average, variable.numpy(), rtol=1e-4, atol=1e-5)
+    assert bool(averages) == (weights == "default")
+    metadata = saved_model.read_metadata(tmp_path / "x")
+    assert metadata["weights_sha256"] != metadata["sha256"]
+
+
+@pytest.mark.parametrize("shapes", [3, [], [[0]], [[2.5]], [["a"]], [[-1, 3]], ["ab"]])
+def test_shapes_that_are_none_are_refused(tmp_path, shapes):
+    with pytest.raises(ValueError, match="`shapes` must be a list of shapes"):
+        export.save(tmp_path / "x", RULE, RULE.init_theta(2), shapes=shapes)
+    assert not os.listdir(tmp_path)
+
+
 def test_a_rule_that_mixes_tensors_has_no_signatures_but_can_be_read(tmp_path):
     rule = rules.Hierarchical(hidden_size=2, lstm_size=2)
     export.save(tmp_path / "x", rule, rule.init_theta())
@@ -135,7 +181,7 @@ def saved_model_cli(*arguments):
 
 def test_saved_model_cli_shows_the_names(path):
     shown = saved_model_cli("show", "--dir", str(path), "--all")
-    for rank in writer.RANKS:
+    for rank in export.signatures.RANKS:
         assert f"init_state_rank_{rank}" in shown
         assert f"update_rank_{rank}" in shown
     for name in ("parameter", "gradient", "step", "state_m", "state_rms", "state_row", "state_v"):
