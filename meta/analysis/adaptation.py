@@ -10,6 +10,7 @@ class Adaptation(NamedTuple):
 
     Attributes:
         gradients: `[N]`, positive and growing.
+        states: `[N, size]`, where they lead.
         updates: `[N]`, the step in the end, without that of the gradient zero.
         rates: `[N]`: minus the step over the gradient.
         exponent: slope of `log |step|` against `log gradient`: 1 for a step in proportion to
@@ -18,6 +19,7 @@ class Adaptation(NamedTuple):
     """
 
     gradients: np.ndarray
+    states: np.ndarray
     updates: np.ndarray
     rates: np.ndarray
     exponent: float
@@ -38,7 +40,7 @@ def measure(dynamics, gradients, num_steps=2000):
     gradients = np.asarray(gradients, "float64")
     if len(gradients) < 2 or not (gradients[0] > 0 and (np.diff(gradients) > 0).all()):
         raise ValueError(f"`gradients` must be positive and growing. Received: {gradients}")
-    updates, silent = _settled(dynamics, gradients, num_steps)
+    states, updates, silent = _settled(dynamics, gradients, num_steps)
     updates = updates - silent
     if not np.isfinite(updates).all():
         raise ValueError(f"A step of {dynamics.subject.name} is not finite.")
@@ -47,6 +49,7 @@ def measure(dynamics, gradients, num_steps=2000):
     exponents = np.diff(logs) / np.diff(np.log(gradients))
     return Adaptation(
         gradients=gradients,
+        states=states,
         updates=updates,
         rates=-updates / gradients,
         exponent=sensitivity(gradients, np.abs(updates)),
@@ -65,11 +68,11 @@ def sensitivity(values, sizes):
 
 
 def _settled(dynamics, gradients, num_steps):
-    """The steps in the end `[N]` for all gradients side by side, and for zero."""
+    """States `[N, size]` and steps `[N]` in the end of all gradients, and the step for zero."""
     driven = np.concatenate([gradients, [0.0]])
     states = np.repeat(dynamics.start()[None], len(driven), axis=0)
     updates = None
     for _ in range(num_steps):
         states, updates = dynamics(states, driven)
     updates = updates.astype("float64")
-    return updates[:-1], updates[-1]
+    return states[:-1], updates[:-1], updates[-1]

@@ -22,6 +22,8 @@ from meta.analysis.study import ADAM
 _STARTS = 8
 _GRID = np.array([0.0, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0])
 _MODES = 4
+_SHOWN = 0.005
+_STEADY = (0.1, 1.0, 10.0)
 _SWEEP_STEPS = 60
 _SMOOTHED = 10
 
@@ -85,32 +87,27 @@ def fixed_point(study):
         grid = size * np.concatenate([-_GRID[:0:-1], _GRID])
         found = fixed_points.along(quiet, starts, grid)
         label = f"{subject.name}, {kind}"
-        for gradient, points in zip(grid, found, strict=True):
-            fraction = points.counts.sum() / points.num_starts
-            rows.append([label, gradient / size, len(points.states), fraction, points.slowest])
+        counts = sorted({len(points.states) for points in found})
+        fractions = [points.counts.sum() / points.num_starts for points in found]
+        slowest = max(points.slowest for points in found)
+        rows.append([label, len(grid), _span(counts), min(fractions), slowest])
         steps = [
             quiet(points.states[:1], g)[1][0] if len(points.states) else np.nan
             for g, points in zip(grid, found, strict=True)
         ]
         curves.append(Curve(label, grid / size, np.asarray(steps)))
-        counts = sorted({len(points.states) for points in found})
-        findings.append(_rest(label, counts, found))
+        findings.append(_rest(label, counts, fractions))
         data[label] = {"counts": [len(p.states) for p in found], "steps": steps, "gradients": grid}
     panel = Panel(
         "step at the fixed point", "constant gradient / typical size", "step", curves, log_x=0.01
     )
-    heads = [
-        "rule, tensor",
-        "gradient / typical",
-        "fixed points",
-        "fraction of starts",
-        "lowest speed",
-    ]
+    heads = ["rule, tensor", "gradients tried", "fixed points for each"]
+    heads += ["fraction of starts that end there, at least", "speed there, at most"]
     return Section("Does its state come to rest?", findings, [Table(heads, rows)], [panel], data)
 
 
-def _rest(label, counts, found):
-    reached = np.mean([points.counts.sum() / points.num_starts for points in found])
+def _rest(label, counts, fractions):
+    reached = np.mean(fractions)
     if counts == [1]:
         return f"{label}: one fixed point for every constant gradient, as the paper finds."
     if not reached:
@@ -130,15 +127,20 @@ def momentum(study):
         label = f"{subject.name}, {kind}"
         first = np.argsort(-np.abs(found.total_rates), kind="stable")[:_MODES]
         fraction = np.real(found.total_rates) / found.rate
-        parts = "; ".join(f"{found.momenta[i]:.4g} ({100 * fraction[i]:.0f} %)" for i in first)
+        parts = "; ".join(
+            f"{found.momenta[i]:.4g} ({100 * fraction[i]:.0f} %)"
+            for i in first
+            if abs(fraction[i]) >= _SHOWN
+        )
         relative = found.rate * size
         rows.append([label, found.momentum, found.rate, relative, parts, found.error])
         scale = np.abs(found.impulse).max()
         impulses.append(Curve(label, np.arange(40), -found.impulse[:40] / scale))
-        modes.append(Curve(label, found.spectrum.real, found.spectrum.imag, marks="."))
+        modes.append(Curve(label, found.spectrum.real, found.spectrum.imag, marks="o"))
         findings.append(
             f"{label}: near step {at} the step is like a momentum of {found.momentum:.3g} at a "
-            f"learning rate of {_short(found.rate)}; the slow modes are {parts}."
+            f"learning rate of {_short(found.rate)}; its modes, with their parts of the "
+            f"rate, are {parts}."
         )
         data[label] = {
             "momentum": found.momentum,
@@ -206,7 +208,8 @@ def schedules(study):
             horizon = study.num_steps if told else 0
             found = schedule.drift(dynamics.at(noise=size, total_steps=horizon), study.num_steps)
             label = f"{subject.name}, {kind}" + (", told" if told else "")
-            curves.append(Curve(label, found.steps + 1, found.rates * size, dashed=told))
+            own = f"{subject.name}, {kind}"
+            curves.append(Curve(own, found.steps + 1, found.rates * size, dashed=told))
             rows.append([label, *_shape(found)])
             findings.append(_schedule_sentence(label, found))
             data[label] = {
@@ -214,7 +217,8 @@ def schedules(study):
                 "rates": found.rates[:: max(1, study.num_steps // 50)] * size,
                 **dict(zip(("shape", "time", "error", "fall"), _shape(found)[1:], strict=True)),
             }
-    panels = [Panel("rate x typical gradient", "step", "step size", curves, log_x=True, log_y=True)]
+    title = "rate x typical gradient (dashed: told)"
+    panels = [Panel(title, "step", "step size", curves, log_x=True, log_y=True)]
     controlled, controls = _controls(study)
     panels += controlled
     data["controls"] = controls
@@ -262,7 +266,9 @@ def _controls(study):
                 chosen = directions.of_kind(recording, kind)
                 values = recording.controls[name][:, :, chosen].mean(axis=(1, 2))
                 label = kind + (", told" if is_told else "")
-                curves.append(Curve(label, np.arange(1, len(values) + 1), values, dashed=is_told))
+                own = f"{study.subject.name}, {kind}"
+                steps = np.arange(1, len(values) + 1)
+                curves.append(Curve(own, steps, _smooth(values), dashed=is_told))
                 picked = [0, len(values) // 10, len(values) // 2, len(values) - 1]
                 data.setdefault(name, {})[label] = values[picked]
         panels.append(Panel(f"controller: {name}", "step", name, curves, log_x=True))
@@ -271,7 +277,7 @@ def _controls(study):
 
 def adapt(study):
     """What it makes of the size of gradients, and of other tasks."""
-    rows, curves, findings, data = [], [], [], {}
+    rows, curves, panels, findings, data = [], [], [], [], {}
     for subject, kind, dynamics in _systems(study):
         size = study.gradient_size(subject, kind)
         gradients = size * np.geomspace(0.01, 100.0, 9)
@@ -280,13 +286,14 @@ def adapt(study):
         near, far = found.exponents[0], found.exponents[-1]
         rows.append([label, found.exponent, near, far])
         curves.append(Curve(label, gradients / size, np.abs(found.updates)))
+        panels.append(_steady(dynamics, found, size, label))
         findings.append(
             f"{label}: the step grows with the gradient's size to the power "
             f"{_short(found.exponent)} (1 is in proportion, 0 is not at all)."
         )
         data[label] = {"exponent": found.exponent, "exponents": found.exponents}
     panel = Panel(
-        "step in the end of constant gradients",
+        "|step| in the end of constant gradients",
         "gradient / typical size",
         "|step|",
         curves,
@@ -294,9 +301,19 @@ def adapt(study):
         log_y=True,
     )
     heads = ["rule, tensor", "power", "for small gradients", "for large ones"]
-    return Section(
-        "Does it adapt to the size of gradients?", findings, [Table(heads, rows)], [panel], data
-    )
+    title = "Does it adapt to the size of gradients?"
+    return Section(title, findings, [Table(heads, rows)], [panel, *panels], data)
+
+
+def _steady(dynamics, found, size, label):
+    """The step against one gradient, from where constant gradients of three sizes have led."""
+    gradients, curves = size * np.linspace(-3.0, 3.0, 31), []
+    for before, state in zip(found.gradients, found.states, strict=True):
+        if np.isclose(before / size, _STEADY).any():
+            states = np.repeat(state[None], len(gradients), axis=0)
+            steps = dynamics(states, gradients)[1]
+            curves.append(Curve(f"after gradients of {before / size:.3g}", gradients / size, steps))
+    return Panel(f"{label}: one more step", "gradient / typical size", "step", curves)
 
 
 def scale(study):
@@ -315,11 +332,21 @@ def scale(study):
                 "rate_exponent": found.rate_exponent,
             }
             findings.append(
-                f"{subject.name}: relative steps grow with the {name} to the power of "
-                f"{_short(found.exponent)}, the part along the gradient, over the gradient, to "
-                f"that of {_short(found.rate_exponent)}."
+                f"{subject.name}, {name}: steps over parameters grow with it to the power "
+                f"{_short(found.exponent)}; the learning rate along the gradient to the power "
+                f"{_short(found.rate_exponent)}."
             )
-        panels.append(Panel(name, name, "step / parameter", curves, log_x=True, log_y=True))
+        panels.append(
+            Panel(
+                f"steps against the {name}",
+                name,
+                "step / parameter",
+                curves,
+                log_x=True,
+                log_y=True,
+                x_ticks=values,
+            )
+        )
     heads = ["changed", "optimizer", "lowest value", "middle", "highest", "power"]
     title = "Does it adapt to batch size, width and depth?"
     return Section(title, findings, [Table(heads, rows)], panels, data)
@@ -428,9 +455,10 @@ def states(study):
             flow = state_space.flow(quiet, found, visited)
             paths = [found.project(visited[:, i])[:, :2].T for i in range(3)]
             curves = [Curve("", *path) for path in paths]
+            curves += [Curve("", *path[:, :1], marks="o") for path in paths]
             panels.append(
                 Panel(
-                    f"{label}: trajectories, flow without gradient",
+                    f"{label}: trajectories from the circles",
                     "first component",
                     "second",
                     curves,
