@@ -323,33 +323,35 @@ def scale(study):
         curves = []
         for subject in study.subjects:
             seed = random.fold_in(study.seed, 2)
-            found = scaling.sweep(subject, values, make_task, _SWEEP_STEPS, seed)
-            rows.append([name, subject.name, *found.relative, found.exponent])
+            try:
+                found = scaling.sweep(subject, values, make_task, _SWEEP_STEPS, seed)
+            except ValueError as error:
+                findings.append(f"{subject.name}, {name}: not measured. {error}")
+                continue
+            rows.append([name, subject.name, *found.relative, found.exponent, found.rate_exponent])
             curves.append(Curve(subject.name, found.values, found.relative))
             data.setdefault(name, {})[subject.name] = {
                 "relative": found.relative,
                 "exponent": found.exponent,
                 "rate_exponent": found.rate_exponent,
             }
-            findings.append(
-                f"{subject.name}, {name}: steps over parameters grow with it to the power "
-                f"{_short(found.exponent)}; the learning rate along the gradient to the power "
-                f"{_short(found.rate_exponent)}."
-            )
-        panels.append(
-            Panel(
-                f"steps against the {name}",
-                name,
-                "step / parameter",
-                curves,
-                log_x=True,
-                log_y=True,
-                x_ticks=values,
-            )
-        )
+            findings.append(_scaling_sentence(subject.name, name, found))
+        title = f"steps against the {name}"
+        labels = title, name, "step / parameter"
+        panels.append(Panel(*labels, curves, log_x=True, log_y=True, x_ticks=values))
     heads = ["changed", "optimizer", "lowest value", "middle", "highest", "power"]
+    heads += ["power of the rate"]
     title = "Does it adapt to batch size, width and depth?"
     return Section(title, findings, [Table(heads, rows)], panels, data)
+
+
+def _scaling_sentence(subject, name, found):
+    power = _short(found.exponent)
+    grow = f"{subject}, {name}: steps over parameters grow with it to the power {power}"
+    if np.isnan(found.rate_exponent):
+        return f"{grow}; some steps go against the gradient, which leaves no learning rate."
+    rate = _short(found.rate_exponent)
+    return f"{grow}; the learning rate along the gradient to the power {rate}."
 
 
 def direction(study):
