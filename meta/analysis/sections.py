@@ -217,7 +217,9 @@ def schedules(study):
                 "rates": found.rates[:: max(1, study.num_steps // 50)] * size,
                 **dict(zip(("shape", "time", "error", "fall"), _shape(found)[1:], strict=True)),
             }
-    title = "rate x typical gradient (dashed: told)"
+    title = "rate x typical gradient"
+    if study.hears_horizon(study.subject):
+        title += " (dashed: told)"
     panels = [Panel(title, "step", "step size", curves, log_x=True, log_y=True)]
     controlled, controls = _controls(study)
     panels += controlled
