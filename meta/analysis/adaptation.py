@@ -13,6 +13,7 @@ class Adaptation(NamedTuple):
 
     Attributes:
         gradients: `[N]`, positive and growing.
+        states: `[N, size]`, where they lead.
         updates: `[N]`, the step in the end, without that of the gradient zero.
         rates: `[N]`: minus the step over the gradient.
         exponent: slope of `log |step|` against `log gradient`: 1 for a step in proportion to
@@ -21,6 +22,7 @@ class Adaptation(NamedTuple):
     """
 
     gradients: np.ndarray
+    states: np.ndarray
     updates: np.ndarray
     rates: np.ndarray
     exponent: float
@@ -41,7 +43,7 @@ def measure(dynamics: Dynamics, gradients: Array, num_steps: int = 2000) -> Adap
     gradients = np.asarray(gradients, "float64")
     if len(gradients) < 2 or not (gradients[0] > 0 and (np.diff(gradients) > 0).all()):
         raise ValueError(f"`gradients` must be positive and growing. Received: {gradients}")
-    updates, silent = _settled(dynamics, gradients, num_steps)
+    states, updates, silent = _settled(dynamics, gradients, num_steps)
     updates = updates - silent
     if not np.isfinite(updates).all():
         raise ValueError(f"A step of {dynamics.subject.name} is not finite.")
@@ -50,6 +52,7 @@ def measure(dynamics: Dynamics, gradients: Array, num_steps: int = 2000) -> Adap
     exponents = np.diff(logs) / np.diff(np.log(gradients))
     return Adaptation(
         gradients=gradients,
+        states=states,
         updates=updates,
         rates=-updates / gradients,
         exponent=sensitivity(gradients, np.abs(updates)),
@@ -67,12 +70,12 @@ def sensitivity(values: Array, sizes: Array) -> float:
     return float(np.polyfit(np.log(values), np.log(np.maximum(sizes, 1e-30)), 1)[0])
 
 
-def _settled(dynamics: Dynamics, gradients: Array, num_steps: int) -> tuple[Array, Array]:
-    """The steps in the end `[N]` for all gradients side by side, and for zero."""
+def _settled(dynamics: Dynamics, gradients: Array, num_steps: int) -> tuple[Array, Array, float]:
+    """States `[N, size]` and steps `[N]` in the end of all gradients, and the step for zero."""
     driven = np.concatenate([gradients, [0.0]])
     states = np.repeat(dynamics.start()[None], len(driven), axis=0)
     updates = np.zeros_like(driven)
     for _ in range(num_steps):
         states, updates = dynamics(states, driven)
     updates = updates.astype("float64")
-    return updates[:-1], updates[-1]
+    return states[:-1], updates[:-1], updates[-1]

@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 _WIDTH, _HEIGHT, _WIDEST = 4.6, 3.6, 3
+_FEW_TICKS = 6
 
 
 class Curve(NamedTuple):
@@ -39,6 +40,7 @@ class Panel(NamedTuple):
         log_x, log_y: whether axes are logarithmic; "symlog" with a scale where both signs occur.
         arrows: a `state_space.Flow` to draw below the curves, or None.
         equal: whether both axes have one unit.
+        x_ticks: the values of x that are written out, or None.
     """
 
     title: str
@@ -49,11 +51,12 @@ class Panel(NamedTuple):
     log_y: Any = False
     arrows: Any = None
     equal: bool = False
+    x_ticks: Any = None
 
 
 def draw(file: str, panels: Sequence[Panel], title: str = "") -> None:
-    """Draws panels side by side, in rows of three, into a PNG."""
-    columns = min(len(panels), _WIDEST)
+    """Draws panels side by side, in rows of three, or of two if there are four, into a PNG."""
+    columns = 2 if len(panels) == 4 else min(len(panels), _WIDEST)
     rows = -(-len(panels) // columns)
     size = (_WIDTH * columns + 1.4, _HEIGHT * rows)
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
@@ -84,7 +87,7 @@ def _draw_panel(
         )
     for curve in panel.curves:
         style: dict[str, Any] = (
-            {"marker": curve.marks, "ls": "", "ms": 4} if curve.marks else {"lw": 1.6}
+            {"marker": curve.marks, "ls": "", "mfc": "none"} if curve.marks else {"lw": 1.6}
         )
         if curve.dashed:
             style["ls"] = "--"
@@ -96,6 +99,10 @@ def _draw_panel(
             getattr(axis, f"set_{name}scale")("log" if scale else "linear")
         else:
             getattr(axis, f"set_{name}scale")("symlog", linthresh=scale)
+            getattr(axis, f"{name}axis").get_major_locator().set_params(numticks=_FEW_TICKS)
+    if panel.x_ticks is not None:
+        axis.set_xticks(panel.x_ticks, [f"{x:g}" for x in panel.x_ticks])
+        axis.minorticks_off()
     axis.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
     axis.title.set_fontsize(10)
     axis.grid(alpha=0.3)

@@ -13,6 +13,8 @@ from meta.analysis.subject import Subject
 from meta.tasks.base import Task
 from meta.tasks.sampling.augmentation import Augmented
 
+_MATRICES = {"matrix", "kernel"}
+
 
 class Sweep(NamedTuple):
     """Steps in short trainings of the variants of a task.
@@ -66,13 +68,15 @@ def sweep(
         seed: `[2]` int32.
 
     Raises:
-        ValueError: if a training diverges; it names the value.
+        ValueError: if a training diverges, or the task has no matrix; it names the value.
     """
     relative, rates = [], []
     for value in values:
         found = recording.record(subject, make_task(value), num_steps, seed, keep_states=num_steps)
         if found.diverged.any():
             raise ValueError(f"{subject.name} diverges at the value {value}.")
+        if not set(found.kinds) & _MATRICES:
+            raise ValueError(f"The task at the value {value} has no matrix to look at.")
         size, rate = _steps(found)
         relative.append(size)
         rates.append(rate)
@@ -91,7 +95,7 @@ def _steps(found: Recording) -> tuple[float, float]:
     for kind, update, grad, param in zip(
         found.kinds, found.updates, found.grads, found.params, strict=True
     ):
-        if kind in ("matrix", "kernel"):
+        if kind in _MATRICES:
             u, g, p = (
                 x[half:].reshape(len(x) - half, -1).astype("float64") for x in (update, grad, param)
             )

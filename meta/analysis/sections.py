@@ -27,6 +27,8 @@ from meta.analysis.subject import Subject
 _STARTS = 8
 _GRID = np.array([0.0, 0.01, 0.1, 0.3, 1.0, 3.0, 10.0])
 _MODES = 4
+_SHOWN = 0.005
+_STEADY = (0.1, 1.0, 10.0)
 _SWEEP_STEPS = 60
 _SMOOTHED = 10
 
@@ -90,32 +92,27 @@ def fixed_point(study: Study) -> Section:
         grid = size * np.concatenate([-_GRID[:0:-1], _GRID])
         found = fixed_points.along(quiet, starts, grid)
         label = f"{subject.name}, {kind}"
-        for gradient, points in zip(grid, found, strict=True):
-            fraction = points.counts.sum() / points.num_starts
-            rows.append([label, gradient / size, len(points.states), fraction, points.slowest])
+        counts = sorted({len(points.states) for points in found})
+        fractions = [points.counts.sum() / points.num_starts for points in found]
+        slowest = max(points.slowest for points in found)
+        rows.append([label, len(grid), _span(counts), min(fractions), slowest])
         steps = [
             quiet(points.states[:1], g)[1][0] if len(points.states) else np.nan
             for g, points in zip(grid, found, strict=True)
         ]
         curves.append(Curve(label, grid / size, np.asarray(steps)))
-        counts = sorted({len(points.states) for points in found})
-        findings.append(_rest(label, counts, found))
+        findings.append(_rest(label, counts, fractions))
         data[label] = {"counts": [len(p.states) for p in found], "steps": steps, "gradients": grid}
     panel = Panel(
         "step at the fixed point", "constant gradient / typical size", "step", curves, log_x=0.01
     )
-    heads = [
-        "rule, tensor",
-        "gradient / typical",
-        "fixed points",
-        "fraction of starts",
-        "lowest speed",
-    ]
+    heads = ["rule, tensor", "gradients tried", "fixed points for each"]
+    heads += ["fraction of starts that end there, at least", "speed there, at most"]
     return Section("Does its state come to rest?", findings, [Table(heads, rows)], [panel], data)
 
 
-def _rest(label: str, counts: Sequence[int], found: Sequence[fixed_points.FixedPoints]) -> str:
-    reached = np.mean([points.counts.sum() / points.num_starts for points in found])
+def _rest(label: str, counts: Sequence[int], fractions: Sequence[float]) -> str:
+    reached = np.mean(fractions)
     if counts == [1]:
         return f"{label}: one fixed point for every constant gradient, as the paper finds."
     if not reached:
@@ -135,15 +132,20 @@ def momentum(study: Study) -> Section:
         label = f"{subject.name}, {kind}"
         first = np.argsort(-np.abs(found.total_rates), kind="stable")[:_MODES]
         fraction = np.real(found.total_rates) / found.rate
-        parts = "; ".join(f"{found.momenta[i]:.4g} ({100 * fraction[i]:.0f} %)" for i in first)
+        parts = "; ".join(
+            f"{found.momenta[i]:.4g} ({100 * fraction[i]:.0f} %)"
+            for i in first
+            if abs(fraction[i]) >= _SHOWN
+        )
         relative = found.rate * size
         rows.append([label, found.momentum, found.rate, relative, parts, found.error])
         scale = np.abs(found.impulse).max()
         impulses.append(Curve(label, np.arange(40), -found.impulse[:40] / scale))
-        modes.append(Curve(label, found.spectrum.real, found.spectrum.imag, marks="."))
+        modes.append(Curve(label, found.spectrum.real, found.spectrum.imag, marks="o"))
         findings.append(
             f"{label}: near step {at} the step is like a momentum of {found.momentum:.3g} at a "
-            f"learning rate of {_short(found.rate)}; the slow modes are {parts}."
+            f"learning rate of {_short(found.rate)}; its modes, with their parts of the "
+            f"rate, are {parts}."
         )
         data[label] = {
             "momentum": found.momentum,
@@ -211,7 +213,8 @@ def schedules(study: Study) -> Section:
             horizon = study.num_steps if told else 0
             found = schedule.drift(dynamics.at(noise=size, total_steps=horizon), study.num_steps)
             label = f"{subject.name}, {kind}" + (", told" if told else "")
-            curves.append(Curve(label, found.steps + 1, found.rates * size, dashed=told))
+            own = f"{subject.name}, {kind}"
+            curves.append(Curve(own, found.steps + 1, found.rates * size, dashed=told))
             rows.append([label, *_shape(found)])
             findings.append(_schedule_sentence(label, found))
             data[label] = {
@@ -219,7 +222,10 @@ def schedules(study: Study) -> Section:
                 "rates": found.rates[:: max(1, study.num_steps // 50)] * size,
                 **dict(zip(("shape", "time", "error", "fall"), _shape(found)[1:], strict=True)),
             }
-    panels = [Panel("rate x typical gradient", "step", "step size", curves, log_x=True, log_y=True)]
+    title = "rate x typical gradient"
+    if study.hears_horizon(study.subject):
+        title += " (dashed: told)"
+    panels = [Panel(title, "step", "step size", curves, log_x=True, log_y=True)]
     controlled, controls = _controls(study)
     panels += controlled
     data["controls"] = controls
@@ -268,7 +274,9 @@ def _controls(study: Study) -> tuple[list[Panel], dict[str, Any]]:
                 chosen = directions.of_kind(recording, kind)
                 values = recording.controls[name][:, :, chosen].mean(axis=(1, 2))
                 label = kind + (", told" if is_told else "")
-                curves.append(Curve(label, np.arange(1, len(values) + 1), values, dashed=is_told))
+                own = f"{study.subject.name}, {kind}"
+                steps = np.arange(1, len(values) + 1)
+                curves.append(Curve(own, steps, _smooth(values), dashed=is_told))
                 picked = [0, len(values) // 10, len(values) // 2, len(values) - 1]
                 data.setdefault(name, {})[label] = values[picked]
         panels.append(Panel(f"controller: {name}", "step", name, curves, log_x=True))
@@ -277,7 +285,7 @@ def _controls(study: Study) -> tuple[list[Panel], dict[str, Any]]:
 
 def adapt(study: Study) -> Section:
     """What it makes of the size of gradients, and of other tasks."""
-    rows, curves, findings, data = [], [], [], {}
+    rows, curves, panels, findings, data = [], [], [], [], {}
     for subject, kind, dynamics in _systems(study):
         size = study.gradient_size(subject, kind)
         gradients = size * np.geomspace(0.01, 100.0, 9)
@@ -286,13 +294,14 @@ def adapt(study: Study) -> Section:
         near, far = found.exponents[0], found.exponents[-1]
         rows.append([label, found.exponent, near, far])
         curves.append(Curve(label, gradients / size, np.abs(found.updates)))
+        panels.append(_steady(dynamics, found, size, label))
         findings.append(
             f"{label}: the step grows with the gradient's size to the power "
             f"{_short(found.exponent)} (1 is in proportion, 0 is not at all)."
         )
         data[label] = {"exponent": found.exponent, "exponents": found.exponents}
     panel = Panel(
-        "step in the end of constant gradients",
+        "|step| in the end of constant gradients",
         "gradient / typical size",
         "|step|",
         curves,
@@ -300,9 +309,19 @@ def adapt(study: Study) -> Section:
         log_y=True,
     )
     heads = ["rule, tensor", "power", "for small gradients", "for large ones"]
-    return Section(
-        "Does it adapt to the size of gradients?", findings, [Table(heads, rows)], [panel], data
-    )
+    title = "Does it adapt to the size of gradients?"
+    return Section(title, findings, [Table(heads, rows)], [panel, *panels], data)
+
+
+def _steady(dynamics: Dynamics, found: adaptation.Adaptation, size: float, label: str) -> Panel:
+    """The step against one gradient, from where constant gradients of three sizes have led."""
+    gradients, curves = size * np.linspace(-3.0, 3.0, 31), []
+    for before, state in zip(found.gradients, found.states, strict=True):
+        if np.isclose(before / size, _STEADY).any():
+            states = np.repeat(state[None], len(gradients), axis=0)
+            steps = dynamics(states, gradients)[1]
+            curves.append(Curve(f"after gradients of {before / size:.3g}", gradients / size, steps))
+    return Panel(f"{label}: one more step", "gradient / typical size", "step", curves)
 
 
 def scale(study: Study) -> Section:
@@ -313,23 +332,35 @@ def scale(study: Study) -> Section:
         curves = []
         for subject in study.subjects:
             seed = random.fold_in(study.seed, 2)
-            found = scaling.sweep(subject, values, make_task, _SWEEP_STEPS, seed)
-            rows.append([name, subject.name, *found.relative, found.exponent])
+            try:
+                found = scaling.sweep(subject, values, make_task, _SWEEP_STEPS, seed)
+            except ValueError as error:
+                findings.append(f"{subject.name}, {name}: not measured. {error}")
+                continue
+            rows.append([name, subject.name, *found.relative, found.exponent, found.rate_exponent])
             curves.append(Curve(subject.name, found.values, found.relative))
             data.setdefault(name, {})[subject.name] = {
                 "relative": found.relative,
                 "exponent": found.exponent,
                 "rate_exponent": found.rate_exponent,
             }
-            findings.append(
-                f"{subject.name}: relative steps grow with the {name} to the power of "
-                f"{_short(found.exponent)}, the part along the gradient, over the gradient, to "
-                f"that of {_short(found.rate_exponent)}."
-            )
-        panels.append(Panel(name, name, "step / parameter", curves, log_x=True, log_y=True))
+            findings.append(_scaling_sentence(subject.name, name, found))
+        title = f"steps against the {name}"
+        labels = title, name, "step / parameter"
+        panels.append(Panel(*labels, curves, log_x=True, log_y=True, x_ticks=values))
     heads = ["changed", "optimizer", "lowest value", "middle", "highest", "power"]
+    heads += ["power of the rate"]
     title = "Does it adapt to batch size, width and depth?"
     return Section(title, findings, [Table(heads, rows)], panels, data)
+
+
+def _scaling_sentence(subject: str, name: str, found: scaling.Sweep) -> str:
+    power = _short(found.exponent)
+    grow = f"{subject}, {name}: steps over parameters grow with it to the power {power}"
+    if np.isnan(found.rate_exponent):
+        return f"{grow}; some steps go against the gradient, which leaves no learning rate."
+    rate = _short(found.rate_exponent)
+    return f"{grow}; the learning rate along the gradient to the power {rate}."
 
 
 def direction(study: Study) -> Section:
@@ -436,9 +467,10 @@ def states(study: Study) -> Section:
             flow = state_space.flow(quiet, found, visited)
             paths = [found.project(visited[:, i])[:, :2].T for i in range(3)]
             curves = [Curve("", *path) for path in paths]
+            curves += [Curve("", path[0, :1], path[1, :1], marks="o") for path in paths]
             panels.append(
                 Panel(
-                    f"{label}: trajectories, flow without gradient",
+                    f"{label}: trajectories from the circles",
                     "first component",
                     "second",
                     curves,

@@ -63,8 +63,13 @@ class Study:
             seed = random.fold_in(self.seed, 1)
             shape = len(candidates), self.num_problems, self.num_steps
             train = InnerTraining(self.task, rules.Adam(), *shape, True)
-            losses = [metrics.final(c.held_out).mean() for c in train(candidates, seed)]
-            rate = float(_RATES[int(np.argmin(losses))])
+            losses = np.array([metrics.final(c.held_out).mean() for c in train(candidates, seed)])
+            if not np.isfinite(losses).any():
+                raise ValueError(
+                    f"No learning rate of {_RATES[0]:g} to {_RATES[-1]:g} lets Adam train the "
+                    f"task {self.task.name!r}."
+                )
+            rate = float(_RATES[int(np.argmin(np.where(np.isfinite(losses), losses, np.inf)))])
         return Subject.hand_designed(ADAM, rules.Adam(rate))
 
     @property

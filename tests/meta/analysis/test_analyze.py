@@ -1,5 +1,6 @@
 import json
 import re
+import types
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from absl.testing import flagsaver
 
 from lopt_keras import rules
 from meta import analyze, tasks
-from meta.analysis import report, study
+from meta.analysis import report, scaling, sections, study
 from meta.analysis.subject import Subject
 
 ADAM = ["--rule=adam", '--rule_config={"learning_rate": 0.05}', "--adam_learning_rate=0.02"]
@@ -83,3 +84,37 @@ def test_a_rule_without_theta_is_refused():
 
     with pytest.raises(ValueError, match="must have meta-parameters"):
         Subject("empty", Empty(), {})
+
+
+def test_a_learning_rate_that_diverges_is_not_the_best(monkeypatch):
+    losses = [np.nan, 3.0, 2.0, 1.0, 0.5, np.inf, np.nan, np.nan, np.nan]
+
+    def best():
+        curves = [types.SimpleNamespace(held_out=np.full((20, 1), loss)) for loss in losses]
+        monkeypatch.setattr(study, "InnerTraining", lambda *_: lambda *_: curves)
+        return study.Study(None, tasks.get("quadratic"), 20).adam.rule.learning_rate
+
+    np.testing.assert_allclose(best(), 0.01)
+    losses = [np.nan] * 9
+    with pytest.raises(ValueError, match="No learning rate of 0.0001 to 1 lets Adam train"):
+        best()
+
+
+def test_a_variant_that_cannot_be_measured_does_not_hide_the_others(monkeypatch):
+    small = {"hidden_units": (4,), "batch_size": 8}
+    variants = {
+        "dimension": ((4,), lambda value: tasks.get("quadratic", dimension=value)),
+        "batch size": (
+            (4, 8),
+            lambda value: tasks.get("two_moons", **small | {"batch_size": value}),
+        ),
+    }
+    monkeypatch.setattr(scaling, "VARIANTS", variants)
+    monkeypatch.setattr(sections, "_SWEEP_STEPS", 4)
+    subject = Subject.hand_designed("own", rules.SGD(0.1))
+    found = sections.scale(study.Study(subject, tasks.get("quadratic"), 20, 1, adam_rate=0.1))
+    assert found.findings[0].startswith("own, dimension: not measured. The task at the value 4")
+    assert [row[:2] for row in found.tables[0].rows] == [
+        ["batch size", "own"],
+        ["batch size", "Adam"],
+    ]
