@@ -14,7 +14,7 @@ batches. Seeds are run in turns, so that another load on the machine meets all o
   smoothed: the mean over the last 5 evaluations, fewer at the start. The best validation
   loss is the lowest smoothed one. What is not finite, or above 10, counts as 10.
 - An optimizer that keeps averages of the weights is evaluated with these.
-- A learned optimizer runs for, and is told, each of the `--horizons`.
+- A learned optimizer runs for each of the `--horizons`, and knows it with `--horizon_known`.
 - Hand-designed ones run for `--steps`, at the learning rate of the lowest best validation
   loss on seeds of their own, out of a grid of half-decades. Those with cosine decay to
   zero run for each of the horizons as well, tuned for each. `tuning.json` keeps these
@@ -66,6 +66,7 @@ _RELATIVE = flags.DEFINE_enum(
     "relative", "none", ["none", "wide", "deep", "photographs"], "The problem, or a relative of it."
 )
 _BASELINES = flags.DEFINE_list("baselines", None, "Some of the hand-designed ones. Default: all.")
+_KNOWN = flags.DEFINE_bool("horizon_known", True, "Learned optimizers know their steps.")
 _OBSERVE = flags.DEFINE_bool("observe_validation", False, "Learned optimizers hear of it.")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
 smoke.define(horizons=["20"], steps=20, rates=1, tuning_seeds=1, seeds=1)
@@ -225,7 +226,7 @@ class Training:
         for variable, value in zip(self._optimizer.variables, self._initial, strict=True):
             variable.assign(value)
         if self._learned:
-            self._optimizer.total_steps = steps
+            self._optimizer.total_steps = steps if _KNOWN.value else None
         batches = self._problem.draw("train", seed, steps)
         held_out = self._problem.draw("validation", seed, -(-steps // _HEAR_EVERY))
         measured = {name: [] for name in ("steps", "seconds", *splits)}
