@@ -291,7 +291,7 @@ def adapt(study):
         panels.append(_steady(dynamics, found, size, label))
         findings.append(
             f"{label}: the step grows with the gradient's size to the power "
-            f"{_short(found.exponent)} (1 is in proportion, 0 is not at all)."
+            f"{found.exponent:.3f} (1 is in proportion, 0 is not at all)."
         )
         data[label] = {"exponent": found.exponent, "exponents": found.exponents}
     panel = Panel(
@@ -348,11 +348,11 @@ def scale(study):
 
 
 def _scaling_sentence(subject, name, found):
-    power = _short(found.exponent)
-    grow = f"{subject}, {name}: steps over parameters grow with it to the power {power}"
+    grow = f"{subject}, {name}: steps over parameters grow with it to the power "
+    grow += f"{found.exponent:.2f}"
     if np.isnan(found.rate_exponent):
         return f"{grow}; some steps go against the gradient, which leaves no learning rate."
-    rate = _short(found.rate_exponent)
+    rate = f"{found.rate_exponent:.2f}"
     return f"{grow}; the learning rate along the gradient to the power {rate}."
 
 
