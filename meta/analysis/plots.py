@@ -9,6 +9,7 @@ import numpy as np
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib import ticker
 
 _WIDTH, _HEIGHT, _WIDEST = 4.6, 3.6, 3
 _FEW_TICKS = 6
@@ -102,7 +103,7 @@ def _draw_panel(
             getattr(axis, f"{name}axis").get_major_locator().set_params(numticks=_FEW_TICKS)
     if panel.x_ticks is not None:
         axis.set_xticks(panel.x_ticks, [f"{x:g}" for x in panel.x_ticks])
-        axis.minorticks_off()
+        axis.xaxis.set_minor_locator(ticker.NullLocator())
     axis.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
     axis.title.set_fontsize(10)
     axis.grid(alpha=0.3)

@@ -297,7 +297,7 @@ def adapt(study: Study) -> Section:
         panels.append(_steady(dynamics, found, size, label))
         findings.append(
             f"{label}: the step grows with the gradient's size to the power "
-            f"{_short(found.exponent)} (1 is in proportion, 0 is not at all)."
+            f"{found.exponent:.3f} (1 is in proportion, 0 is not at all)."
         )
         data[label] = {"exponent": found.exponent, "exponents": found.exponents}
     panel = Panel(
@@ -355,11 +355,11 @@ def scale(study: Study) -> Section:
 
 
 def _scaling_sentence(subject: str, name: str, found: scaling.Sweep) -> str:
-    power = _short(found.exponent)
-    grow = f"{subject}, {name}: steps over parameters grow with it to the power {power}"
+    grow = f"{subject}, {name}: steps over parameters grow with it to the power "
+    grow += f"{found.exponent:.2f}"
     if np.isnan(found.rate_exponent):
         return f"{grow}; some steps go against the gradient, which leaves no learning rate."
-    rate = _short(found.rate_exponent)
+    rate = f"{found.rate_exponent:.2f}"
     return f"{grow}; the learning rate along the gradient to the power {rate}."
 
 
