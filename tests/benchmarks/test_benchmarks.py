@@ -21,28 +21,9 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
-from lopt_keras import rules
-from meta.tasks.mixture import Mixture, scored
-from meta.tasks.sampling import distribution
-
 ROOT = pathlib.Path(__file__).parent.parent.parent / "benchmarks"
 SCRIPTS = sorted(file.relative_to(ROOT).as_posix() for file in ROOT.rglob("*.py"))
 PROGRAMS = [s for s in SCRIPTS if '__name__ == "__main__"' in (ROOT / s).read_text("utf-8")]
-
-
-def train_and_score(module, folder):
-    mixture = Mixture({"quadratic": 1.0}, num_tasks=1)
-    theta, figures = module.meta_train(mixture, 0, 1, str(folder / "run"), str(folder))
-    assert figures["outer_steps"] == 1
-    config = distribution.config("quadratic", 0)
-    (score,) = module.evaluate(config, scored([config], "loss", str(folder)), [theta])
-    assert np.isfinite(score)
-
-
-def time_a_step(module, folder):
-    task, rule = distribution.config("quadratic", 0).build(), rules.SGD()
-    assert module.make_step(task, rule)() > 0
-    assert module.make_step(module.DrawnBefore(task, 8), rule)() > 0
 
 
 def make_workloads(module, folder):
@@ -129,8 +110,6 @@ BUILDS = {
     "performance/models.py": make_variables,
     "performance/stopwatch.py": measure_once,
     "population.py": summarise_populations,
-    "tasks/generalisation.py": train_and_score,
-    "tasks/input_share.py": time_a_step,
 }
 """What builds models, tasks or trainings, and can do so in seconds."""
 

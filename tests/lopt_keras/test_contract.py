@@ -254,7 +254,9 @@ def test_weight_decay_and_its_exclusions(form_of_state):
 
 
 # A rule that averages has weights of its own, which are tested with it.
-@pytest.mark.parametrize("rule", [rule for rule in RULES.values() if not rule.averages])
+@pytest.mark.parametrize(
+    "rule", [RULES[name] for name in FORMS_OF_STATE if not RULES[name].averages]
+)
 def test_moving_average_and_overwriting(rule):
     steps = gradients(4)
     expected = trajectory(make_optimizer(rule), steps)
@@ -328,10 +330,10 @@ def test_dynamic_loss_scaling(form_of_state):
     assert float(optimizer.dynamic_scale) == 2.0
 
 
-def test_mixed_float16(rule):
+def test_mixed_float16(form_of_state):
     keras.mixed_precision.set_global_policy("mixed_float16")
     try:
-        model = make_model(make_optimizer(rule))
+        model = make_model(make_optimizer(form_of_state))
         before = [v.numpy() for v in model.variables]
         fit(model)
     finally:
