@@ -66,6 +66,8 @@ SHAPES: dict[str, Shape] = {
 
 _LONGEST = 1e3
 _SIMPLER = 1.05
+# Relative: a rate that changes less is constant.
+_NO_CHANGE = 1e-3
 
 
 def drift(dynamics: Dynamics, num_steps: int) -> Drift:
@@ -108,6 +110,7 @@ def fit(steps: Array, rates: Array) -> Fit:
     lowest = min(errors.values())
     # The first that is as good: the constant before those with a parameter.
     name = next(name for name, x in errors.items() if x <= _SIMPLER * lowest + 1e-6)
+    name = "constant" if errors["constant"] < _NO_CHANGE else name
     scale, time, error = fits[name]
     first = scale * SHAPES[name](steps[:1], time)[0]
     return Fit(name, float(first), float(time), float(error), errors)

@@ -68,3 +68,9 @@ def test_what_cannot_be_fitted_is_refused():
         schedule.fit([0, 1], [1.0, 2.0])
     with pytest.raises(ValueError, match="`noise` must be positive"):
         schedule.drift(Dynamics(planted.subject(rules.Adam())), 10)
+
+
+def test_a_rate_that_hardly_changes_is_constant():
+    steps = np.arange(200)
+    assert schedule.fit(steps, 1.0 - steps / 2e5).shape == "constant"
+    assert schedule.fit(steps, 1.0 - steps / 2e4).shape != "constant"
