@@ -112,7 +112,7 @@ OPTIMIZERS = {
     "Adam": (keras.optimizers.Adam, 1e-3),
     "AdamW": (keras.optimizers.AdamW, 1e-3),
     "Muon": (keras.optimizers.Muon, 1e-3),
-    "AdamW, averaged": (
+    "Averaged AdamW": (
         functools.partial(keras.optimizers.AdamW, use_ema=True, ema_momentum=0.98),
         1e-2,
     ),
