@@ -21,9 +21,10 @@ from meta import smoke
 
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/performance", "For the figures.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 30, "Measurements of each.", lower_bound=2)
-smoke.define(repetitions=2)
-_RULES = ("factored_mlp/8", "factored_mlp/32")
-_MATRIX, _COPIED = 2048, 2**24
+_MATRIX = flags.DEFINE_integer("matrix", 2048, "Rows of the matrices of a product.", lower_bound=1)
+_RULES = flags.DEFINE_list("rules", "factored_mlp/8,factored_mlp/32", "Rules, as in contenders.")
+smoke.define(repetitions=2, matrix=64, rules=["factored_mlp/8"])
+_COPIED = 2**24
 
 
 def floor(rule):
@@ -48,8 +49,8 @@ def copy():
 
 
 def product():
-    """A function that multiplies two square matrices of `_MATRIX` rows."""
-    x = tf.random.stateless_normal((_MATRIX, _MATRIX), (0, 0))
+    """A function that multiplies two square matrices of `--matrix` rows."""
+    x = tf.random.stateless_normal((_MATRIX.value, _MATRIX.value), (0, 0))
     program = tf.function(tf.matmul, jit_compile=True, autograph=False)
     return lambda: program(x, x)[0, 0].numpy()
 
@@ -59,17 +60,17 @@ def main(argv):
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     shapes = models.mlp()
     functions = {"copy": copy(), "product": product()}
-    for name in _RULES:
+    for name in _RULES.value:
         functions[name] = contenders.step(name, *models.variables(shapes))
     stopwatch.interleaved(functions, 2)
     found = stopwatch.interleaved(functions, _REPETITIONS.value)
     peak = {
         "gigabytes_per_second": 8 * _COPIED / found["copy"]["wall"],
-        "gigaflops_per_second": 2 * _MATRIX**3 / found["product"]["wall"],
+        "gigaflops_per_second": 2 * _MATRIX.value**3 / found["product"]["wall"],
     }
     print(peak)
     rules = {}
-    for name in _RULES:
+    for name in _RULES.value:
         flops, moved = floor(contenders.RULES[name])
         achieved = found[name]["wall"] / sum(math.prod(shape) for shape in shapes)
         compute = flops / peak["gigaflops_per_second"]
