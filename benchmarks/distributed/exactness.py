@@ -80,6 +80,15 @@ def a_worker(training, moments, without=()):
         time.sleep(0.01)
 
 
+def signalled(pid, number):
+    """Sends a signal; whether the process was there."""
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return runs.lives(pid) or number == signal.SIGKILL
+
+
 def undisturbed(num_workers):
     def case(out_dir, _):
         return train(out_dir, num_workers), {}
@@ -94,8 +103,8 @@ def workers_killed(out_dir, moments):
     def disturb(training):
         def kill():
             pid = a_worker(training, moments, killed)
-            os.kill(pid, signal.SIGKILL)
-            killed.add(pid)
+            if signalled(pid, signal.SIGKILL):
+                killed.add(pid)
 
         steps = moments.sample(range(1, _STEPS.value - 1), _KILLS.value)
         at_steps(training, steps, moments, kill)
@@ -125,27 +134,17 @@ def worker_slowed(out_dir, moments):
     def disturb(training):
         def slow():
             pid = a_worker(training, moments)
-            while not over.is_set() and runs.lives(pid):
-                os.kill(pid, signal.SIGSTOP)
+            while not over.is_set() and signalled(pid, signal.SIGSTOP):
                 over.wait(_PERIOD - _AWAKE)
-                os.kill(pid, signal.SIGCONT)
+                signalled(pid, signal.SIGCONT)
                 time.sleep(_AWAKE)
 
         at_steps(training, [1], moments, slow)
-        training.loop.crew.close = _first(over.set, training.loop.crew.close)
 
     try:
         return train(out_dir, 2, disturb), {}
     finally:
         over.set()
-
-
-def _first(do, then):
-    def both():
-        do()
-        then()
-
-    return both
 
 
 def workers_lost(out_dir, moments):
@@ -155,8 +154,8 @@ def workers_lost(out_dir, moments):
     def disturb(training):
         def kill_all():
             while not over.is_set():
-                for pid in filter(runs.lives, training.processes):
-                    os.kill(pid, signal.SIGKILL)
+                for pid in training.processes:
+                    signalled(pid, signal.SIGKILL)
                 over.wait(0.05)
 
         at_steps(training, [_STEPS.value // 2], moments, kill_all)
