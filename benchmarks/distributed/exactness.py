@@ -8,6 +8,7 @@ interrupted, or stops because its workers die again and again, and the run goes 
 number of workers. The digest of theta must be that of the run without workers.
 """
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -81,12 +82,11 @@ def a_worker(training, moments, without=()):
 
 
 def signalled(pid, number):
-    """Sends a signal; whether the process was there."""
-    try:
+    """Sends a signal; whether the process lived."""
+    lived = runs.lives(pid)
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        return False
-    return runs.lives(pid) or number == signal.SIGKILL
+    return lived
 
 
 def undisturbed(num_workers):
@@ -236,4 +236,8 @@ def main(argv):
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)
-    app.run(main)
+    with tempfile.TemporaryDirectory() as cache:
+        # All workers have the same program. TensorFlow reads this when it starts.
+        given = os.environ.get("TF_XLA_FLAGS", "")
+        os.environ["TF_XLA_FLAGS"] = f"{given} --tf_xla_persistent_cache_directory={cache}".strip()
+        app.run(main)
