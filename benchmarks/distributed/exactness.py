@@ -32,9 +32,6 @@ _CASES = flags.DEFINE_list("cases", [], "Names of the cases to run. Default: all
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
 smoke.define(steps=10, cases=["this process"])
 
-_LATEST = 0.1
-"""Seconds after the beginning of an outer step in which something happens to a worker."""
-
 _PERIOD, _AWAKE = 0.2, 0.02
 """Seconds: a worker that is slowed down ten times runs for the second in each of the first."""
 
@@ -56,20 +53,6 @@ def train(out_dir, num_workers, disturb=None):
             disturb(training)
         training.loop.run(_STEPS.value)
         return runs.digest(training.loop.theta)
-
-
-def at_steps(training, steps, moments, act):
-    """Has `act` called in a thread, at a random moment of each of some outer steps."""
-    crew, left = training.loop.crew, sorted(steps)
-    estimates = crew.estimates
-
-    def disturbed(theta, units):
-        if left and units[0].step >= left[0]:
-            left.pop(0)
-            threading.Timer(moments.uniform(0.0, _LATEST), act).start()
-        return estimates(theta, units)
-
-    crew.estimates = disturbed
 
 
 def a_worker(training, moments, without=()):
@@ -107,7 +90,7 @@ def workers_killed(out_dir, moments):
                 killed.add(pid)
 
         steps = moments.sample(range(1, _STEPS.value - 1), _KILLS.value)
-        at_steps(training, steps, moments, kill)
+        runs.at_steps(training, steps, moments, kill)
 
     return train(out_dir, 2, disturb), {"killed": len(killed)}
 
@@ -121,7 +104,7 @@ def worker_stopped(out_dir, moments):
             stopped.append(a_worker(training, moments))
             os.kill(stopped[0], signal.SIGSTOP)
 
-        at_steps(training, [moments.randrange(1, _STEPS.value - 1)], moments, stop)
+        runs.at_steps(training, [moments.randrange(1, _STEPS.value - 1)], moments, stop)
 
     digest = train(out_dir, 2, disturb)
     return digest, {"stopped": len(stopped), "processes_left": sum(map(runs.lives, stopped))}
@@ -139,7 +122,7 @@ def worker_slowed(out_dir, moments):
                 signalled(pid, signal.SIGCONT)
                 time.sleep(_AWAKE)
 
-        at_steps(training, [1], moments, slow)
+        runs.at_steps(training, [1], moments, slow)
 
     try:
         return train(out_dir, 2, disturb), {}
@@ -158,7 +141,7 @@ def workers_lost(out_dir, moments):
                     signalled(pid, signal.SIGKILL)
                 over.wait(0.05)
 
-        at_steps(training, [_STEPS.value // 2], moments, kill_all)
+        runs.at_steps(training, [_STEPS.value // 2], moments, kill_all)
 
     try:
         train(out_dir, 2, disturb)
@@ -240,4 +223,6 @@ if __name__ == "__main__":
         # All workers have the same program. TensorFlow reads this when it starts.
         given = os.environ.get("TF_XLA_FLAGS", "")
         os.environ["TF_XLA_FLAGS"] = f"{given} --tf_xla_persistent_cache_directory={cache}".strip()
+        given = os.environ.get("XLA_FLAGS", "")  # Its steps are short, its processes many.
+        os.environ["XLA_FLAGS"] = f"{given} --xla_backend_optimization_level=0".strip()
         app.run(main)

@@ -2,13 +2,14 @@
 
 import hashlib
 import pathlib
+import threading
+import time
 
 from meta.training.config import MetaTrainingConfig
 
 SETTING = {
     "task": "quadratic",
-    "rule": "mlp",
-    "rule_config": {"hidden_size": 4, "hidden_layers": 1},
+    "rule": "sgd",
     "estimator": "pes",
     "num_particles": 32,
     "unroll_length": 20,
@@ -17,6 +18,9 @@ SETTING = {
 }
 """Arguments of `MetaTrainingConfig`."""
 
+_LATEST = 0.1
+"""Seconds after the beginning of an outer step in which something happens to a worker."""
+
 
 def config(out_dir, steps, shards, num_workers, **others):
     """The `MetaTrainingConfig` of a run."""
@@ -24,9 +28,38 @@ def config(out_dir, steps, shards, num_workers, **others):
     return MetaTrainingConfig(out_dir, **{**SETTING, **numbers, **others})
 
 
+def times_of_steps(training):
+    """A list to which the seconds of each outer step come, but for the last one."""
+    crew, times = training.loop.crew, []
+    estimates, begun = crew.estimates, []
+
+    def timed(theta, units):
+        now = time.perf_counter()
+        times.extend(now - x for x in begun[-1:])
+        begun.append(now)
+        return estimates(theta, units)
+
+    crew.estimates = timed
+    return times
+
+
 def digest(theta):
     """sha256 of a dict of arrays, hexadecimal."""
     return hashlib.sha256(b"".join(theta[name].tobytes() for name in sorted(theta))).hexdigest()
+
+
+def at_steps(training, steps, moments, act):
+    """Has `act` called in a thread, at a random moment of each of some outer steps."""
+    crew, left = training.loop.crew, sorted(steps)
+    estimates = crew.estimates
+
+    def disturbed(theta, units):
+        if left and units[0].step >= left[0]:
+            left.pop(0)
+            threading.Timer(moments.uniform(0.0, _LATEST), act).start()
+        return estimates(theta, units)
+
+    crew.estimates = disturbed
 
 
 def lives(pid):

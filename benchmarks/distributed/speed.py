@@ -1,0 +1,152 @@
+"""Meta-training on two cores: one process, and two workers.
+
+python benchmarks/distributed/speed.py --out_dir=benchmarks/results/distributed
+
+The same work in each outer step, two shards, in three ways: one process on one core, one process
+on both, and two workers. And as one process would do without shards: one shard with twice the
+particles. Each way is a process of its own, measured from its start: seconds to the end of the
+first outer step, outer steps per second once all programs are compiled, and memory.
+"""
+
+import multiprocessing
+import os
+import queue
+import tempfile
+import time
+
+import numpy as np
+import runs
+from absl import app, flags, logging
+
+from meta import provenance, smoke
+from meta.tasks.mixture import Mixture
+from meta.training import run
+from meta.training.config import MetaTrainingConfig
+
+_OUT_DIR = flags.DEFINE_string("out_dir", "out/distributed", "For the figures.")
+_STEPS = flags.DEFINE_integer("steps", 40, "Outer steps on one task.", lower_bound=2)
+_MIXTURE_STEPS = flags.DEFINE_integer("mixture_steps", 40, "On several.", lower_bound=2)
+_PARTICLES = flags.DEFINE_integer("particles", 64, "Of a shard.", lower_bound=2)
+_TASKS = flags.DEFINE_integer("tasks", 4, "Of the mixture; each is a program.", lower_bound=2)
+_WAYS = flags.DEFINE_list("ways", [], "Names of the ways. Default: all.")
+_WORKS = flags.DEFINE_list("works", [], "Names of the works. Default: all.")
+smoke.define(steps=2, mixture_steps=2, particles=2, ways=["one core"], works=["one task"])
+
+WAYS = {
+    "one core": {"cores": 1, "num_shards": 2, "num_workers": 0},
+    "both cores, one shard": {"cores": 2, "num_shards": 1, "num_workers": 0},
+    "both cores, two shards": {"cores": 2, "num_shards": 2, "num_workers": 0},
+    "two workers": {"cores": 2, "num_shards": 2, "num_workers": 2},
+}
+_ONE_CORE = next(iter(WAYS))
+
+
+def works():
+    """What is done: dict from name to arguments of `MetaTrainingConfig` and outer steps."""
+    common = {
+        "rule": "factored_mlp",
+        "rule_config": {},
+        "num_particles": _PARTICLES.value,
+        "unroll_length": 20,
+        "horizon": 100,
+    }
+    one = {**common, "task": "digits_mlp", "num_outer_steps": _STEPS.value}
+    mixture = Mixture({"image_mlp": 1.0}, _TASKS.value, milliseconds=0.5)
+    several = {**common, "task": "digits_mlp", "tasks": mixture}
+    return {"one task": one, "mixture": {**several, "num_outer_steps": _MIXTURE_STEPS.value}}
+
+
+def measure(config, start, results):
+    """In a process of its own: puts the figures of a run into a queue.
+
+    Args:
+        config: `MetaTrainingConfig`.
+        start: time at which the process was started.
+        results: queue.
+    """
+    with run.started(config) as training:
+        crew, times, compiles = training.loop.crew, [], []
+        estimates = crew.estimates
+
+        def timed(theta, units):
+            times.append(time.monotonic())
+            made = estimates(theta, units)
+            compiles.append(any(estimated.is_new for estimated in made))
+            return made
+
+        crew.estimates = timed
+        training.loop.run(config.num_outer_steps)
+        times.append(time.monotonic())
+        memory = [peak_memory(pid) for pid in (os.getpid(), *training.processes)]
+    seconds = np.diff(times)[~np.array(compiles)]
+    compiled_last = np.flatnonzero(compiles)[-1]
+    results.put(
+        {
+            "seconds_to_first_step": round(times[1] - start, 2),
+            "seconds_to_last_program": round(times[compiled_last + 1] - start, 2),
+            "steps": len(seconds),
+            "steps_per_second": round(len(seconds) / float(seconds.sum()), 3),
+            "milliseconds_quartiles": np.percentile(1e3 * seconds, (25, 50, 75)).round(1).tolist(),
+            "mebibytes": memory,
+        }
+    )
+
+
+def peak_memory(pid):
+    """Of a process, MiB, as Linux tells."""
+    with open(f"/proc/{pid}/status", encoding="utf-8") as f:
+        (line,) = (line for line in f if line.startswith("VmHWM"))
+    return int(line.split()[1]) // 1024
+
+
+def measured(folder, way, work):
+    """The figures of a work done in a way: dict."""
+    cores = sorted(os.sched_getaffinity(0))
+    particles = work["num_particles"] * 2 // way["num_shards"]
+    arguments = {"out_dir": folder, **runs.SETTING, **work, "num_particles": particles}
+    arguments |= {name: way[name] for name in ("num_shards", "num_workers")}
+    config = MetaTrainingConfig(**arguments)
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    # Before it starts: TensorFlow has a thread for each core that it sees then.
+    os.sched_setaffinity(0, cores[: way["cores"]])
+    try:
+        child = context.Process(target=measure, args=(config, time.monotonic(), results))
+        child.start()
+    finally:
+        os.sched_setaffinity(0, cores)
+    while True:
+        try:
+            found = results.get(timeout=0.2)
+        except queue.Empty:
+            if not child.is_alive():
+                raise RuntimeError("The measured process has ended without a result.") from None
+        else:
+            child.join()
+            return found
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
+    ways = _WAYS.value or list(WAYS)
+    if len(os.sched_getaffinity(0)) < max(WAYS[way]["cores"] for way in ways):
+        raise app.UsageError("Two cores are compared with one. This process may use one only.")
+    figures = {}
+    for name, work in works().items():
+        if _WORKS.value and name not in _WORKS.value:
+            continue
+        own = figures[name] = {}
+        for way in ways:
+            with tempfile.TemporaryDirectory() as folder:
+                own[way] = measured(folder, WAYS[way], work)
+            if _ONE_CORE in own:
+                speed = own[way]["steps_per_second"] / own[_ONE_CORE]["steps_per_second"]
+                own[way]["times_one_core"] = round(speed, 3)
+            print(name, way, own[way], flush=True)
+    provenance.write_results(os.path.join(_OUT_DIR.value, "speed.json"), figures)
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)
+    app.run(main)
