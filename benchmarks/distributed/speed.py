@@ -26,11 +26,11 @@ from meta.training.config import MetaTrainingConfig
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/distributed", "For the figures.")
 _STEPS = flags.DEFINE_integer("steps", 40, "Outer steps on one task.", lower_bound=2)
 _MIXTURE_STEPS = flags.DEFINE_integer("mixture_steps", 40, "On several.", lower_bound=2)
-_PARTICLES = flags.DEFINE_integer("particles", 64, "Of a shard.", lower_bound=2)
-_TASKS = flags.DEFINE_integer("tasks", 4, "Of the mixture; each is a program.", lower_bound=2)
+_PARTICLES = flags.DEFINE_integer("particles", 32, "Of a shard.", lower_bound=2)
+_TASKS = flags.DEFINE_integer("tasks", 6, "Of the mixture, of four programs.", lower_bound=2)
 _WAYS = flags.DEFINE_list("ways", [], "Names of the ways. Default: all.")
 _WORKS = flags.DEFINE_list("works", [], "Names of the works. Default: all.")
-smoke.define(steps=2, mixture_steps=2, particles=2, ways=["one core"], works=["one task"])
+smoke.define(steps=3, mixture_steps=20, particles=2, ways=["one core"], works=["one task"])
 
 WAYS = {
     "one core": {"cores": 1, "num_shards": 2, "num_workers": 0},
@@ -42,18 +42,12 @@ _ONE_CORE = next(iter(WAYS))
 
 
 def works():
-    """What is done: dict from name to arguments of `MetaTrainingConfig` and outer steps."""
-    common = {
-        "rule": "factored_mlp",
-        "rule_config": {},
-        "num_particles": _PARTICLES.value,
-        "unroll_length": 20,
-        "horizon": 100,
-    }
-    one = {**common, "task": "digits_mlp", "num_outer_steps": _STEPS.value}
-    mixture = Mixture({"image_mlp": 1.0}, _TASKS.value, milliseconds=0.5)
-    several = {**common, "task": "digits_mlp", "tasks": mixture}
-    return {"one task": one, "mixture": {**several, "num_outer_steps": _MIXTURE_STEPS.value}}
+    """What is done: dict from name to arguments of `MetaTrainingConfig`."""
+    one = {"task": "digits_mlp", "rule": "factored_mlp", "num_outer_steps": _STEPS.value}
+    own = {"rule": "mlp", "rule_config": {"hidden_size": 4, "hidden_layers": 1}}
+    mixture = Mixture({"quadratic": 1.0, "image_mlp": 1.0}, _TASKS.value, milliseconds=0.1)
+    several = {"tasks": mixture, **own, "num_outer_steps": _MIXTURE_STEPS.value}
+    return {"one task": one, "mixture": several}
 
 
 def measure(config, start, results):
@@ -102,8 +96,9 @@ def peak_memory(pid):
 def measured(folder, way, work):
     """The figures of a work done in a way: dict."""
     cores = sorted(os.sched_getaffinity(0))
-    particles = work["num_particles"] * 2 // way["num_shards"]
-    arguments = {"out_dir": folder, **runs.SETTING, **work, "num_particles": particles}
+    particles = _PARTICLES.value * 2 // way["num_shards"]
+    common = {name: runs.SETTING[name] for name in ("estimator", "unroll_length", "horizon")}
+    arguments = {"out_dir": folder, **common, **work, "num_particles": particles}
     arguments |= {name: way[name] for name in ("num_shards", "num_workers")}
     config = MetaTrainingConfig(**arguments)
     context = multiprocessing.get_context("spawn")
@@ -133,18 +128,16 @@ def main(argv):
     if len(os.sched_getaffinity(0)) < max(WAYS[way]["cores"] for way in ways):
         raise app.UsageError("Two cores are compared with one. This process may use one only.")
     figures = {}
-    for name, work in works().items():
-        if _WORKS.value and name not in _WORKS.value:
-            continue
+    for name in _WORKS.value or works():
         own = figures[name] = {}
         for way in ways:
             with tempfile.TemporaryDirectory() as folder:
-                own[way] = measured(folder, WAYS[way], work)
+                own[way] = measured(folder, WAYS[way], works()[name])
             if _ONE_CORE in own:
                 speed = own[way]["steps_per_second"] / own[_ONE_CORE]["steps_per_second"]
                 own[way]["times_one_core"] = round(speed, 3)
             print(name, way, own[way], flush=True)
-    provenance.write_results(os.path.join(_OUT_DIR.value, "speed.json"), figures)
+            provenance.write_results(os.path.join(_OUT_DIR.value, "speed.json"), figures)
 
 
 if __name__ == "__main__":
