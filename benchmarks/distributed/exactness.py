@@ -178,15 +178,15 @@ def driver_gone(number, num_workers):
 
 CASES = {
     "this process": undisturbed(0),
-    "1 worker": undisturbed(1),
     "2 workers": undisturbed(2),
-    "3 workers": undisturbed(3),
-    "driver killed, then 3 workers": driver_gone(signal.SIGKILL, 3),
-    "driver interrupted, then this process": driver_gone(signal.SIGINT, 0),
-    "a worker slowed ten times": worker_slowed,
-    "a worker stopped": worker_stopped,
     "workers killed": workers_killed,
+    "driver killed, then 3 workers": driver_gone(signal.SIGKILL, 3),
+    "a worker stopped": worker_stopped,
+    "a worker slowed ten times": worker_slowed,
+    "3 workers": undisturbed(3),
+    "1 worker": undisturbed(1),
     "workers lost again and again, then this process": workers_lost,
+    "driver interrupted, then this process": driver_gone(signal.SIGINT, 0),
 }
 
 

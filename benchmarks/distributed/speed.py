@@ -70,10 +70,10 @@ def measure(config, start, results):
 
         crew.estimates = timed
         training.loop.run(config.num_outer_steps)
-        times.append(time.monotonic())
         memory = [peak_memory(pid) for pid in (os.getpid(), *training.processes)]
-    seconds = np.diff(times)[~np.array(compiles)]
-    compiled_last = np.flatnonzero(compiles)[-1]
+    # But for the last step, which ends with a checkpoint.
+    seconds = np.diff(times)[~np.array(compiles[:-1])]
+    compiled_last = np.flatnonzero(compiles[:-1])[-1]
     results.put(
         {
             "seconds_to_first_step": round(times[1] - start, 2),

@@ -299,6 +299,8 @@ def _connected(config: MetaTrainingConfig) -> tuple[Any, bool]:
     """
     check_installed()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's own is 15: beside other programs, workers would wait for most of the time.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
 
     if ray.is_initialized():
