@@ -1,6 +1,7 @@
 """A small meta-training, its digest, and the processes that belong to it."""
 
 import hashlib
+import os
 import pathlib
 import threading
 import time
@@ -75,6 +76,14 @@ def descendants(pid):
     while more := {child for child, parent in parents.items() if parent in found} - found:
         found |= more
     return found - {pid}
+
+
+def processor_seconds(pid):
+    """What a process and its descendants have used so far."""
+    ticks = 0
+    for fields in map(_stat, (pid, *descendants(pid))):
+        ticks += sum(map(int, fields[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _stat(pid):

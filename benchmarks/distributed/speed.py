@@ -5,7 +5,8 @@ python benchmarks/distributed/speed.py --out_dir=benchmarks/results/distributed
 The same work in each outer step, two shards, in three ways: one process on one core, one process
 on both, and two workers. And as one process would do without shards: one shard with twice the
 particles. Each way is a process of its own, measured from its start: seconds to the end of the
-first outer step, outer steps per second once all programs are compiled, and memory.
+first outer step, outer steps per second once all programs are compiled, memory, and the processor
+time of a step in all processes, which does not depend on other programs.
 """
 
 import multiprocessing
@@ -59,10 +60,14 @@ def measure(config, start, results):
         results: queue.
     """
     with run.started(config) as training:
-        crew, times, compiles = training.loop.crew, [], []
+        crew, times, used, compiles = training.loop.crew, [], [], []
         estimates = crew.estimates
+        last = config.num_outer_steps - 1
+        first = last // 2  # By then most programs are compiled.
 
         def timed(theta, units):
+            if len(times) in (first, last):
+                used.append(runs.processor_seconds(os.getpid()))
             times.append(time.monotonic())
             made = estimates(theta, units)
             compiles.append(any(estimated.is_new for estimated in made))
@@ -72,7 +77,8 @@ def measure(config, start, results):
         training.loop.run(config.num_outer_steps)
         memory = [peak_memory(pid) for pid in (os.getpid(), *training.processes)]
     # But for the last step, which ends with a checkpoint.
-    seconds = np.diff(times)[~np.array(compiles[:-1])]
+    steps = ~np.array(compiles[:-1])
+    seconds = np.diff(times)[steps]
     compiled_last = np.flatnonzero(compiles[:-1])[-1]
     results.put(
         {
@@ -81,6 +87,9 @@ def measure(config, start, results):
             "steps": len(seconds),
             "steps_per_second": round(len(seconds) / float(seconds.sum()), 3),
             "milliseconds_quartiles": np.percentile(1e3 * seconds, (25, 50, 75)).round(1).tolist(),
+            "processor_milliseconds_of_a_step": round(
+                1e3 * (used[1] - used[0]) / (last - first), 1
+            ),
             "mebibytes": memory,
         }
     )
