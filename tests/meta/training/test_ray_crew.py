@@ -100,6 +100,9 @@ class FakeRay:
     def put(self, value):
         return value
 
+    def cluster_resources(self):
+        return {"CPU": 1.0}
+
     def remote(self, **options):
         return lambda cls: SimpleNamespace(remote=lambda *args: Actor(cls(*args)))
 
@@ -251,6 +254,22 @@ def test_a_worker_of_other_versions_is_refused():
     worker = RayWorker.__new__(RayWorker)
     with pytest.raises(ValueError, match="All workers must have the driver's code, 0000"):
         worker.begin({**versions(), "code": "0000"}, b"", [], {})
+
+
+def test_only_the_first_start_waits_for_all_workers(monkeypatch):
+    """A machine that is lost does not stop the others, when no other takes its place."""
+    ray, starts = HangingRay(), [(0, "node"), (1, "node"), None]
+    pool = RayPool(
+        ray, 2, 2, lambda i: (i, Reference(starts.pop(0))), lambda result: result, patience=60.0
+    )
+    pool.wait_for_start()
+    pool._replace(pool.members[1])
+    monkeypatch.setattr(ray_pool, "_START_SECONDS", 0.0)
+    pool._patience = 0.0
+    (done,) = run(pool, [Task(1, 0, lambda member: Reference(member.index))])
+    assert done[1] == 0
+    with pytest.raises(CrewFailed, match=r"Worker 1 has not started in 0 s. The cluster has 1 CPU"):
+        pool.wait_for_start()
 
 
 class CountingWorker:
