@@ -36,8 +36,12 @@ _PERIOD, _AWAKE = 0.2, 0.02
 """Seconds: a worker that is slowed down ten times runs for the second in each of the first."""
 
 
-def config(out_dir, num_workers):
-    return runs.config(out_dir, _STEPS.value, _SHARDS.value, num_workers)
+_address = []
+"""Of the cluster on which all runs are."""
+
+
+def config(out_dir, num_workers, address=None):
+    return runs.config(out_dir, _STEPS.value, _SHARDS.value, num_workers, ray_address=address)
 
 
 def train(out_dir, num_workers, disturb=None):
@@ -157,27 +161,29 @@ def driver_gone(number, num_workers):
 
     def case(out_dir, moments):
         context = multiprocessing.get_context("spawn")
-        driver = context.Process(target=run.train, args=(config(out_dir, 2),))
+        others = runs.workers(os.getpid())
+        driver = context.Process(target=run.train, args=(config(out_dir, 2, _address[0]),))
         driver.start()
         while not os.path.exists(os.path.join(out_dir, "checkpoints", "checkpoint")):
             if not driver.is_alive():
                 raise RuntimeError("The run ended before its first checkpoint.")
             time.sleep(0.02)
         time.sleep(moments.uniform(0.0, 0.3))
-        left = runs.descendants(driver.pid)
         os.kill(driver.pid, number)
         driver.join()
-        time.sleep(5.0)
+        time.sleep(10.0)
+        left = set(runs.workers(os.getpid())) - set(others)
         with run.started(config(out_dir, 0)) as training:
             kept = training.loop.step
-        counted = {"kept_step": kept, "processes_left": sum(map(runs.lives, left))}
+        counted = {"kept_step": kept, "workers_left": len(left)}
         return train(out_dir, num_workers), counted
 
     return case
 
 
+_HERE = "this process"
 CASES = {
-    "this process": undisturbed(0),
+    _HERE: undisturbed(0),
     "2 workers": undisturbed(2),
     "workers killed": workers_killed,
     "driver killed, then 3 workers": driver_gone(signal.SIGKILL, 3),
@@ -209,6 +215,14 @@ def main(argv):
     names = _CASES.value or list(CASES)
     if unknown := set(names) - set(CASES):
         raise app.UsageError(f"`--cases` must be some of {list(CASES)}. Received: {unknown}")
+    with contextlib.ExitStack() as stack:
+        if names != [_HERE]:
+            _address.append(stack.enter_context(runs.cluster(2 * _SHARDS.value)))
+        write(names)
+
+
+def write(names):
+    """The figures of the cases, as they come."""
     setting = {"outer_steps": _STEPS.value, "shards": _SHARDS.value, **runs.SETTING}
     for results in compare(names):
         same = len({result["theta_sha256"] for result in results.values()}) == 1

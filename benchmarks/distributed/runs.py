@@ -1,6 +1,8 @@
 """A small meta-training, its digest, and the processes that belong to it."""
 
+import contextlib
 import hashlib
+import logging
 import os
 import pathlib
 import threading
@@ -18,6 +20,9 @@ SETTING = {
     "checkpoint_every": 20,
 }
 """Arguments of `MetaTrainingConfig`."""
+
+_TRIES = 5
+"""To start Ray."""
 
 _LATEST = 0.1
 """Seconds after the beginning of an outer step in which something happens to a worker."""
@@ -49,6 +54,31 @@ def digest(theta):
     return hashlib.sha256(b"".join(theta[name].tobytes() for name in sorted(theta))).hexdigest()
 
 
+@contextlib.contextmanager
+def cluster(num_cpus):
+    """A Ray of this machine, which all runs of this process then use; its address."""
+    import ray
+
+    os.environ["RAY_worker_niceness"] = "0"
+    for left in reversed(range(_TRIES)):
+        try:
+            context = ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+            break
+        except Exception:  # What Ray raises where other programs hold up its start.
+            if not left:
+                raise
+    try:
+        yield context.address_info["gcs_address"]
+    finally:
+        ray.shutdown()
+
+
 def at_steps(training, steps, moments, act):
     """Has `act` called in a thread, at a random moment of each of some outer steps."""
     crew, left = training.loop.crew, sorted(steps)
@@ -76,6 +106,12 @@ def descendants(pid):
     while more := {child for child, parent in parents.items() if parent in found} - found:
         found |= more
     return found - {pid}
+
+
+def workers(pid):
+    """The worker processes among the descendants of a process: list."""
+    titles = {x: pathlib.Path(f"/proc/{x}/cmdline") for x in descendants(pid)}
+    return [x for x, file in titles.items() if lives(x) and b"::RayWorker" in file.read_bytes()]
 
 
 def processor_seconds(pid):

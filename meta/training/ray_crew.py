@@ -316,7 +316,12 @@ def _connected(config: MetaTrainingConfig) -> tuple[Any, bool]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises this very class where a node does not start.
+        if config.ray_address is None:
+            raise ValueError(
+                f"Ray could not be started on this machine, for num_workers={config.num_workers}. "
+                f"{error}"
+            ) from error
         raise ValueError(
             "`ray_address` must be the address of a Ray cluster, or 'auto' on one of its "
             f"machines. Received: ray_address={config.ray_address!r}. {error}"
