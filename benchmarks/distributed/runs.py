@@ -59,7 +59,7 @@ def cluster(num_cpus):
     """A Ray of this machine, which all runs of this process then use; its address."""
     import ray
 
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ.update(RAY_worker_niceness="0")
     for left in reversed(range(_TRIES)):
         try:
             context = ray.init(

@@ -7,6 +7,7 @@ arrays of the size of a meta-gradient. What the engine costs the driver is measu
 model (`model.py`) then goes to more workers than one machine has.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -114,8 +115,10 @@ def check(theta, driver):
     """On Ray: the `model.Engine`, and list of dicts of measured and modelled speeds."""
     import sleepers
 
-    crew = sleepers.Sleepers(theta, max(_WORKERS.value))
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(runs.cluster(max(_WORKERS.value)))
+        crew = sleepers.Sleepers(theta, max(_WORKERS.value))
+        stack.callback(crew.close)
         engine = sleepers.engine(theta, **driver)
         # No outer optimizer is here.
         own, num_bytes = dataclasses.replace(engine, apply=0.0), bytes_of(theta)
@@ -130,8 +133,6 @@ def check(theta, driver):
             times[0] *= slower
             measured = crew.steps_per_second(_STEPS.value, num, times, _STALENESS)
             found.append(_compared(own, measured, num_bytes, times, waits=False))
-    finally:
-        crew.close()
     return engine, found
 
 
