@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import pathlib
+import signal
 import threading
 import time
 
@@ -71,6 +72,8 @@ def cluster(num_cpus):
             )
             break
         except Exception:  # What Ray raises where other programs hold up its start.
+            for pid in descendants(os.getpid()):  # It leaves behind what has started.
+                os.kill(pid, signal.SIGKILL)
             if not left:
                 raise
     try:
