@@ -186,13 +186,13 @@ CASES = {
     _HERE: undisturbed(0),
     "2 workers": undisturbed(2),
     "workers killed": workers_killed,
-    "driver killed, then 3 workers": driver_gone(signal.SIGKILL, 3),
+    "driver killed (then 3 workers)": driver_gone(signal.SIGKILL, 3),
     "a worker stopped": worker_stopped,
     "a worker slowed ten times": worker_slowed,
     "3 workers": undisturbed(3),
     "1 worker": undisturbed(1),
-    "workers lost again and again, then this process": workers_lost,
-    "driver interrupted, then this process": driver_gone(signal.SIGINT, 0),
+    "workers lost again and again (then this process)": workers_lost,
+    "driver interrupted (then this process)": driver_gone(signal.SIGINT, 0),
 }
 
 
