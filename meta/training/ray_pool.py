@@ -297,8 +297,12 @@ def _kill(ray: Any, pid: int, node: str) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there = NodeAffinitySchedulingStrategy(node, soft=False)
-    remote = ray.remote(num_cpus=0, max_retries=0)(os.kill)
-    remote.options(scheduling_strategy=there).remote(pid, signal.SIGKILL)
+
+    def end() -> None:  # Ray takes no function that is built in.
+        os.kill(pid, signal.SIGKILL)
+
+    remote = ray.remote(num_cpus=0, max_retries=0)(end)
+    remote.options(scheduling_strategy=there).remote()
 
 
 def _cause(error: BaseException) -> str:
