@@ -5,7 +5,7 @@ python -m meta.evaluate --optimizer=keras.optimizers:Adamax --tasks=image_mlp:3 
 
 Writes results.json, results.csv, plots and report.html. Runs are kept in OUT_DIR/cache. So
 the command continues if it is killed and run again, and another optimizer costs only its own
-runs.
+runs. With --num_workers, several processes compute the tasks.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from absl import app, flags
 
 from export import command
 from meta import json_flag, memory
-from meta.evaluation import benchmark, candidates, report, suite
+from meta.evaluation import benchmark, candidates, processes, report, suite
 from meta.evaluation.store import Store
 from meta.tasks.sampling import distribution
 from meta.tasks.sampling.augmentation import Augmented
@@ -81,6 +81,13 @@ _OUT_DIR = flags.DEFINE_string("out_dir", None, "Where results go.", required=Tr
 _CACHE_DIR = flags.DEFINE_string(
     "cache_dir", None, "Where runs are kept, for several --out_dir. Default: OUT_DIR/cache."
 )
+_NUM_WORKERS = flags.DEFINE_integer(
+    "num_workers",
+    0,
+    "Processes that compute tasks side by side; 0 for this one. Each needs the memory of its task.",
+    lower_bound=0,
+    upper_bound=1024,
+)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "Where datasets are prepared.")
 
 
@@ -105,8 +112,14 @@ def main(argv: list[str]) -> None:
             stack.enter_context(run_directory.lock(_OUT_DIR.value))
         except ValueError as error:
             raise app.UsageError(f"--out_dir: {error}") from error
-        store = Store(_CACHE_DIR.value or os.path.join(_OUT_DIR.value, "cache"))
-        results = benchmark.run(entries, contenders, settings, store, _DATA_DIR.value)
+        cache_dir = _CACHE_DIR.value or os.path.join(_OUT_DIR.value, "cache")
+        store, common = Store(cache_dir), (entries, contenders, settings)
+        if _NUM_WORKERS.value:
+            try:
+                processes.fill(*common, cache_dir, _DATA_DIR.value, _NUM_WORKERS.value)
+            except processes.ProcessLost as error:
+                sys.exit(f"Error: {error}")
+        results = benchmark.run(*common, store, _DATA_DIR.value)
         given = shlex.join(["python", "-m", "meta.evaluate", *sys.argv[1:]])
         names = [rival.name for rival in rivals]
         _show(report.write(_OUT_DIR.value, results, names, settings, given))

@@ -111,6 +111,7 @@ def run(
     settings: Settings,
     store: Store,
     data_dir: str | None = None,
+    quiet: bool = False,
 ) -> list[TaskResult]:
     """Runs what the store lacks, with a progress bar.
 
@@ -120,6 +121,7 @@ def run(
         settings: `Settings`.
         store: `Store`.
         data_dir: where datasets are prepared.
+        quiet: whether there is no progress bar.
 
     Returns:
         List of `TaskResult`, one for each entry.
@@ -127,7 +129,7 @@ def run(
     results = {}
     groups = distribution.by_program([entry.config for entry in entries])
     names = {entry.config.key: entry for entry in entries}
-    with tqdm.tqdm(total=len(entries), unit="task") as bar:
+    with tqdm.tqdm(total=len(entries), unit="task", disable=quiet) as bar:
         for configs in groups.values():
             program = _Program(distribution.build(configs, data_dir), settings)
             for variant, config in enumerate(configs):

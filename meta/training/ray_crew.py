@@ -299,6 +299,8 @@ def _connected(config: MetaTrainingConfig) -> tuple[Any, bool]:
     """
     check_installed()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray's own is 15: beside other programs, workers would wait for most of the time.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
 
     if ray.is_initialized():
@@ -314,7 +316,12 @@ def _connected(config: MetaTrainingConfig) -> tuple[Any, bool]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
-    except (ConnectionError, OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises this very class where a node does not start.
+        if config.ray_address is None:
+            raise ValueError(
+                f"Ray could not be started on this machine, for num_workers={config.num_workers}. "
+                f"{error}"
+            ) from error
         raise ValueError(
             "`ray_address` must be the address of a Ray cluster, or 'auto' on one of its "
             f"machines. Received: ray_address={config.ray_address!r}. {error}"

@@ -18,7 +18,7 @@ _START_TRIES = 10
 """Of a worker, one after the other. Whoever ends processes may well hit one that starts."""
 
 _START_SECONDS = 1800.0
-"""In which a worker must have started."""
+"""In which all workers must have started, and later on, if all were lost, one of them."""
 
 _COMPILES_LONGER = 30
 """How much more patience there is with a worker that compiles a program."""
@@ -124,6 +124,7 @@ class RayPool:
         while self._starts:
             self._listen()
             self._replace_silent()
+            self._check_starts()
 
     def submit(self, task: Task) -> None:
         """Has a task done, now or when a worker is there."""
@@ -139,6 +140,8 @@ class RayPool:
         self._hand_out()
         results = self._listen()
         self._replace_silent()
+        if not self.num_alive:  # Otherwise the others go on without those that do not start.
+            self._check_starts()
         return results
 
     def close(self) -> None:
@@ -271,7 +274,10 @@ class RayPool:
                     limit *= _COMPILES_LONGER
                 if now - member.since > limit:
                     self._lose(member, f"it gave no sign for {limit:.0f} s", hangs=True)
-            elif not member.is_ready and now - member.since > _START_SECONDS:
+
+    def _check_starts(self) -> None:
+        for member in self.members:
+            if not member.is_ready and time.monotonic() - member.since > _START_SECONDS:
                 cpus = self._ray.cluster_resources().get("CPU", 0)
                 raise CrewFailed(
                     f"Worker {member.index} has not started in {_START_SECONDS:.0f} s. The cluster "
@@ -291,8 +297,12 @@ def _kill(ray: Any, pid: int, node: str) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there = NodeAffinitySchedulingStrategy(node, soft=False)
-    remote = ray.remote(num_cpus=0, max_retries=0)(os.kill)
-    remote.options(scheduling_strategy=there).remote(pid, signal.SIGKILL)
+
+    def end() -> None:  # Ray takes no function that is built in.
+        os.kill(pid, signal.SIGKILL)
+
+    remote = ray.remote(num_cpus=0, max_retries=0)(end)
+    remote.options(scheduling_strategy=there).remote()
 
 
 def _cause(error: BaseException) -> str:

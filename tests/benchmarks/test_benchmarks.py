@@ -5,6 +5,7 @@ mode takes longer run with `-m slow_benchmarks` only.
 """
 
 import contextlib
+import dataclasses
 import importlib.util
 import io
 import json
@@ -99,7 +100,27 @@ def fit_once(module, folder):
     assert "tuning Adam" in terminal.getvalue()  # It takes long: a bar shows that it goes on.
 
 
+def model_drivers(module, _):
+    """Whose speeds are known: nothing costs anything, or the driver does all of it."""
+    free = module.Engine(*[0.0] * len(dataclasses.fields(module.Engine)))
+
+    def speed(engine, *seconds, **kwargs):
+        load = module.Load(np.array(seconds), 1, 0, 1000, **kwargs)
+        return module.steps_per_second(engine, load, num_steps=100)[0]
+
+    one_slow = [5.0, *[0.5] * 7]
+    np.testing.assert_allclose(speed(free, *[0.5] * 8), 2.0)
+    np.testing.assert_allclose(speed(free, *one_slow), 0.2)
+    # Each step takes eight estimates, of whatever workers: 7 / 0.5 s + 1 / 5 s of them arrive.
+    np.testing.assert_allclose(speed(free, *one_slow, waits=False), 14.2 / 8, rtol=0.02)
+    driver = dataclasses.replace(free, submit=0.1, collect=0.2, apply=0.3)
+    np.testing.assert_allclose(speed(driver, *[1e-6] * 8), 1 / (8 * 0.3 + 0.3), rtol=0.01)
+    network = dataclasses.replace(free, per_byte=1e-3)
+    np.testing.assert_allclose(speed(network, *[0.5] * 8), 1 / (0.5 + 8 * 1.0), rtol=0.01)
+
+
 BUILDS = {
+    "distributed/model.py": model_drivers,
     "fitting.py": fit_once,
     "gradients/truncation_bias.py": check_gradients,
     "headline.py": lambda module, _: module.build_model(

@@ -1,13 +1,17 @@
 import csv
 import json
+import multiprocessing
+import os
 import re
+import signal
 
+import numpy as np
 import pytest
 from absl import app, flags
 
 from lopt_keras import rules
 from meta import evaluate as binary
-from meta.evaluation import benchmark, candidates, metrics, report, suite
+from meta.evaluation import benchmark, candidates, metrics, processes, report, suite
 from meta.evaluation.store import Store
 
 TASKS = (
@@ -102,6 +106,39 @@ def test_a_diverging_optimizer_is_counted_and_bounded(tmp_path):
     for result in results:
         losses = result.outcomes["wild"].bounded.train
         assert (losses <= 10.01 * abs(result.start)).all()
+
+
+@pytest.fixture(scope="module")
+def two_programs():
+    entries = suite.parse(
+        '[{"family": "quadratic", "dimension": 2, "condition": 3.0, "noise": 0.01},'
+        ' {"family": "quadratic", "dimension": 3, "condition": 3.0, "noise": 0.01}]'
+    )
+    return entries, [ADAM], SETTINGS._replace(num_steps=10, num_rates=1)
+
+
+def test_processes_leave_the_results_that_this_process_would(tmp_path, two_programs, monkeypatch):
+    alone = benchmark.run(*two_programs, Store(str(tmp_path / "alone")))
+    processes.fill(*two_programs, str(tmp_path / "shared"), None, num_workers=2)
+    assert not multiprocessing.active_children()
+    counting = Counting(monkeypatch)
+    together = benchmark.run(*two_programs, Store(str(tmp_path / "shared")))
+    assert counting.runs == []
+    for one, other in zip(alone, together, strict=True):
+        for a, b in zip(one.outcomes["Adam"].bounded, other.outcomes["Adam"].bounded, strict=True):
+            assert np.array_equal(a, b)
+    names = [{file.name for file in (tmp_path / x).iterdir()} for x in ("alone", "shared")]
+    assert names[0] == names[1]
+
+
+def test_a_process_that_is_lost_is_told_in_one_line(tmp_path, two_programs, monkeypatch):
+    """As the kernel ends one that takes too much memory."""
+    # What begins in a process is given its number of threads, here that of a signal.
+    monkeypatch.setattr(processes, "_begin", signal.raise_signal)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(2 * signal.SIGKILL))
+    with pytest.raises(processes.ProcessLost, match="kept: run again, .* --num_workers=2"):
+        processes.fill(*two_programs, str(tmp_path), None, num_workers=2)
+    assert not multiprocessing.active_children()
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from meta import tasks
-from meta.training import ray_crew
+from meta.training import ray_crew, ray_pool
 from meta.training.config import MetaTrainingConfig
-from meta.training.crew import CrewFailed
+from meta.training.crew import CrewFailed, LocalCrew
 from meta.training.ray_pool import RayPool, Task
 from meta.training.ray_worker import RayWorker, versions
 from meta.training.run import started, train
@@ -100,6 +100,9 @@ class FakeRay:
     def put(self, value):
         return value
 
+    def cluster_resources(self):
+        return {"CPU": 1.0}
+
     def remote(self, **options):
         return lambda cls: SimpleNamespace(remote=lambda *args: Actor(cls(*args)))
 
@@ -120,14 +123,14 @@ class Reference:
         self.result = result
 
 
-def make_pool(ray, num_workers=2, num_shards=4):
+def make_pool(ray, num_workers=2, num_shards=4, patience=60.0):
     started = []
 
     def start(index):
         started.append(index)
         return f"actor {len(started)}", Reference((index, "node"))
 
-    return RayPool(ray, num_workers, num_shards, start, lambda result: result, patience=60.0)
+    return RayPool(ray, num_workers, num_shards, start, lambda result: result, patience)
 
 
 def run(pool, tasks):
@@ -174,17 +177,99 @@ def test_tasks_are_done_though_their_worker_is_gone_when_they_are_handed_out():
     ]
 
 
-def test_a_shard_that_fails_three_times_is_named():
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (TaskError(), "on worker 1: no memory"),
+        (Error("out of memory"), "as worker 1 was lost: out of memory"),
+    ],
+)
+def test_a_shard_that_fails_three_times_is_named(error, reason):
     pool = make_pool(FakeRay())
     pool.wait_for_start()
-    with pytest.raises(CrewFailed, match=r"Shard 2 failed 3 times, .* worker 1: no memory"):
-        run(pool, [Task(2, 0, lambda member: Reference(TaskError()))])
+    with pytest.raises(CrewFailed, match=f"Shard 2 failed 3 times, at last {reason}"):
+        run(pool, [Task(2, 0, lambda member: Reference(error))])
+
+
+def test_a_run_that_stops_for_its_crew_keeps_the_last_outer_step(tmp_path, monkeypatch):
+    estimates = LocalCrew.estimates
+
+    def failing(crew, theta, units):
+        if units[0].step == 5:
+            raise CrewFailed("Shard 1 failed 3 times")
+        return estimates(crew, theta, units)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalCrew, "estimates", failing)
+        with pytest.raises(CrewFailed, match=r"Shard 1 failed 3 times\. Outer step 5 is kept"):
+            train(make(tmp_path))
+    with started(make(tmp_path)) as training:
+        assert training.loop.step == 5
+
+
+class HangingRay(FakeRay):
+    """Nothing comes of what has no result."""
+
+    def wait(self, references, num_returns, timeout):
+        arrived = [reference for reference in references if reference.result is not None]
+        return arrived[:num_returns], []
+
+
+def test_a_worker_that_gives_no_sign_is_ended_and_replaced(monkeypatch):
+    ended = []
+    monkeypatch.setattr(ray_pool, "_kill", lambda ray, *process: ended.append(process))
+    monkeypatch.setattr(ray_pool, "_COMPILES_LONGER", 1)
+    ray, results = HangingRay(), [None, "again"]
+    pool = make_pool(ray, patience=0.0)
+    pool.wait_for_start()
+    (done,) = run(pool, [Task(2, 0, lambda member: Reference(results.pop(0)))])
+    assert done[1] == "again"
+    # By Ray, and from beside it: a process that hangs does not hear Ray.
+    assert ray.ended == ["actor 2"]
+    assert ended == [(1, "node")]
+
+
+def test_a_worker_that_is_refused_stops_the_start():
+    class Refused(Error):
+        cause = ValueError("All workers must have the driver's code")
+
+    def start(index):
+        return "actor", Reference(Refused() if index else (index, "node"))
+
+    pool = RayPool(FakeRay(), 2, 2, start, lambda result: result, patience=60.0)
+    with pytest.raises(ValueError, match="All workers must have the driver's code"):
+        pool.wait_for_start()
+
+
+def test_a_worker_that_never_starts_is_named():
+    def start(index):
+        return "actor", Reference(Error("no room"))
+
+    pool = RayPool(FakeRay(), 2, 2, start, lambda result: result, patience=60.0)
+    with pytest.raises(CrewFailed, match="Worker [01] could not be started in 10 tries.*no room"):
+        pool.wait_for_start()
 
 
 def test_a_worker_of_other_versions_is_refused():
     worker = RayWorker.__new__(RayWorker)
     with pytest.raises(ValueError, match="All workers must have the driver's code, 0000"):
         worker.begin({**versions(), "code": "0000"}, b"", [], {})
+
+
+def test_only_the_first_start_waits_for_all_workers(monkeypatch):
+    """A machine that is lost does not stop the others, when no other takes its place."""
+    ray, starts = HangingRay(), [(0, "node"), (1, "node"), None]
+    pool = RayPool(
+        ray, 2, 2, lambda i: (i, Reference(starts.pop(0))), lambda result: result, patience=60.0
+    )
+    pool.wait_for_start()
+    pool._replace(pool.members[1])
+    monkeypatch.setattr(ray_pool, "_START_SECONDS", 0.0)
+    pool._patience = 0.0
+    (done,) = run(pool, [Task(1, 0, lambda member: Reference(member.index))])
+    assert done[1] == 0
+    with pytest.raises(CrewFailed, match=r"Worker 1 has not started in 0 s. The cluster has 1 CPU"):
+        pool.wait_for_start()
 
 
 class CountingWorker:
