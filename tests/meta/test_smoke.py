@@ -6,20 +6,17 @@ from meta import smoke
 
 @pytest.fixture
 def program():
-    """The flags of a program, which go again."""
-    known = set(flags.FLAGS)
-    flags.DEFINE_integer("smoked_steps", 100, "Steps.", lower_bound=1)
-    flags.DEFINE_list("smoked_names", ["a", "b", "c"], "Names.")
-    flags.DEFINE_multi_integer("smoked_counts", [8, 32], "Counts.")
-    flags.DEFINE_float("smoked_rate", 0.1, "Not made small.")
-    smoke.define(smoked_steps=2, smoked_names=["a"], smoked_counts=[1])
-    yield flags.FLAGS
-    for name in set(flags.FLAGS) - known:
-        delattr(flags.FLAGS, name)
+    """The flags of a program."""
+    own = flags.FlagValues()
+    flags.DEFINE_integer("smoked_steps", 100, "Steps.", lower_bound=1, flag_values=own)
+    flags.DEFINE_list("smoked_names", ["a", "b", "c"], "Names.", flag_values=own)
+    flags.DEFINE_multi_integer("smoked_counts", [8, 32], "Counts.", flag_values=own)
+    flags.DEFINE_float("smoked_rate", 0.1, "Not made small.", flag_values=own)
+    smoke.define(own, smoked_steps=2, smoked_names=["a"], smoked_counts=[1])
+    return own
 
 
 def values(program, *argv):
-    program.unparse_flags()
     program(["program", *argv])
     names = ("smoked_steps", "smoked_names", "smoked_counts", "smoked_rate")
     return [program[name].value for name in names]
@@ -47,6 +44,6 @@ def test_help_shows_the_sizes(program):
 
 def test_a_size_that_the_flag_refuses_is_an_error(program):
     del program.smoke
-    smoke.define(smoked_steps=0)
+    smoke.define(program, smoked_steps=0)
     with pytest.raises(flags.IllegalFlagValueError, match="smoked_steps=0"):
         values(program, "--smoke")

@@ -72,7 +72,7 @@ def assert_gradient(gradient, rule, task, width=3e-3, num=20, **kwargs):
 
 
 def test_a_learned_rule_against_finite_differences():
-    rule, task = rules.FactoredMLP(**LEARNED), small_mlp(activation="tanh")
+    rule, task = rules.MLP(**LEARNED, momentum_decays=(0.9,)), small_mlp(activation="tanh")
     result = estimate(rule, task, outer_split="validation")
     assert_gradient(result.gradient, rule, task, split="validation")
 
@@ -125,10 +125,9 @@ def test_segments_change_nothing_but_the_cost():
 
     for horizon in (LENGTH, 2 * LENGTH):
         whole = estimates(horizon=horizon)
-        for segment_length in (3, 4) if horizon == LENGTH else (3,):
-            cut = estimates(horizon=horizon, segment_length=segment_length)
-            for a, b in zip(cut, whole, strict=True):
-                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
+        cut = estimates(horizon=horizon, segment_length=3)
+        for a, b in zip(cut, whole, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("split", estimators.OUTER_SPLITS)
