@@ -8,6 +8,9 @@ from meta.continuation import evaluation, solving, spectra, training
 from meta.continuation.problem import Problem
 from meta.continuation.solver import UnrolledSolver, compress, neighbours
 
+# One process makes what they share.
+pytestmark = pytest.mark.xdist_group("solver")
+
 SMALL = {"num_frequencies": 32, "iterations": 3, "channels": 8}
 
 

@@ -10,6 +10,9 @@ from meta import datasets
 from meta.datasets import patches as patches_module
 from meta.datasets import splits
 
+# One process makes what they share.
+pytestmark = pytest.mark.xdist_group("datasets")
+
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):

@@ -7,6 +7,9 @@ from meta import random
 from meta.evaluation import candidates, comparison
 from meta.inner.training import InnerTraining
 
+# One process makes what they share.
+pytestmark = pytest.mark.xdist_group("comparison")
+
 
 @pytest.fixture(scope="module")
 def curves():

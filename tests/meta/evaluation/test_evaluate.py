@@ -25,6 +25,9 @@ WILD = candidates.from_import_path(
     ' "name": "wild"}'
 )
 
+# One process makes what they share.
+pytestmark = pytest.mark.xdist_group("evaluate")
+
 
 class Counting:
     """Counts the runs of a training."""

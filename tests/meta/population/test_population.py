@@ -371,6 +371,9 @@ import json, sys
 from absl import app, flags
 from meta.population import command
 
+# One process makes what they share.
+pytestmark = pytest.mark.xdist_group("population")
+
 for flag in sys.argv[2:]:
     flags.FLAGS.unparse_flags()
     flags.FLAGS(["population", "--task=quadratic", f"--out_dir={sys.argv[1]}", flag])

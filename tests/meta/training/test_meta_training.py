@@ -12,6 +12,9 @@ from meta.tasks.mixture import Mixture
 from meta.training.config import MetaTrainingConfig
 from meta.training.run import started, train
 
+# One process makes what they share.
+pytestmark = pytest.mark.xdist_group("meta_training")
+
 
 def make(out_dir, **kwargs):
     arguments = {

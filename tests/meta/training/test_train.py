@@ -18,6 +18,9 @@ from meta import train as binary
 from meta.training import run_directory
 from meta.training.config import MetaTrainingConfig
 
+# One process makes what they share.
+pytestmark = pytest.mark.xdist_group("train")
+
 RULE_CONFIG = {"hidden_size": 2, "hidden_layers": 1, "momentum_decays": [0.9], "step_mult": 0.01}
 FLAGS = [
     "--task=digits_mlp",

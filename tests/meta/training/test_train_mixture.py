@@ -13,6 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lopt_keras import LearnedOptimizer, saved_model
 
+# One process makes what they share.
+pytestmark = pytest.mark.xdist_group("train_mixture")
+
 # Without a dataset: a process that prepares one numbers its programs differently.
 MIXTURE = {"families": {"quadratic": 2, "analytic_continuation": 1}, "num_tasks": 3}
 FLAGS = [
