@@ -18,16 +18,10 @@ demo: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/own_model.py --model=convnet --seeds=3 --num_outer_steps=60 \
 		--trained='b2|momentum|second_decay' --es_stddev=0.1 --outer_learning_rate=0.03 --out_dir=$(RUN)
 
-# Of the tests of lopt_keras, what compiles most. Most of that time is LLVM's.
-COMPILED := tests/lopt_keras/test_contract.py tests/lopt_keras/test_rules.py
-
 # XLA keeps every program until its process ends: those of all tests would fill the memory. And
-# flags of two commands that bear one name do not go into one process. The first tests are of
-# lopt_keras, compiled as users compile.
+# flags of two commands that bear one name do not go into one process.
 test: $(VENV)/installed lint
-	$(PYTEST) tests/backends tests/lopt_keras $(COMPILED:%=--ignore=%)
-	XLA_FLAGS=--xla_backend_optimization_level=0 \
-		$(PYTEST) $(COMPILED) tests/benchmarks tests/export tests/test_*.py
+	$(PYTEST) tests/backends tests/benchmarks tests/export tests/lopt_keras tests/test_*.py
 	$(PYTEST) tests/meta --ignore=tests/meta/analysis --ignore=tests/meta/inner --ignore=tests/meta/tasks \
 		--ignore=tests/meta/training
 	$(PYTEST) tests/meta/analysis
