@@ -55,7 +55,8 @@ def save(
     - `init_state(parameter_0, parameter_1, ...)` gives the state: `state_I_*` of tensor I,
       `shared_*`, and for a rule that averages `average_0`, `average_1`, ...;
     - `update(parameter_I, gradient_I, the state, step)` gives the new `parameter_I` and state.
-      The averages are the weights to evaluate and keep. Signals are as above.
+      The averages are the weights to evaluate and keep. Signals are as above. A gradient that
+      is not finite leaves all as it was.
 
     The asset `theta.npz` holds theta as plain arrays, which is what
     `LearnedOptimizer` reads. The asset `metadata.json` holds the given metadata and:

@@ -31,6 +31,8 @@ def of_ranks(rule: UpdateRule, theta: Theta) -> dict[str, Any]:
 def of_model(rule: UpdateRule, theta: Theta, shapes: Sequence[Shape]) -> dict[str, Any]:
     """Those for all tensors of one model at once: dict of two concrete functions.
 
+    A gradient that is not finite leaves parameters and state as they are.
+
     Args:
         rule: `UpdateRule`, of any kind.
         theta: dict of variables.
@@ -40,15 +42,19 @@ def of_model(rule: UpdateRule, theta: Theta, shapes: Sequence[Shape]) -> dict[st
     parameters = {f"parameter_{i}": spec for i, spec in enumerate(specs)}
     gradients = {f"gradient_{i}": spec for i, spec in enumerate(specs)}
     averages = {f"{_AVERAGE}{i}": spec for i, spec in enumerate(specs)} if rule.averages else {}
-    example = rule.init_state(_single(theta), [tf.zeros([1, *shape]) for shape in shapes])
-    states = {name: tf.TensorSpec(x.shape, x.dtype) for name, x in _flat(example).items()}
+    # In a graph, where only shapes count: nothing is allocated.
+    with tf.Graph().as_default():
+        zeros = [tf.zeros([1, *shape]) for shape in shapes]
+        example = rule.init_state({k: tf.zeros([1, *v.shape]) for k, v in theta.items()}, zeros)
+        states = {name: tf.TensorSpec(x.shape, x.dtype) for name, x in _flat(example).items()}
     signals = {name: tf.TensorSpec([], tf.float32) for name in rule.signals}
 
     @tf.function(autograph=False)
     def init_state(**given: Tensor) -> Tensors:
         params = [given[name] for name in parameters]
         state = rule.init_state(_single(theta), [param[None] for param in params])
-        return {**_flat(state), **dict(zip(averages, map(tf.identity, params), strict=False))}
+        starts = [tf.identity(param) for param in params if rule.averages]
+        return {**_flat(state), **dict(zip(averages, starts, strict=True))}
 
     @tf.function(autograph=False)
     def update(step: Tensor, **given: Tensor) -> Tensors:
@@ -62,10 +68,13 @@ def of_model(rule: UpdateRule, theta: Theta, shapes: Sequence[Shape]) -> dict[st
         )
         new = [param + change[0] for param, change in zip(params, changes, strict=True)]
         outputs = {**dict(zip(parameters, new, strict=True)), **_flat(state)}
-        for name, param in zip(averages, new, strict=False):
+        if rule.averages:
             weight = rule.average_weight(state)[0]
-            outputs[name] = given[name] + weight * (param - given[name])
-        return outputs
+            for name, param in zip(averages, new, strict=True):
+                outputs[name] = given[name] + weight * (param - given[name])
+        finite = [tf.reduce_all(tf.math.is_finite(given[name])) for name in gradients]
+        usable = tf.reduce_all(finite)
+        return {name: tf.where(usable, x, given[name]) for name, x in outputs.items()}
 
     return {
         "init_state": init_state.get_concrete_function(**parameters),

@@ -179,7 +179,6 @@ class LearnedOptimizer(keras_private.Optimizer):
             for name in rule.signals
             if name != "total_steps"
         }
-        self._checked_rate = learning_rate
         _warn_of_small_learning_rate(learning_rate, self._calls.dtype)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -187,6 +186,8 @@ class LearnedOptimizer(keras_private.Optimizer):
             options.check(name, value)
             if name == "learning_rate" or value != getattr(self, name, value):
                 options.check_change(name, value, self.built, self._traced)
+        if name == "learning_rate" and not self.built:
+            _warn_of_small_learning_rate(value, self._calls.dtype)
         super().__setattr__(name, value)
 
     @property
@@ -275,7 +276,6 @@ class LearnedOptimizer(keras_private.Optimizer):
         for variable in variables:
             _check_variable(variable)
         super().build(variables)
-        self._check_rate_again()
         state = self._initial_state(variables)
         if self.use_ema:
             # Keras has zeros, which a user would get who stops before the first step, or swaps.
@@ -288,17 +288,6 @@ class LearnedOptimizer(keras_private.Optimizer):
             for variable, tensor in zip(variables, state.tensors, strict=True)
         ]
         self._state = base.State(tensors, self._add_state("shared", state.shared, _are_tiles))
-
-    def _check_rate_again(self) -> None:
-        """Warns of a learning rate that was assigned before the first step."""
-        rate = self._learning_rate
-        if isinstance(rate, keras.Variable):
-            with _outside_of_graphs():
-                rate = float(ops.convert_to_numpy(rate))
-            if rate == np.float32(self._checked_rate):
-                return
-        if rate is not self._checked_rate:
-            _warn_of_small_learning_rate(rate, self._calls.dtype)
 
     def _overwrite_averages(self) -> None:
         for variable, average in zip(self._all_variables, self._averages, strict=True):

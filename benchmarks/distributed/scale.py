@@ -90,7 +90,7 @@ class Instant(Crew):
         pass
 
     def newest(self, theta, step, count, max_staleness):
-        raise NotImplementedError
+        raise NotImplementedError("What is measured is the synchronous driver.")
 
 
 def driver_seconds(config, theta, num_shards, num_steps=200):

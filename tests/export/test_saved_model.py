@@ -149,6 +149,10 @@ def test_signatures_of_a_model_do_what_the_optimizer_does(tmp_path, weights):
         state = {name: outputs[name] for name in state}
         for parameter, variable in zip(parameters.values(), variables, strict=True):
             np.testing.assert_allclose(parameter, variable.numpy(), rtol=1e-4, atol=1e-5)
+    broken = {**given, "gradient_1": tf.fill(MODEL[1], np.nan)}
+    outputs = signatures["update"](step=tf.constant(3), **parameters, **broken, **state, **signals)
+    for name, value in {**parameters, **state}.items():
+        np.testing.assert_array_equal(outputs[name], value)
     averages = [state[f"average_{i}"] for i in range(4) if optimizer.rule.averages]
     optimizer.finalize_variable_values(variables)
     for average, variable in zip(averages, variables, strict=False):

@@ -151,7 +151,7 @@ def test_summaries(tmp_path, name):
         "seconds",
         "compile_seconds",
     }
-    counts = {"pathwise": {"excluded"}, "merged": {"excluded", "es_weight"}}.get(name, set())
+    counts = {"excluded", "es_weight"} if name == "merged" else set()
     found = summaries(tmp_path)
     assert set(found) == names | counts
     for key, (steps, values) in found.items():
