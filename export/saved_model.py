@@ -2,6 +2,7 @@
 
 import glob
 import json
+import math
 import operator
 import os
 import platform
@@ -20,6 +21,8 @@ from lopt_keras import rules, saved_model
 from lopt_keras.rules.base import UpdateRule
 from lopt_keras.types import Arrays, Shape
 
+# Steps with all tensors count entries with int32.
+_MOST_ENTRIES = 2**31 - 1
 _TEMPORARY, _REPLACED = ".tmp-", ".replaced"
 
 
@@ -124,6 +127,10 @@ def _checked_shapes(shapes: Any) -> list[Shape]:
         raise ValueError(
             "`shapes` must be a list of shapes, lists of positive integers, one for each tensor. "
             f"Received: {shapes!r:.200}"
+        )
+    if sum(map(math.prod, checked)) > _MOST_ENTRIES:
+        raise ValueError(
+            f"`shapes` must have at most {_MOST_ENTRIES} entries in all. Received: {shapes!r:.200}"
         )
     return checked
 

@@ -166,6 +166,8 @@ def test_signatures_of_a_model_do_what_the_optimizer_does(tmp_path, weights):
 def test_shapes_that_are_none_are_refused(tmp_path, shapes):
     with pytest.raises(ValueError, match="`shapes` must be a list of shapes"):
         export.save(tmp_path / "x", RULE, RULE.init_theta(2), shapes=shapes)
+    with pytest.raises(ValueError, match="`shapes` must have at most"):
+        export.save(tmp_path / "x", RULE, RULE.init_theta(2), shapes=[[2**20, 2**12]])
     assert not os.listdir(tmp_path)
 
 
