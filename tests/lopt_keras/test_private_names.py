@@ -34,6 +34,7 @@ def test_nothing_is_hidden_by_a_name_of_ours():
     """A subclass that overrode one of Keras's own would change what Keras does."""
     own = set(vars(keras_private.Optimizer)) - {"_backend_apply_gradients"}
     keras_names = {name for cls in keras.optimizers.Optimizer.__mro__ for name in vars(cls)}
-    ordinary = {"__module__", "__doc__", "__static_attributes__", "__firstlineno__"}
+    # What Python writes into any class; into a class without annotations when they are first read.
+    ordinary = {"__annotations__", "__doc__", "__firstlineno__", "__module__", "__static_attributes__"}
     assert own & keras_names <= ordinary
     assert issubclass(LearnedOptimizer, keras_private.Optimizer)
