@@ -35,6 +35,12 @@ def test_nothing_is_hidden_by_a_name_of_ours():
     own = set(vars(keras_private.Optimizer)) - {"_backend_apply_gradients"}
     keras_names = {name for cls in keras.optimizers.Optimizer.__mro__ for name in vars(cls)}
     # What Python writes into any class; into a class without annotations when they are first read.
-    ordinary = {"__annotations__", "__doc__", "__firstlineno__", "__module__", "__static_attributes__"}
+    ordinary = {
+        "__annotations__",
+        "__doc__",
+        "__firstlineno__",
+        "__module__",
+        "__static_attributes__",
+    }
     assert own & keras_names <= ordinary
     assert issubclass(LearnedOptimizer, keras_private.Optimizer)

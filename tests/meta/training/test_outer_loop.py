@@ -1,3 +1,4 @@
+import functools
 import os
 import signal
 
@@ -11,17 +12,63 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from lopt_keras import LearnedOptimizer, rules
 from meta import estimators
 from meta.training import outer_state, shards
+from meta.training.crew import LocalCrew
 from meta.training.curriculum import Curriculum
 from meta.training.outer_loop import OuterLoop
+from meta.training.worker import Worker
+
+# One process compiles what they share.
+pytestmark = pytest.mark.xdist_group("outer_loop")
 
 RULE = rules.SGD(learning_rate=0.01, momentum=0.5)
+QUADRATIC, STEEP, NOISE, MLP = Quadratic(), Quadratic(), Noise(), small_mlp()
+STEEP.curvature = 3.0
 
 
-def make_loop(out_dir, name="es", optimizer=None, task=None, seed=0, horizon=4, **kwargs):
-    arguments = {"num_particles": 8, "unroll_length": 4, "stddev": 0.1, "horizon": horizon}
-    estimator = estimators.get(name, RULE, task or small_mlp(), **arguments)
-    optimizer = optimizer or keras.optimizers.Adam(0.05)
-    return OuterLoop(estimator, optimizer, seed, str(out_dir), checkpoint_every=3, **kwargs)
+@functools.cache
+def make_estimator(name, task, horizon=4, num_particles=8, unroll_length=4):
+    return estimators.get(
+        name,
+        RULE,
+        task,
+        num_particles=num_particles,
+        unroll_length=unroll_length,
+        stddev=0.1,
+        horizon=horizon,
+    )
+
+
+@functools.cache
+def make_worker(estimators, curriculum, seed):
+    """A worker has no state but its programs, so that loops with the same ones share it.
+
+    That a process which compiles anew ends with the same bits is tested where the command is.
+    """
+    return Worker(estimators, curriculum, seed)
+
+
+def make_loop(
+    out_dir,
+    name="es",
+    optimizer=None,
+    task=MLP,
+    seed=0,
+    horizon=4,
+    curriculum=None,
+    **kwargs,
+):
+    curriculum = curriculum or Curriculum("constant", horizon)
+    estimator = make_estimator(name, task, horizon)
+    kwargs.setdefault("crew", LocalCrew(make_worker((estimator,), curriculum, seed)))
+    return OuterLoop(
+        estimator,
+        optimizer or keras.optimizers.Adam(0.05),
+        seed,
+        str(out_dir),
+        checkpoint_every=3,
+        curriculum=curriculum,
+        **kwargs,
+    )
 
 
 def assert_equal(first, second):
@@ -30,7 +77,7 @@ def assert_equal(first, second):
 
 
 def test_it_finds_a_better_learning_rate(tmp_path):
-    loop = make_loop(tmp_path, task=Quadratic())
+    loop = make_loop(tmp_path, task=QUADRATIC)
     start = loop.theta["log_learning_rate"]
     loop.run(1)
     first = loop.smoothed_loss
@@ -43,10 +90,13 @@ def test_it_finds_a_better_learning_rate(tmp_path):
 @pytest.mark.parametrize("name", ["pes", "nres", "merged"])
 def test_a_resumed_run_ends_with_the_same_theta_bit_for_bit(tmp_path, name):
     def make(folder, **kwargs):
-        arguments = {"horizon": 12, "curriculum": Curriculum("log_uniform", 12, 4), **kwargs}
         rate = keras.optimizers.schedules.CosineDecay(0.0, 8, warmup_target=0.05, warmup_steps=2)
         optimizer = keras.optimizers.Adam(rate)
-        return make_loop(tmp_path / folder, name, optimizer, Quadratic(), **arguments)
+        curriculum = Curriculum("log_uniform", 12, 4)
+        folder = tmp_path / folder
+        return make_loop(
+            folder, name, optimizer, QUADRATIC, horizon=12, curriculum=curriculum, **kwargs
+        )
 
     whole = make("whole")
     whole.run(10)
@@ -115,7 +165,7 @@ def test_what_cannot_be_written_is_said_with_what_is_kept(tmp_path, monkeypatch)
 
 
 def test_the_bar_tells_of_compilation(tmp_path, capsys):
-    make_loop(tmp_path, task=Quadratic()).run(20)
+    make_loop(tmp_path, task=QUADRATIC, crew=None).run(20)
     told = capsys.readouterr().err
     assert "0/20 [00:00, compiling program 1 of 1, " in told
     assert "20/20" in told
@@ -139,7 +189,7 @@ def summaries(out_dir):
 
 @pytest.mark.parametrize("name", ["nres", "merged"])
 def test_summaries(tmp_path, name):
-    make_loop(tmp_path, name, task=Quadratic()).run(20)
+    make_loop(tmp_path, name, task=QUADRATIC).run(20)
     names = {
         "meta_loss",
         "meta_loss_smoothed",
@@ -163,7 +213,7 @@ def test_summaries(tmp_path, name):
 
 def test_the_curriculum_decides_how_long_problems_are(tmp_path):
     curriculum = Curriculum("linear", 4, 1, num_steps=30)
-    make_loop(tmp_path, task=Quadratic(), curriculum=curriculum).run(30)
+    make_loop(tmp_path, task=QUADRATIC, curriculum=curriculum).run(30)
     found = summaries(tmp_path)
     # The summary of outer step k is of the length for which k - 1 steps had been taken.
     assert found["unroll_length"][1].tolist() == [2, 3, 4]
@@ -188,7 +238,7 @@ def test_the_meta_gradient_is_clipped(tmp_path):
 def test_the_norm_of_the_meta_gradient_is_clipped_and_its_direction_kept(tmp_path):
     def step(folder, **kwargs):
         optimizer = keras.optimizers.SGD(1.0)
-        arguments = {"optimizer": optimizer, "task": Quadratic(), "gradient_clip": 1e6, **kwargs}
+        arguments = {"optimizer": optimizer, "task": QUADRATIC, "gradient_clip": 1e6, **kwargs}
         loop = make_loop(tmp_path / folder, **arguments)
         before = loop.theta
         loop.run(1)
@@ -213,7 +263,7 @@ def test_a_learned_optimizer_can_be_the_outer_optimizer(tmp_path):
 @pytest.mark.parametrize("name", ["es", "merged"])
 def test_a_part_of_theta_is_trained(tmp_path, name):
     arguments = {"num_particles": 8, "unroll_length": 4, "trained": ["log_learning_rate"]}
-    estimator = estimators.get(name, RULE, Quadratic(), **arguments)
+    estimator = estimators.get(name, RULE, QUADRATIC, **arguments)
     loop = OuterLoop(estimator, keras.optimizers.Adam(0.05), 0, str(tmp_path))
     start = loop.theta
     loop.run(3)
@@ -222,18 +272,26 @@ def test_a_part_of_theta_is_trained(tmp_path, name):
 
 
 def make_mixture(out_dir, weights, seed=0, **kwargs):
-    arguments = {"num_particles": 4, "unroll_length": 2, "horizon": 4}
-    tasks = {"quadratic/0": Quadratic(), "quadratic/1": Quadratic(), "noise/0": Noise()}
-    mixture = {
-        name: (estimators.get("pes", RULE, task, **arguments), weights[name])
-        for name, task in tasks.items()
-    }
-    optimizer = keras.optimizers.Adam(0.05)
-    return OuterLoop(mixture, optimizer, seed, str(out_dir), checkpoint_every=3, **kwargs)
+    sizes = {"num_particles": 4, "unroll_length": 2}
+    tasks = {"quadratic/0": QUADRATIC, "quadratic/1": STEEP, "noise/0": NOISE}
+    made = {name: make_estimator("pes", task, **sizes) for name, task in tasks.items()}
+    curriculum = Curriculum("constant", 4)
+    worker = make_worker(tuple(made.values()), curriculum, seed)
+    return OuterLoop(
+        {name: (estimator, weights[name]) for name, estimator in made.items()},
+        keras.optimizers.Adam(0.05),
+        seed,
+        str(out_dir),
+        checkpoint_every=3,
+        curriculum=curriculum,
+        crew=LocalCrew(worker),
+        **kwargs,
+    )
 
 
 def test_a_mixture_takes_its_steps_in_proportion_and_resumes(tmp_path):
     weights = {"quadratic/0": 6, "quadratic/1": 3, "noise/0": 1}
+    make_worker.cache_clear()
     whole = make_mixture(tmp_path / "whole", weights)
     taken = []
     units = whole._units
@@ -254,11 +312,11 @@ def test_a_mixture_takes_its_steps_in_proportion_and_resumes(tmp_path):
 
 
 def test_it_goes_on_from_the_small_state_of_another_run(tmp_path):
-    first = make_loop(tmp_path / "first", task=Quadratic())
+    first = make_loop(tmp_path / "first", task=QUADRATIC)
     first.run(6)
     thetas = []
     for name in ("second", "third"):
-        loop = make_loop(tmp_path / name, task=Quadratic())
+        loop = make_loop(tmp_path / name, task=QUADRATIC)
         loop.go_on_from(str(tmp_path / "first" / outer_state.FILE))
         assert (loop.step, loop.smoothed_loss) == (6, first.smoothed_loss)
         assert_equal(loop.theta, first.theta)
@@ -269,8 +327,8 @@ def test_it_goes_on_from_the_small_state_of_another_run(tmp_path):
 
 
 def test_it_refuses_the_state_of_another_optimizer(tmp_path):
-    make_loop(tmp_path / "first", task=Quadratic()).run(3)
-    loop = make_loop(tmp_path / "second", optimizer=keras.optimizers.SGD(), task=Quadratic())
+    make_loop(tmp_path / "first", task=QUADRATIC).run(3)
+    loop = make_loop(tmp_path / "second", optimizer=keras.optimizers.SGD(), task=QUADRATIC)
     with pytest.raises(ValueError, match="outer optimizer"):
         loop.go_on_from(str(tmp_path / "first" / outer_state.FILE))
 
@@ -294,9 +352,9 @@ def test_shards_take_their_steps_together_and_resume(tmp_path):
 
 def test_an_interruption_leaves_a_checkpoint(tmp_path, monkeypatch):
     """In the middle of an outer step, which is then taken again."""
-    whole = make_loop(tmp_path / "whole", "pes", task=Quadratic(), horizon=12, num_shards=2)
+    whole = make_loop(tmp_path / "whole", "pes", task=QUADRATIC, horizon=12, num_shards=2)
     whole.run(6)
-    loop = make_loop(tmp_path / "x", "pes", task=Quadratic(), horizon=12, num_shards=2)
+    loop = make_loop(tmp_path / "x", "pes", task=QUADRATIC, horizon=12, num_shards=2)
     average = shards.average
     # Under a shell that has put the tests in the background, interruptions are ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -313,7 +371,7 @@ def test_an_interruption_leaves_a_checkpoint(tmp_path, monkeypatch):
     finally:
         signal.signal(signal.SIGINT, before)
     monkeypatch.undo()
-    resumed = make_loop(tmp_path / "x", "pes", task=Quadratic(), horizon=12, num_shards=2)
+    resumed = make_loop(tmp_path / "x", "pes", task=QUADRATIC, horizon=12, num_shards=2)
     assert resumed.restore() == 4
     resumed.run(6)
     assert_equal(whole.theta, resumed.theta)
