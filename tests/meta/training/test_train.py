@@ -14,6 +14,7 @@ from absl import app, flags
 
 from export import locks
 from lopt_keras import LearnedOptimizer, rules, saved_model
+from meta import datasets
 from meta import train as binary
 from meta.training import run_directory
 from meta.training.config import MetaTrainingConfig
@@ -44,7 +45,10 @@ FLAGS = [
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("data")
+    """With the dataset: a process that prepares one numbers its programs differently."""
+    folder = tmp_path_factory.mktemp("data")
+    datasets.load("digits", str(folder))
+    return folder
 
 
 def command(out_dir, data_dir, *flags):
@@ -58,16 +62,21 @@ def train(out_dir, data_dir, *flags):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory, data_dir):
+def kept(tmp_path_factory):
+    """The flag of what the whole run compiles, with which others start sooner."""
+    return f"--compilation_cache={tmp_path_factory.mktemp('compiled')}"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, data_dir, kept):
     out_dir = tmp_path_factory.mktemp("runs") / "whole"
-    result = train(out_dir, data_dir, f"--compilation_cache={out_dir.parent / 'compiled'}")
+    result = train(out_dir, data_dir, kept)
     assert result.returncode == 0, result.stderr
     return out_dir, result
 
 
-def test_compiled_programs_are_kept(whole):
-    out_dir, _ = whole
-    assert os.listdir(out_dir.parent / "compiled")
+def test_compiled_programs_are_kept(whole, kept):
+    assert os.listdir(kept.partition("=")[2])
 
 
 def last_checkpoint(out_dir):
@@ -181,13 +190,12 @@ def refusal(out_dir, data_dir, *given):
     return str(caught.value)
 
 
-def test_a_run_can_start_from_the_weights_of_another(whole, tmp_path, data_dir):
+def test_a_run_can_start_from_the_weights_of_another(whole, tmp_path, data_dir, kept):
     out_dir, _ = whole
     start = out_dir / "export"
     names = ("--num_outer_steps=1", "--outer_learning_rate=1e-9", "--outer_warmup_steps=0")
-    result = train(
-        tmp_path / "run", data_dir, *names, f"--initial_weights={start}", "--nolearning_curve"
-    )
+    names = (*names, f"--initial_weights={start}", "--nolearning_curve")
+    result = train(tmp_path / "run", data_dir, *names, kept)
     assert result.returncode == 0, result.stderr
     _, expected, metadata = saved_model.read(start)
     _, theta, own = saved_model.read(tmp_path / "run" / "export")
@@ -242,13 +250,12 @@ def test_the_export_binary_writes_the_same(whole, tmp_path):
         arguments = [sys.executable, "-m", "export.export", *flags]
         return subprocess.run(arguments, capture_output=True, text=True)
 
-    for i, checkpoint_dir in enumerate((out_dir, out_dir / "checkpoints")):
-        result = run(f"--checkpoint_dir={checkpoint_dir}", f"--out={tmp_path / str(i)}")
-        assert result.returncode == 0, result.stderr
-        _, theta, _ = saved_model.read(tmp_path / str(i))
-        for name in expected:
-            np.testing.assert_array_equal(theta[name], expected[name])
-    result = run(f"--checkpoint_dir={out_dir}", f"--out={tmp_path / '0'}")
+    result = run(f"--checkpoint_dir={out_dir / 'checkpoints'}", f"--out={tmp_path / 'export'}")
+    assert result.returncode == 0, result.stderr
+    _, theta, _ = saved_model.read(tmp_path / "export")
+    for name in expected:
+        np.testing.assert_array_equal(theta[name], expected[name])
+    result = run(f"--checkpoint_dir={out_dir}", f"--out={tmp_path / 'export'}")
     assert result.returncode != 0
     assert "exists" in result.stderr + result.stdout
 
@@ -333,12 +340,12 @@ def test_a_second_run_in_the_directory_of_one_at_work_is_refused(tmp_path, data_
     assert f"in use by process {os.getpid()} on" in told
 
 
-def test_a_damaged_run_says_what_it_does(whole, tmp_path, data_dir):
+def test_a_damaged_run_says_what_it_does(whole, tmp_path, data_dir, kept):
     out_dir = tmp_path / "damaged"
     shutil.copytree(whole[0], out_dir)
     os.truncate(out_dir / "checkpoints" / "ckpt-400.data-00000-of-00001", 100)
     os.remove(out_dir / "checkpoints" / "checkpoint")
-    result = train(out_dir, data_dir, "--nolearning_curve")
+    result = train(out_dir, data_dir, "--nolearning_curve", kept)
     assert result.returncode == 0, result.stderr
     assert "Warning: ckpt-400 cannot be read: " in result.stderr
     assert "Resuming at outer step 380." in result.stdout
@@ -347,7 +354,7 @@ def test_a_damaged_run_says_what_it_does(whole, tmp_path, data_dir):
     for name in expected:
         np.testing.assert_array_equal(theta[name], expected[name])
     (out_dir / "run.json").write_text("{")
-    result = train(out_dir, data_dir, "--nolearning_curve")
+    result = train(out_dir, data_dir, "--nolearning_curve", kept)
     assert result.returncode == 1
     assert result.stderr.startswith("Error: The description of the run, ")
     assert result.stderr.count("\n") == 2
