@@ -31,23 +31,27 @@ HANDCRAFTED = [
     rules.ScheduleFreeAdamW(learning_rate=0.01, beta_1=0.8, beta_2=0.99),
     rules.CosineAdamW(learning_rate=0.01, weight_decay=0.1, warmup=0.3),
 ]
-ALL_RULES = [
+# Of different formulas each.
+LEARNED = [
     rules.MLP(hidden_size=4),
     rules.FactoredMLP(hidden_size=4),
-    rules.NormalizedMLP(hidden_size=4),
-    rules.NormalizedMLP(hidden_size=4, orthogonalize=False, adam_fallback=False),
     rules.NormalizedMLP(hidden_size=4, flatten_filters=True, start="momentum", noise_scaled=True),
-    rules.NormalizedMLP(hidden_size=4, start="muon", adam_fallback=False),
     rules.Hierarchical(hidden_size=4, lstm_size=4, decays=(0.5, 0.9)),
-    rules.Recurrent(hidden_size=4),
     rules.Recurrent(hidden_size=3, hidden_layers=2, log_sign=True),
     rules.LearnedHyperparameters(hidden_size=4),
-    rules.Scheduled("normalized_mlp", hidden_size=4),
     rules.Scheduled("adam", hidden_size=4, min_parameter_scale=0.1, max_parameter_scale=0.3),
-    rules.Scheduled(rules.Hierarchical(hidden_size=4, lstm_size=4)),
     rules.DirectionMixture(hidden_size=4),
-    *HANDCRAFTED,
 ]
+# Others with these formulas, in other combinations.
+VARIANTS = [
+    rules.NormalizedMLP(hidden_size=4),
+    rules.NormalizedMLP(hidden_size=4, orthogonalize=False, adam_fallback=False),
+    rules.NormalizedMLP(hidden_size=4, start="muon", adam_fallback=False),
+    rules.Recurrent(hidden_size=4),
+    rules.Scheduled("normalized_mlp", hidden_size=4),
+    rules.Scheduled(rules.Hierarchical(hidden_size=4, lstm_size=4)),
+]
+ALL_RULES = [*LEARNED, *VARIANTS, *HANDCRAFTED]
 
 
 def load_vectors(name):
@@ -228,10 +232,10 @@ def tensors(shapes, seed=0):
     return [tf.constant(rng.standard_normal((1, *shape)), tf.float32) for shape in shapes]
 
 
-@pytest.mark.parametrize("rule", ALL_RULES, ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("rule", [*LEARNED, *HANDCRAFTED], ids=lambda rule: type(rule).__name__)
 def test_updates_and_their_derivatives_are_finite(rule):
     theta = random_theta(rule)
-    params = tensors([(), (5,), (4, 6), (3, 3, 2, 4)])
+    params = tensors([(), (5,), (3, 3, 2, 4)])
 
     # Compiled, as XLA and eager execution differ in the derivative of a root at zero.
     @tf.function(jit_compile=True, autograph=False)
@@ -505,7 +509,13 @@ def test_an_untrained_rule_that_starts_as_adam_has_its_direction(shape, how):
 @pytest.mark.parametrize("shape", [(4000,), (2, 50, 80)], ids=str)
 def test_noise_scaled_steps_shrink_where_gradients_are_noise(shape):
     rule = rules.NormalizedMLP(
-        step_mult=0.1, orthogonalize=False, adam_fallback=False, start="adam", noise_scaled=True
+        hidden_size=2,
+        hidden_layers=1,
+        step_mult=0.1,
+        orthogonalize=False,
+        adam_fallback=False,
+        start="adam",
+        noise_scaled=True,
     )
     rng = np.random.RandomState(0)
     noise = rng.standard_normal((100, *shape)).astype("float32")
