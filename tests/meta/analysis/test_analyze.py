@@ -12,6 +12,9 @@ from meta import analyze, tasks
 from meta.analysis import report, scaling, sections, study
 from meta.analysis.subject import Subject
 
+# One process makes what they share.
+pytestmark = pytest.mark.xdist_group("analyze")
+
 ADAM = ["--rule=adam", '--rule_config={"learning_rate": 0.05}', "--adam_learning_rate=0.02"]
 TASK = ["--task=two_moons", '--task_config={"hidden_units": [4], "batch_size": 8}']
 

@@ -6,6 +6,9 @@ from lopt_keras import rules
 from meta import random, tasks
 from meta.analysis import directions, recording, regularisation
 
+# One process makes what they share.
+pytestmark = pytest.mark.xdist_group("recording")
+
 SEED = random.seed(1)
 STEPS = 12
 

@@ -8,6 +8,9 @@ from meta import datasets
 from meta.datasets import prose as prose_module
 from meta.datasets import text_dataset
 
+# One process makes what they share.
+pytestmark = pytest.mark.xdist_group("text_datasets")
+
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):

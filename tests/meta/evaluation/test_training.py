@@ -10,6 +10,9 @@ from meta.evaluation.side_by_side import SideBySide
 from meta.inner.training import InnerTraining
 from meta.tasks.sampling.augmentation import Augmented
 
+# One process makes what they share.
+pytestmark = pytest.mark.xdist_group("evaluation_training")
+
 SEED = random.seed(3)
 STEPS = 12
 RULES = (

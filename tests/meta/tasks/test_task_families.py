@@ -56,7 +56,10 @@ def compiled(task):
     return loss_and_gradient
 
 
-every_family = pytest.mark.parametrize("family", tasks.FAMILIES)
+# One process compiles what the tests of a family share.
+every_family = pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in tasks.FAMILIES]
+)
 
 
 @every_family
