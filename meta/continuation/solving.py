@@ -59,7 +59,7 @@ def solve(
             f"Received: {problems[0].v.shape[0]}"
         )
     weights, bars = run(solver, inputs(problems), jit)
-    weights, bars = (np.asarray(x[0], np.float64) for x in (weights, bars))
+    weights, bars = (x.numpy()[0].astype(np.float64) for x in (weights, bars))
     # To five digits they are of sum 1 already: a float32 softmax.
     weights /= weights.sum(axis=1, keepdims=True)
     chi2 = np.array([p.chi2(w) for p, w in zip(problems, weights, strict=True)])
