@@ -148,7 +148,7 @@ def trained(make, operators):
 
     clock = _Clock()
     training.fit(built(), _TRIAL_STEPS, _LEARNING_RATE.value, [clock])
-    steps = max(200, int(_SECONDS.value * (_TRIAL_STEPS - 1) / clock.seconds))
+    steps = max(10, int(_SECONDS.value * (_TRIAL_STEPS - 1) / clock.seconds))
     own = built()
     training.fit(own, steps, _LEARNING_RATE.value, [clock])
     return own.solver, steps, clock.seconds
