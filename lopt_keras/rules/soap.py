@@ -28,6 +28,9 @@ class SOAP(hand_designed.Adam):
     in the eigenbasis, whichever that is. Vectors, scalars and sides longer than `max_side` are
     not turned.
 
+    On a processor, XLA's QR decomposition is slow: a step on a convnet of 20 thousand parameters
+    takes 0.3 s, and 3 ms with `LearnedOptimizer(jit_compile=False)`.
+
     Theta: that of `Adam`, and `log_one_minus_shampoo_beta`.
 
     Args:
