@@ -49,7 +49,7 @@ def made_by() -> dict[str, Any]:
 
 
 def _program() -> list[str]:
-    """As Python is told it: a module if it runs as one, which needs its package; else its file."""
+    """The arguments that make Python run it: `-m` and a module if it runs as one, else a file."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     if spec is not None and spec.origin == sys.argv[0]:
         return ["-m", spec.name.removesuffix(".__main__")]
