@@ -194,7 +194,7 @@ class Study:
     def _keep(self, population, seed):
         genealogy, best = population.genealogy, population.best
         name = os.path.join(self._out_dir, f"genealogy_{seed}")
-        provenance.write_json(f"{name}.json", genealogy.to_dict())
+        provenance.write_results(f"{name}.json", genealogy.to_dict())
         plots.plot(genealogy, best, f"{name}.png")
         metadata = {
             "command": f"python benchmarks/population.py, seed {seed}",

@@ -39,13 +39,21 @@ def write_json(file: str | os.PathLike[str], content: Any, sort_keys: bool = Tru
 def made_by() -> dict[str, Any]:
     """The running program: a dict of its `command`, `commit` and `versions`."""
     return {
-        "command": shlex.join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
+        "command": shlex.join(["python", *_program(), *sys.argv[1:]]),
         "commit": commit(),
         "versions": {
             "python": platform.python_version(),
             **{module.__name__: module.__version__ for module in (keras, np, tf)},
         },
     }
+
+
+def _program() -> list[str]:
+    """The arguments that make Python run it: `-m` and a module if it runs as one, else a file."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    if spec is not None and spec.origin == sys.argv[0]:
+        return ["-m", spec.name.removesuffix(".__main__")]
+    return [os.path.relpath(sys.argv[0])]
 
 
 def commit() -> str | None:

@@ -228,7 +228,7 @@ def _compare(training: run.MetaTraining, task: Task) -> None:
     picture = os.path.join(_OUT_DIR.value, "learning_curve.png")
     comparison.plot(curves, f"{name}, fresh seeds", picture)
     summary = comparison.summarise(curves)
-    provenance.write_json(os.path.join(_OUT_DIR.value, "learning_curve.json"), summary)
+    provenance.write_results(os.path.join(_OUT_DIR.value, "learning_curve.json"), summary)
     for optimizer, figures in summary.items():
         print(f"{optimizer:>30}: ", end="")
         print(", ".join(f"{k} {v['mean']:.4f} ± {v['std']:.4f}" for k, v in figures.items()))

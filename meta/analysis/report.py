@@ -34,7 +34,7 @@ def write(
         out_dir: directory, made if there is none.
         study: `Study`.
         names: of `SECTIONS`.
-        command: that was run.
+        command: that was run, for the page.
 
     Returns:
         Dict from the name to the `Section`, or to the text that says why there is none.
@@ -46,7 +46,6 @@ def write(
             bar.set_description(name)
             found[name] = compute(study, name)
     content = {
-        "command": command,
         "subject": study.subject.name,
         "rule": rules.serialize(study.subject.rule),
         "task": {"name": study.task.name, "config": _plain(study.task.get_config())},
@@ -55,7 +54,7 @@ def write(
             for name, x in found.items()
         },
     }
-    provenance.write_json(os.path.join(out_dir, "analysis.json"), content)
+    provenance.write_results(os.path.join(out_dir, "analysis.json"), content)
     page = _page(out_dir, study, found, command)
     file = os.path.join(out_dir, "report.html")
     with open(f"{file}.tmp", "w", encoding="utf-8") as f:

@@ -59,7 +59,7 @@ def write(
         results: list of `benchmark.TaskResult`.
         rivals: names of the optimizers that are compared with the baselines.
         settings: `benchmark.Settings`.
-        command: that was run.
+        command: that was run, for the page.
 
     Returns:
         The summary: dict from the name of each optimizer to `metrics.summarise`.
@@ -75,12 +75,11 @@ def write(
     plots.plot_profiles(results, rivals, overview[1])
     summary = summarise(results)
     content = {
-        "command": command,
         "settings": settings._asdict(),
         "summary": summary,
         "tasks": {result.entry.name: _task_json(result) for result in results},
     }
-    provenance.write_json(os.path.join(out_dir, "results.json"), content)
+    provenance.write_results(os.path.join(out_dir, "results.json"), content)
     _write_csv(os.path.join(out_dir, "results.csv"), results)
     page = _page(results, rivals, settings, command, summary, overview, files)
     _replace(os.path.join(out_dir, "report.html"), page)

@@ -210,7 +210,7 @@ def _finish(population: Population, plan: _Plan, commits: list[str]) -> None:
     """Writes genealogy and picture, and exports the best member."""
     genealogy, best = population.genealogy, population.best
     file = os.path.join(_OUT_DIR.value, "genealogy.json")
-    provenance.write_json(file, genealogy.to_dict())
+    provenance.write_results(file, genealogy.to_dict())
     picture = os.path.join(_OUT_DIR.value, "genealogy.png")
     plots.plot(genealogy, best, picture)
     score = genealogy.generations[-1]["scores"][best]

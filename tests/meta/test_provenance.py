@@ -1,5 +1,7 @@
+import importlib.machinery
 import json
 import sys
+import types
 
 import keras
 import numpy as np
@@ -21,6 +23,15 @@ def test_results_say_what_made_them(tmp_path, monkeypatch):
     assert made_by["versions"]["keras"] == keras.__version__
     assert made_by["versions"]["numpy"] == np.__version__
     assert [f.name for f in file.parent.iterdir()] == ["results.json"]
+
+
+@pytest.mark.parametrize("module", ["package.command", "package.folder.__main__"])
+def test_the_command_of_a_module_names_the_module(module, monkeypatch):
+    spec = importlib.machinery.ModuleSpec(module, None, origin="/folder/file.py")
+    monkeypatch.setitem(sys.modules, "__main__", types.SimpleNamespace(__spec__=spec))
+    monkeypatch.setattr(sys, "argv", ["/folder/file.py", "--seed=1"])
+    expected = f"python -m {module.removesuffix('.__main__')} --seed=1"
+    assert provenance.made_by()["command"] == expected
 
 
 def test_what_cannot_be_written_leaves_the_old_file(tmp_path):

@@ -35,8 +35,10 @@ def out(tmp_path_factory):
 
 
 def test_the_report_finds_what_adam_is(out):
-    found = json.loads((out / "analysis.json").read_text())["sections"]
-    assert list(found) == ["adaptation", "clipping", "momentum", "regularisation", "training"]
+    content = json.loads((out / "analysis.json").read_text())
+    assert set(content) == {"made_by", "rule", "sections", "subject", "task"}
+    found = content["sections"]
+    assert list(found) == ["training", "momentum", "clipping", "adaptation", "regularisation"]
     own = found["momentum"]["Adam as given, parameter"]
     np.testing.assert_allclose(own["momenta"][0], 0.9, rtol=1e-3)
     # The rate over the noise's size is the learning rate over the bias of ten steps of m.

@@ -134,6 +134,7 @@ def test_the_run_leaves_an_export_a_picture_and_summaries(whole):
     assert LearnedOptimizer(weights=out_dir / "export").rule == rule
     assert (out_dir / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
     summary = json.loads((out_dir / "learning_curve.json").read_text())
+    assert summary.pop("made_by")["command"] == metadata["command"]
     assert len(summary) == 4
     assert list((out_dir / "summaries").iterdir())
     assert "meta_loss=" in result.stderr
