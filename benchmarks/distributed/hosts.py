@@ -162,7 +162,7 @@ def wait_for_nodes():
 
 
 def train(folder, num_workers, disturb=None):
-    """The digest of theta, and the seconds of the longest outer step."""
+    """The digest of theta, the seconds of each outer step, and what the crew tells."""
     address = f"{_HEAD}:{_PORT}" if num_workers else None
     config = runs.config(folder, _STEPS.value, _NODES.value, num_workers, ray_address=address)
     with run.started(config) as training:
@@ -191,13 +191,14 @@ def compare(folder):
             runs.at_steps(training, [_STEPS.value // 3], random.Random(0), cut)
 
         found, times, told = train(os.path.join(folder, "hosts"), _NODES.value, disturb)
+    times = sorted(times[1:])  # In the first, the program is compiled.
     return {
         "same_bits": expected == found,
         "theta_sha256": found,
         "cuts": len(cuts),
         "seconds_cut": _CUT.value,
-        "longest_step_seconds": round(max(times), 1),
-        "median_step_seconds": round(sorted(times)[len(times) // 2], 3),
+        "longest_step_seconds": round(times[-1], 1),
+        "median_step_seconds": round(times[len(times) // 2], 3),
         **told,
     }
 
