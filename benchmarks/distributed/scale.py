@@ -135,18 +135,19 @@ def adding_seconds(theta, count=64):
 
 
 def calibrated(engine, theta):
-    """The `model.Engine` with all that a unit costs a driver on Ray: pair with what it is from.
+    """The `model.Engine` with all that a step and a unit cost a driver: pair with what it is from.
 
     Some of this costs less if it is measured alone: between two units, caches go cold.
     """
-    rows, times = [], _SECONDS.value / _MANY.value
-    with sleeping(theta, 2, 2 * _MANY.value) as crew:
-        for num in (1, 2):
-            load = model.Load(np.full(num, times), _MANY.value, bytes_of(theta), bytes_of(theta))
-            rows.append(compared(bare(engine, theta), crew, load))
+    num, num_bytes = 2 * _MANY.value, bytes_of(theta)
+    one = model.Load(np.full(1, _SECONDS.value), 1, num_bytes, num_bytes)
+    many = model.Load(np.full(2, _SECONDS.value / _MANY.value), _MANY.value, num_bytes, num_bytes)
+    with sleeping(theta, 2, num) as crew:
+        rows = [compared(bare(engine, theta), crew, load) for load in (one, many)]
     lacking = [row["driver_seconds"] - row["driver_seconds_modelled"] for row in rows]
-    more = (lacking[1] - lacking[0]) / _MANY.value
-    return dataclasses.replace(engine, collect=max(0.0, engine.collect + more)), rows
+    of_unit = (lacking[1] - lacking[0]) / (num - 1)
+    put = max(0.0, engine.put + lacking[0] - of_unit)
+    return dataclasses.replace(engine, put=put, collect=max(0.0, engine.collect + of_unit)), rows
 
 
 def bare(engine, theta):
