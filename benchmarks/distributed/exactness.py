@@ -184,6 +184,7 @@ def driver_gone(number, num_workers):
 def signal_itself(config, step, number, seed):
     """In a process of its own: a run that gets a signal at a random moment of an outer step."""
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Jobs in the background ignore it.
     with run.started(config) as training:
         own = os.getpid()
         runs.at_steps(training, [step], random.Random(seed), lambda: os.kill(own, number))
