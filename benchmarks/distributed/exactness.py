@@ -32,6 +32,7 @@ _CASES = flags.DEFINE_list("cases", [], "Names of the cases to run. Default: all
 _SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
 smoke.define(steps=10, cases=["this process"])
 
+_CHECKPOINT = runs.SETTING["checkpoint_every"]
 _PERIOD, _AWAKE = 0.2, 0.02
 """Seconds: a worker that is slowed down ten times runs for the second in each of the first."""
 
@@ -162,23 +163,32 @@ def driver_gone(number, num_workers):
     def case(out_dir, moments):
         context = multiprocessing.get_context("spawn")
         others = runs.workers(os.getpid())
-        driver = context.Process(target=run.train, args=(config(out_dir, 2, _address[0]),))
+        last = _STEPS.value - 1
+        step = moments.randrange(min(_CHECKPOINT + 1, last), min(2 * _CHECKPOINT, last + 1))
+        own = config(out_dir, 2, _address[0]), step, number, _SEED.value
+        driver = context.Process(target=signal_itself, args=own)
         driver.start()
-        while not os.path.exists(os.path.join(out_dir, "checkpoints", "checkpoint")):
-            if not driver.is_alive():
-                raise RuntimeError("The run ended before its first checkpoint.")
-            time.sleep(0.02)
-        time.sleep(moments.uniform(0.0, 0.3))
-        os.kill(driver.pid, number)
         driver.join()
+        if not driver.exitcode:
+            raise RuntimeError(f"The run took all its steps: the signal at {step} ended nothing.")
         time.sleep(10.0)
         left = set(runs.workers(os.getpid())) - set(others)
         with run.started(config(out_dir, 0)) as training:
             kept = training.loop.step
-        counted = {"kept_step": kept, "workers_left": len(left)}
+        counted = {"signal_at_step": step, "kept_step": kept, "workers_left": len(left)}
         return train(out_dir, num_workers), counted
 
     return case
+
+
+def signal_itself(config, step, number, seed):
+    """In a process of its own: a run that gets a signal at a random moment of an outer step."""
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Jobs in the background ignore it.
+    with run.started(config) as training:
+        own = os.getpid()
+        runs.at_steps(training, [step], random.Random(seed), lambda: os.kill(own, number))
+        training.loop.run(config.num_outer_steps)
 
 
 _HERE = "this process"

@@ -319,7 +319,8 @@ class OuterLoop:
 
     def _units(self) -> list[Unit]:
         """What the shards compute in the next outer step."""
-        return [self._shards.unit(shard, self.step) for shard in range(len(self._shards))]
+        step = self.step  # To read it takes longer than to draw the unit of a shard.
+        return [self._shards.unit(shard, step) for shard in range(len(self._shards))]
 
     def _collect(self, units: Sequence[Unit], made: Sequence[Estimated], metrics: Tensors) -> None:
         """Notes what the next summaries are to tell: means over the shards of each family."""

@@ -299,7 +299,8 @@ def _kill(ray: Any, pid: int, node: str) -> None:
     there = NodeAffinitySchedulingStrategy(node, soft=False)
 
     def end() -> None:  # Ray takes no function that is built in.
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # Ray may have ended it after all.
+            os.kill(pid, signal.SIGKILL)
 
     remote = ray.remote(num_cpus=0, max_retries=0)(end)
     remote.options(scheduling_strategy=there).remote()

@@ -102,7 +102,7 @@ def fit_once(module, folder):
 
 def model_drivers(module, _):
     """Whose speeds are known: nothing costs anything, or the driver does all of it."""
-    free = module.Engine(*[0.0] * len(dataclasses.fields(module.Engine)))
+    free = module.FREE
 
     def speed(engine, *seconds, **kwargs):
         load = module.Load(np.array(seconds), 1, 0, 1000, **kwargs)
@@ -117,6 +117,12 @@ def model_drivers(module, _):
     np.testing.assert_allclose(speed(driver, *[1e-6] * 8), 1 / (8 * 0.3 + 0.3), rtol=0.01)
     network = dataclasses.replace(free, per_byte=1e-3)
     np.testing.assert_allclose(speed(network, *[0.5] * 8), 1 / (0.5 + 8 * 1.0), rtol=0.01)
+    states = {"state_bytes": 4000, "state_every": 2}  # Each second step brings them.
+    np.testing.assert_allclose(speed(network, *[0.5] * 8, **states), 1 / (8.5 + 16), rtol=0.01)
+    # Eight leaders get theta in turn, need 2.4 s for eight workers, and give what they have.
+    workers = dataclasses.replace(driver, apply=0.0), module.Load(np.full(64, 1e-6), 1, 0, 0)
+    tree = module.steps_per_second_of_a_tree(*workers, 8)
+    np.testing.assert_allclose(tree, 1 / (0.1 + 2.4 + 8 * 0.2), rtol=0.01)
 
 
 BUILDS = {

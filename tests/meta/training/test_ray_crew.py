@@ -3,6 +3,8 @@
 import importlib.util
 import os
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -227,6 +229,25 @@ def test_a_worker_that_gives_no_sign_is_ended_and_replaced(monkeypatch):
     # By Ray, and from beside it: a process that hangs does not hear Ray.
     assert ray.ended == ["actor 2"]
     assert ended == [(1, "node")]
+
+
+def test_to_end_a_process_that_has_ended_is_no_error(monkeypatch):
+    strategies = SimpleNamespace(NodeAffinitySchedulingStrategy=lambda *args, **kwargs: None)
+    for name in ("ray", "ray.util", "ray.util.scheduling_strategies"):
+        monkeypatch.setitem(sys.modules, name, strategies)
+    given = []
+
+    def remote(**_):  # Does not call the function.
+        called = SimpleNamespace(remote=lambda: None)
+        return lambda function: (
+            given.append(function) or SimpleNamespace(options=lambda **_: called)
+        )
+
+    process = subprocess.Popen(["sleep", "inf"])
+    ray_pool._kill(SimpleNamespace(remote=remote), process.pid, "node")
+    given[0]()
+    assert process.wait() == -signal.SIGKILL
+    given[0]()
 
 
 def test_a_worker_that_is_refused_stops_the_start():
