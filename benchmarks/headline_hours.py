@@ -28,9 +28,11 @@ _STAGES = flags.DEFINE_list(
         "default=default",
         f"first={_RESULTS}/first_stage",
         f"second={_RESULTS}/second_stage",
+        f"third={_RESULTS}/third_stage",
+        f"fourth={_RESULTS}/fourth_stage",
         f"learned={_RESULTS}/weights",
     ],
-    "Labels of its learned optimizers, each as label=weights.",
+    "Stages in their order, as label=weights. Those that it did not run count for the hours only.",
 )
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/headline", "For the picture and the figures.")
 smoke.define(stages=["default=default"])
@@ -47,10 +49,10 @@ def hours(paths):
     return found
 
 
-def row(summary, label):
-    """The figures of a learned optimizer: dict."""
-    (own,) = (value for name, value in summary.items() if name.startswith(f"{label}, "))
-    return {
+def figures(summary, label):
+    """The figures of a learned optimizer: dict, or None if it did not run."""
+    own = next((value for name, value in summary.items() if name.startswith(f"{label}, ")), None)
+    return own and {
         "seeds_to_target": own["seeds_to_target"],
         "steps": own["steps_to_target"],
         "fraction_of_adams_seconds": own["fraction_of_adams_seconds"],
@@ -61,13 +63,15 @@ def row(summary, label):
 def plot(rows, file):
     """The fraction, and the validation loss, over hours: an axis each."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for label, own in rows.items():
+    for i, (label, own) in enumerate(rows.items()):
         fraction, loss = own["fraction_of_adams_seconds"], own["best_validation_loss"]
+        style = {"color": f"C{i}", "marker": "o", "ms": 8, "ls": "", "label": label}
         if fraction["median"] is not None:
-            axes[0].plot(own["hours"], fraction["median"], "o", ms=8, label=label)
-        axes[1].errorbar(own["hours"], loss["mean"], loss["std"], fmt="o", ms=8, label=label)
+            axes[0].plot(own["hours"], fraction["median"], **style)
+        axes[1].errorbar(own["hours"], loss["mean"], loss["std"], **style)
     axes[0].axhline(0.2, color="black", ls=":", label="target")
-    axes[0].set(ylim=(0, None), ylabel="fraction of tuned Adam's seconds, median")
+    axes[0].set(xlim=axes[1].get_xlim(), ylim=(0.0, 0.4))
+    axes[0].set_ylabel("fraction of tuned Adam's seconds, median")
     axes[1].set(ylabel="best validation loss, mean and standard deviation")
     for axis in axes:
         axis.set(xlabel="hours of meta-training on one core")
@@ -85,7 +89,8 @@ def main(argv):
     pairs = (stage.partition("=") for stage in _STAGES.value)
     paths = {label: pretrained.find(path) for label, _, path in pairs}
     spent = hours(paths)
-    rows = {label: {"hours": spent[label], **row(summary, label)} for label in paths}
+    found = {label: figures(summary, label) for label in paths}
+    rows = {label: {"hours": spent[label], **own} for label, own in found.items() if own}
     os.makedirs(_OUT_DIR.value, exist_ok=True)
     provenance.write_results(os.path.join(_OUT_DIR.value, "hours.json"), {"stages": rows})
     plot(rows, os.path.join(_OUT_DIR.value, "hours.png"))
