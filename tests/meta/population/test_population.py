@@ -20,6 +20,9 @@ from meta.population.population import Population
 from meta.population.training import METRICS, Training
 from meta.tasks.scoring.normalized import RelativeToStart
 
+# One process makes what they share.
+pytestmark = pytest.mark.xdist_group("population")
+
 RULE_CONFIG = {
     "hidden_size": 2,
     "hidden_layers": 1,
@@ -372,9 +375,6 @@ TRIED = """
 import json, sys
 from absl import app, flags
 from meta.population import command
-
-# One process makes what they share.
-pytestmark = pytest.mark.xdist_group("population")
 
 for flag in sys.argv[2:]:
     flags.FLAGS.unparse_flags()
