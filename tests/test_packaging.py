@@ -74,3 +74,11 @@ def test_no_command_touches_a_folder_that_may_be_bazels_file():
     """On a disk that does not tell capitals from small letters, `build` is BUILD."""
     rules = (ROOT / "Makefile").read_text()
     assert not re.search(r"(?m)^\t.*(?<!mkdocs )\bbuild\b", rules)
+
+
+@pytest.mark.xdist_group("packaging")
+def test_tests_of_a_group_run_in_one_process(request):
+    """pytest 9.2 takes no notice of what pytest-xdist 3.8 writes: fixtures are made twice then."""
+    if not getattr(request.config.option, "loadgroup", False):
+        pytest.skip("one process, or without `--dist=loadgroup`")
+    assert request.node.nodeid.endswith("@packaging")
