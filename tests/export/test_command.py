@@ -15,7 +15,7 @@ COMMANDS = {
     "evaluate": ("--task_overrides", "Compares optimizers"),
     "export": ("--checkpoint_dir", "Exports a meta-training run"),
 }
-MODULES = ("meta.evaluate", "meta.tasks", "export.export")
+MODULES = ("meta.evaluate", "export.export")
 
 
 def run(arguments, **environment):
@@ -56,7 +56,6 @@ def test_the_console_commands_show_their_flags(name):
 def test_a_wrong_flag_is_one_line_and_nothing_else(module, tmp_path):
     flags = {
         "meta.evaluate": [f"--out_dir={tmp_path / 'x'}", "--tasks=nope"],
-        "meta.tasks": ["--references_of=nope"],
         "export.export": [f"--checkpoint_dir={tmp_path}", f"--out={tmp_path / 'x'}"],
     }[module]
     result = run(["-m", module, *flags])

@@ -9,9 +9,11 @@ import sys
 
 import numpy as np
 import pytest
+from absl import app, flags
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lopt_keras import LearnedOptimizer, saved_model
+from meta import train as binary
 
 # One process makes what they share.
 pytestmark = pytest.mark.xdist_group("train_mixture")
@@ -21,7 +23,7 @@ MIXTURE = {"families": {"quadratic": 2, "analytic_continuation": 1}, "num_tasks"
 FLAGS = [
     f"--tasks={json.dumps(MIXTURE)}",
     '--augmentation={"reparameterisation": "task", "loss_scale": [0.1, 10]}',
-    "--rule=learned_hyperparameters",
+    "--rule=sgd",
     "--rule_config={}",
     "--estimator=pes",
     "--num_outer_steps=24",
@@ -79,7 +81,11 @@ def test_a_resumed_mixture_ends_with_the_same_theta_and_compiles_nothing(whole, 
 
 
 @pytest.mark.parametrize("tasks", ["nope", '{"families": {"nope": 1}}', '{"num_tasks": 0}'])
-def test_what_is_no_mixture_is_refused(tasks, cache, tmp_path):
-    result = train(tmp_path / "x", cache, f"--tasks={tasks}")
-    assert result.returncode != 0
-    assert "num_tasks" in result.stdout + result.stderr
+def test_what_is_no_mixture_is_refused(tasks, tmp_path):
+    try:
+        flags.FLAGS(["meta.train", *FLAGS, f"--out_dir={tmp_path / 'x'}", f"--tasks={tasks}"])
+        with pytest.raises(app.UsageError, match="num_tasks"):
+            binary.main(["meta.train"])
+    finally:
+        flags.FLAGS.unparse_flags()
+    assert not (tmp_path / "x").exists()
