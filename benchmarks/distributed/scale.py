@@ -21,6 +21,7 @@ import runs
 from absl import app, flags, logging
 
 from meta import provenance, smoke
+from meta.training import ray_crew
 from meta.training.crew import Crew
 from meta.training.outer_loop import OuterLoop
 from meta.training.shards import Estimated, average
@@ -51,9 +52,6 @@ smoke.define(steps=5, rules=["sgd"], largest=8, engine=json.dumps(dict.fromkeys(
 _MODELLED_SECONDS = (0.05, 0.5, 5.0)
 _SATURATED = 0.9
 """A driver that keeps less of the speed than this has too many workers."""
-
-_STATE_EVERY = 10
-"""As `RayCrew`."""
 
 _TASK, _ESTIMATOR = "digits_mlp", "pes"
 _STATE = 1 << 20
@@ -228,7 +226,7 @@ def numbers_of_workers():
 
 def load_of(num, seconds, num_bytes, state_bytes, **others):
     """The `Load` of workers with one shard each, whose states return every ten estimates."""
-    state = {"state_bytes": state_bytes, "state_every": _STATE_EVERY, "spread": _SPREAD}
+    state = {"state_bytes": state_bytes, "state_every": ray_crew.STATE_EVERY, "spread": _SPREAD}
     return model.Load(np.full(num, seconds), 1, num_bytes, num_bytes, **{**state, **others})
 
 
@@ -245,7 +243,7 @@ def scaled(engine, num_bytes, state_bytes):
         for num in numbers_of_workers():
             load = load_of(num, seconds, num_bytes, state_bytes)
             speed, busy = model.steps_per_second(engine, load)
-            moved = 2 * num_bytes + state_bytes / _STATE_EVERY
+            moved = 2 * num_bytes + state_bytes / ray_crew.STATE_EVERY
             rows.append(
                 {
                     "workers": num,

@@ -17,7 +17,7 @@ from meta.training.crew import Crew, Pair
 from meta.training.ray_pool import Member, RayPool, Task
 from meta.training.shards import Estimated, Shards, Unit
 
-_STATE_EVERY = 10
+STATE_EVERY = 10
 """Estimates of a pair between two returns of its state: what a worker's death costs, at most."""
 
 _PASSED_ON = ("TF_XLA_FLAGS", "XLA_FLAGS", "TF_CPP_MIN_LOG_LEVEL")
@@ -222,7 +222,7 @@ class RayCrew(Crew):
         history = None if kept.holder is member else (kept.state, kept.later)
         if work.unit is None:
             return member.actor.state.remote(work.pair, kept.newest, history)
-        wants_state = len(kept.later) + 1 >= _STATE_EVERY
+        wants_state = len(kept.later) + 1 >= STATE_EVERY
         return member.actor.estimate.remote(
             work.unit, kept.newest, work.theta, history, wants_state
         )
