@@ -14,6 +14,7 @@ from lopt_keras import (
     keras_private,
     observations,
     options,
+    packing,
     pretrained,
     programs,
     rounding,
@@ -295,10 +296,15 @@ class LearnedOptimizer(keras_private.Optimizer):
                 average.assign(ops.cast(variable, average.dtype))
 
     def _initial_state(self, variables: Sequence[Any]) -> State:
+        """As it is kept: of a rule that fuses tensors, with the small arrays packed."""
         with _outside_of_graphs():
             params = [ops.zeros((1, *v.shape), "float32") for v in variables]
             names = [_path(v) for v in variables]
-            return self.rule.init_state(self._theta_particle(), params, names)
+            state = self.rule.init_state(self._theta_particle(), params, names)
+            if not self.rule.fuses_tensors:
+                return state
+            self._packing = packing.Packing.of(state.shared, _are_tiles)
+            return State(state.tensors, self._packing.pack(state.shared))
 
     def _add_state(
         self, prefix: str, arrays: Tensors, is_large: Callable[[Tensor], bool]
@@ -335,10 +341,10 @@ class LearnedOptimizer(keras_private.Optimizer):
         usable = _are_usable(grads)
         apply, grads = self._accumulate_gradients(usable, grads, trainable_variables)
         signals = self._signals(losses)
-        self._update(apply, self._clipped(grads), trainable_variables, signals)
+        weight = self._update(apply, self._clipped(grads), trainable_variables, signals)
         self._forget(apply)
         if self.use_ema:
-            self._update_averages(usable, apply)
+            self._update_averages(usable, weight)
         # The caller advances `iterations` by one, which a step left out must not do.
         skipped = ops.cast(ops.logical_not(usable), self._skipped_steps.dtype)
         self._skipped_steps.assign_add(skipped)
@@ -413,11 +419,15 @@ class LearnedOptimizer(keras_private.Optimizer):
 
     def _update(
         self, apply: Tensor, grads: Sequence[Tensor], variables: Sequence[Any], signals: Signals
-    ) -> None:
-        """Steps with all variables, if `apply` holds."""
+    ) -> Tensor | None:
+        """Steps with all variables, if `apply` holds.
+
+        Returns:
+            The weight of the newest parameters in the averages, 0 if `apply` does not hold;
+            None if the rule leaves it to the caller.
+        """
         if self.rule.fuses_tensors:
-            self._update_fused(apply, grads, variables, signals)
-            return
+            return self._update_fused(apply, grads, variables, signals)
         theta, shared = self._theta_particle(), _values(self._state.shared)
         indices = [self._index_of(variable) for variable in variables]
         state = [self._state.tensors[i] for i in indices]
@@ -446,10 +456,11 @@ class LearnedOptimizer(keras_private.Optimizer):
             self._state.shared,
             {name: ops.where(apply, new[name][0], shared[name]) for name in shared},
         )
+        return _average_weight(self.rule, base.State(state, new), apply)
 
     def _update_fused(
         self, apply: Tensor, grads: Sequence[Tensor], variables: Sequence[Any], signals: Signals
-    ) -> None:
+    ) -> Tensor | None:
         """As `_update`, by a rule that steps with all tensors at once, in one program."""
         everything = self._all_variables
         given = {self._index_of(v): g for v, g in zip(variables, grads, strict=True)}
@@ -458,19 +469,24 @@ class LearnedOptimizer(keras_private.Optimizer):
             for i, v in enumerate(everything)
         ]
         learning_rate = ops.cast(self.learning_rate, "float32")
-        part = _FusedStep(tuple(given), tuple(_kind_of_name(_path(v)) for v in everything))
-        params, shared = self._run(
-            tuple(_kind(v, ()) for v in everything),
-            part,  # type: ignore[arg-type]  # Callable, though a tuple.
+        names = tuple(_kind_of_name(_path(v)) for v in everything)
+        # Without a weight decay nothing, as each of these would cost an operation.
+        decays = self.weight_decay is not None
+        params, shared, weight = self._run(
+            (decays, *(_kind(v, ()) for v in everything)),
+            # Callable, though a tuple.
+            _FusedStep(tuple(given), names, self._packing),  # type: ignore[arg-type]
             self._theta_particle(),
             (apply, learning_rate, self._seed(0)),
             grads,
-            [(_value(v), self._shrink(v, learning_rate)) for v in everything],
+            [_value(v) for v in everything],
+            [self._shrink(v, learning_rate) for v in everything] if decays else [],
             _values(self._state.shared),
             signals,
         )
         self._assign([everything[i] for i in given], params)
         self._assign_dict(self._state.shared, shared)
+        return weight if self.rule.averages else None
 
     def _run(self, kind: Hashable, part: Callable[..., Any], *args: Any) -> Any:
         """A part of the rule's step, as an XLA program if so asked.
@@ -522,13 +538,15 @@ class LearnedOptimizer(keras_private.Optimizer):
         self._assign_where(usable, accumulators, kept)
         return ops.logical_and(usable, complete), [total / steps for total in totals]
 
-    def _update_averages(self, usable: Tensor, apply: Tensor) -> None:
+    def _update_averages(self, usable: Tensor, weight: Tensor | None) -> None:
         averaged = [
             (variable, average)
             for variable, average in zip(self._all_variables, self._averages, strict=True)
             if average is not None
         ]
-        weight = self._average_weight(usable, apply)
+        if weight is None:
+            first = ops.equal(self.iterations, 0)
+            weight = ops.where(usable, ops.where(first, 1.0, 1.0 - self.ema_momentum), 0.0)
         variables, averages = (list(column) for column in zip(*averaged, strict=True))
         values = []
         for variable, average in averaged:
@@ -539,14 +557,6 @@ class LearnedOptimizer(keras_private.Optimizer):
         if self.ema_overwrite_frequency:
             due = ops.equal((self.iterations + 1) % self.ema_overwrite_frequency, 0)
             self._assign_where(ops.logical_and(usable, due), variables, averages)
-
-    def _average_weight(self, usable: Tensor, apply: Tensor) -> Tensor:
-        """The weight of the newest parameters in the averages, 0 in a step left out."""
-        if self.rule.averages:
-            state = base.State(self._state.tensors, _particles(_values(self._state.shared)))
-            return ops.where(apply, self.rule.average_weight(state)[0], 0.0)
-        first = ops.equal(self.iterations, 0)
-        return ops.where(usable, ops.where(first, 1.0, 1.0 - self.ema_momentum), 0.0)
 
     def _assign_where(
         self, condition: Tensor, variables: Sequence[Any], values: Sequence[Tensor]
@@ -588,10 +598,12 @@ class _FusedStep(NamedTuple):
     Attributes:
         given: indices of the variables that have a gradient.
         names: what a rule has to know of the name of each.
+        packing: of the small arrays of the state.
     """
 
     given: tuple[int, ...]
     names: tuple[str, ...]
+    packing: packing.Packing
 
     def __call__(
         self,
@@ -599,28 +611,48 @@ class _FusedStep(NamedTuple):
         theta: Theta,
         how: tuple[Tensor, Tensor, Tensor],
         grads: Sequence[Tensor],
-        old: Sequence[tuple[Tensor, Tensor]],
+        old: Sequence[Tensor],
+        shrinks: Sequence[Tensor],
         old_shared: Tensors,
         signals: Signals,
-    ) -> tuple[list[Tensor], Tensors]:
-        """`(params, shared)` after a step, or as they were; of the `given` variables. Pure."""
+    ) -> tuple[list[Tensor], Tensors, Tensor]:
+        """`(params, shared, weight)` after a step, or as they were; pure.
+
+        Of the `given` variables. `shrinks` are what their weight decay leaves of all of them,
+        or nothing without one; `weight` is that of the newest parameters in the averages.
+        """
         apply, learning_rate, seed = how
-        wide = [_shrunk(param, shrink) for param, shrink in old]
+        wide = [_widened(param) for param in old]
+        if shrinks:
+            wide = [_shrunk(param, shrink) for param, shrink in zip(old, shrinks, strict=True)]
         updates, state = rule.update(
             theta,
-            base.State([{}] * len(old), _particles(old_shared)),
-            [grad[None] for grad in grads],
-            [ops.cast(param, "float32")[None] for param in wide],
+            base.State([{}] * len(old), self.packing.unpack(_particles(old_shared))),
+            [ops.expand_dims(grad, 0) for grad in grads],
+            [ops.expand_dims(ops.cast(param, "float32"), 0) for param in wide],
             signals,
             names=list(self.names),
         )
+        # Not `where(apply, new, old)`: of a condition that is the same for all entries, LLVM makes
+        # two loops, and that for each tensor.
+        largest = ops.where(apply, np.finfo("float32").max, -1.0)
         params = []
         for i in self.given:
-            step = ops.cast(learning_rate * updates[i][0], wide[i].dtype)
-            new = ops.cast(wide[i] + step, old[i][0].dtype)
-            params.append(ops.where(apply, new, old[i][0]))
-        new = {name: state.shared[name][0] for name in old_shared}
-        return params, _kept_state(apply, new, old_shared, seed, signals)
+            step = learning_rate * ops.squeeze(updates[i], 0)
+            step = ops.where(ops.abs(step) <= largest, step, 0.0)
+            params.append(ops.cast(wide[i] + ops.cast(step, wide[i].dtype), old[i].dtype))
+        packed = self.packing.pack(state.shared)
+        new = {name: packed[name][0] for name in old_shared}
+        weight = _average_weight(rule, state, apply)
+        weight = ops.zeros((), "float32") if weight is None else weight
+        return params, _kept_state(apply, new, old_shared, seed, signals), weight
+
+
+def _average_weight(rule: UpdateRule, state: State, apply: Tensor) -> Tensor | None:
+    """The weight of the newest parameters in the averages, if the rule says it."""
+    if not rule.averages:
+        return None
+    return ops.where(apply, rule.average_weight(state)[0], 0.0)
 
 
 def _summary(

@@ -6,6 +6,7 @@ Reference:
 
 from keras import ops
 
+from lopt_keras import reductions
 from lopt_keras.types import Tensor
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -19,7 +20,7 @@ def orthogonalized(x: Tensor) -> Tensor:
     x = _normalized(x)
     a, b, c = _COEFFICIENTS
     for _ in range(_STEPS):
-        gram = ops.matmul(x, ops.swapaxes(x, -2, -1))
+        gram = _gram(x)
         x = a * x + ops.matmul(b * gram + c * ops.matmul(gram, gram), x)
     return ops.swapaxes(x, -2, -1) if tall else x
 
@@ -32,7 +33,7 @@ def orthogonalized_wide(x: Tensor) -> Tensor:
     matrix is read twice instead of ten times.
     """
     x = _normalized(x)
-    gram = ops.matmul(x, ops.swapaxes(x, -2, -1))
+    gram = _gram(x)
     a, b, c = _COEFFICIENTS
     scaled_identity = a * ops.eye(x.shape[-2])
     product = None
@@ -44,6 +45,12 @@ def orthogonalized_wide(x: Tensor) -> Tensor:
     return ops.matmul(product, x)
 
 
+def _gram(x: Tensor) -> Tensor:
+    """`x x^T`. As one product: XLA would write the transposed matrix to memory first."""
+    return ops.einsum("...rc,...sc->...rs", x, x)
+
+
 def _normalized(x: Tensor) -> Tensor:
-    norm = ops.sqrt(ops.sum(ops.square(x), axis=(-2, -1), keepdims=True) + 1e-30)
+    rank = len(x.shape)
+    norm = ops.sqrt(reductions.total(ops.square(x), (rank - 2, rank - 1)) + 1e-30)
     return x / (norm + 1e-8)

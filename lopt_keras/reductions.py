@@ -64,6 +64,11 @@ def total(x: Tensor, axis: int | Sequence[int]) -> Tensor:
     return ops.reshape(sums, [1 if i in axis else size for i, size in enumerate(x.shape)])
 
 
+def row_totals(x: Tensor) -> Tensor:
+    """The sums over the last axis, `[P, ..., n]` -> `[P, ...]`, also of short rows as a product."""
+    return ops.reshape(_row_sums(x, _ones(x.shape[-1])), (-1, *x.shape[1:-1]))
+
+
 def _row_sums(x: Tensor, ones: Tensor) -> Tensor:
     """The sums of as many consecutive entries as there are `ones`, all in one column."""
     return ops.matmul(ops.reshape(x, (-1, ones.shape[0])), ones)

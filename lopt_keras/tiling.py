@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
-from lopt_keras.types import Tensor
+from lopt_keras.types import Shape, Tensor
 
 _LONGEST = 128
+_ROW_LENGTHS, _ROW_COST = [2**k for k in range(3, 9)], 64
 _SPARE_SHARE, _SPARE = 0.1, 1024
 LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128)
 """What the sides of a tile may be."""
@@ -74,28 +75,61 @@ class Tiling:
         sizes = sorted({cut.tile for cut in self._cuts})
         self.groups = [self._group(rows, columns) for rows, columns in sizes]
         self._segments = np.concatenate([group.segments for group in self.groups])
+        self._row_length = min(_ROW_LENGTHS, key=self._cost_of_rows)
+        num_rows = [-(-count // self._row_length) for count in self.counts]
+        self._row_segments = np.repeat(np.arange(len(shapes), dtype="int32"), num_rows)
+
+    def _cost_of_rows(self, length: int) -> int:
+        return sum(-(-count // length) for count in self.counts) * (length + _ROW_COST)
 
     def _group(self, rows: int, columns: int) -> Group:
         members = tuple(i for i, cut in enumerate(self._cuts) if cut.tile == (rows, columns))
         counts = [self._cuts[i].num_tiles for i in members]
         return Group(rows, columns, members, np.repeat(np.asarray(members, "int32"), counts))
 
-    def gather(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """The tiles of tensors `[P, *shape]`: list of `[P, N, rows, columns]`, one per group."""
-        return [
-            _concatenate([self._cuts[i].tiles(tensors[i]) for i in group.members])
-            for group in self.groups
-        ]
+    def flat(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Tensors `[P, *shape]` as `[P, n]`, as `gather` and `rows` take them."""
+        pairs = zip(tensors, self.counts, strict=True)
+        return [ops.reshape(tensor, (-1, count)) for tensor, count in pairs]
+
+    def gather(self, flat: Sequence[Tensor]) -> list[Tensor]:
+        """The tiles of tensors `[P, n]`: list of `[P, N, rows, columns]`, one per group."""
+        tiles = []
+        for group in self.groups:
+            parts = [part for i in group.members for part in self._cuts[i].parts(flat[i])]
+            tiles.append(_joined(parts, (len(group.segments), group.rows, group.columns)))
+        return tiles
+
+    def rows(self, flat: Sequence[Tensor]) -> Tensor:
+        """The entries of tensors `[P, n]` in rows, each of one tensor: `[P, R, length]`.
+
+        For sums, which do not ask where an entry stands. Zeros fill up the last row of each.
+        """
+        parts = []
+        for tensor, count in zip(flat, self.counts, strict=True):
+            parts += _filled(tensor, -count % self._row_length)
+        return _joined(parts, (len(self._row_segments), self._row_length))
 
     def scatter(self, tiles: Sequence[Tensor]) -> list[Tensor]:
         """The tensors of which these are the tiles: list of `[P, *shape]`."""
         tensors = [None] * len(self.shapes)
         for group, array in zip(self.groups, tiles, strict=True):
-            first = 0
+            sizes = [size for i in group.members for size in self._cuts[i].part_sizes]
+            parts = iter(_parted(ops.reshape(array, (-1, sum(sizes))), sizes))
             for i in group.members:
-                last = first + self._cuts[i].num_tiles
-                tensors[i] = self._cuts[i].tensor(array[:, first:last], self.shapes[i])
-                first = last
+                cut = self._cuts[i]
+                own = [next(parts) for _ in cut.part_sizes]
+                tensors[i] = ops.reshape(cut.entries(own[0]), (-1, *self.shapes[i]))
+        return tensors
+
+    def firsts(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """What `spread` gave for one quantity, of each tensor again: list of `[P, 1]`."""
+        tensors = [None] * len(self.shapes)
+        for group, value in zip(self.groups, values, strict=True):
+            tiles = [np.argmax(group.segments == i) for i in group.members]
+            first = ops.take(ops.reshape(value, (-1, len(group.segments))), tiles, axis=1)
+            for i, x in zip(group.members, _parted(first, [1] * len(tiles)), strict=True):
+                tensors[i] = x
         return tensors
 
     def sums(self, *values: Sequence[Tensor]) -> list[Tensor]:
@@ -110,8 +144,15 @@ class Tiling:
             For each quantity `[P, tensors]`.
         """
         rows = [ops.concatenate([x[:, :, 0, 0] for x in value], axis=1) for value in values]
-        rows = ops.concatenate(rows, axis=0)
-        sums = ops.segment_sum(ops.transpose(rows), self._segments, len(self.shapes))
+        return self._segment_sums(rows, self._segments)
+
+    def row_sums(self, *values: Tensor) -> list[Tensor]:
+        """As `sums`, from sums over each of the `rows`: for each quantity `[P, R]`."""
+        return self._segment_sums(values, self._row_segments)
+
+    def _segment_sums(self, values: Sequence[Tensor], segments: np.ndarray) -> list[Tensor]:
+        rows = ops.transpose(_joined_rows(values))
+        sums = ops.segment_sum(rows, segments, len(self.shapes))
         return list(ops.split(ops.transpose(sums), len(values), axis=0))
 
     def spread(self, *values: Tensor) -> list[list[Tensor]]:
@@ -191,27 +232,42 @@ class _Cut(NamedTuple):
         down, _, across, _ = self._down
         return down * across
 
-    def tiles(self, tensor: Tensor) -> Tensor:
-        """`[P, *shape]` -> `[P, count, rows, columns]`."""
+    @property
+    def part_sizes(self) -> list[int]:
+        """The numbers of entries of its `parts`."""
+        spare = self.size - self.width if self._is_row else 0
+        return [self.size - spare, spare] if spare else [self.size]
+
+    @property
+    def _is_row(self) -> bool:
+        return self.rows == 1 and self.height == 1
+
+    def parts(self, flat: Tensor) -> list[Tensor]:
+        """The entries of its tiles, one after the other: `[P, n]` -> list of `[P, part_size]`."""
+        if self._is_row:
+            return _filled(flat, self.size - self.width)
         down, high, across, wide = self._down
-        x = ops.reshape(tensor, (-1, self.height, self.width))
         spare = down * high - self.height, across * wide - self.width
         if any(spare):
-            x = ops.pad(x, [(0, 0), (0, spare[0]), (0, spare[1])])
+            x = ops.reshape(flat, (-1, self.height, self.width))
+            flat = ops.pad(x, [(0, 0), (0, spare[0]), (0, spare[1])])
         if across > 1 or self.transposed:
-            x = ops.reshape(x, (-1, down, high, across, wide))
-            x = ops.transpose(x, (0, 1, 3, 4, 2) if self.transposed else (0, 1, 3, 2, 4))
-        return ops.reshape(x, (-1, self.num_tiles, self.rows, self.columns))
+            x = ops.reshape(flat, (-1, down, high, across, wide))
+            flat = ops.transpose(x, (0, 1, 3, 4, 2) if self.transposed else (0, 1, 3, 2, 4))
+        return [ops.reshape(flat, (-1, self.size))]
 
-    def tensor(self, tiles: Tensor, shape: Sequence[int]) -> Tensor:
-        """`[P, count, rows, columns]` -> `[P, *shape]`."""
+    def entries(self, part: Tensor) -> Tensor:
+        """From the first of its parts to `[P, height, width]`, or what reshapes to that."""
+        if self._is_row:
+            return part
         down, high, across, wide = self._down
-        x = tiles
         if across > 1 or self.transposed:
-            x = ops.reshape(x, (-1, down, across, self.rows, self.columns))
-            x = ops.transpose(x, (0, 1, 4, 2, 3) if self.transposed else (0, 1, 3, 2, 4))
-        x = ops.reshape(x, (-1, down * high, across * wide))
-        return ops.reshape(x[:, : self.height, : self.width], (-1, *shape))
+            x = ops.reshape(part, (-1, down, across, self.rows, self.columns))
+            part = ops.transpose(x, (0, 1, 4, 2, 3) if self.transposed else (0, 1, 3, 2, 4))
+        if (down * high, across * wide) == (self.height, self.width):
+            return part
+        x = ops.reshape(part, (-1, down * high, across * wide))
+        return x[:, : self.height, : self.width]
 
 
 def _merged(cuts: Any) -> Any:
@@ -241,5 +297,27 @@ def _length(size: Tensor, most: int) -> int:
     return next((length for length in LENGTHS if length >= size and length <= most), most)
 
 
-def _concatenate(arrays: Sequence[Tensor]) -> Tensor:
-    return arrays[0] if len(arrays) == 1 else ops.concatenate(arrays, axis=1)
+def _filled(entries: Tensor, spare: int) -> list[Tensor]:
+    """`[P, n]`, and so many zeros after them."""
+    if not spare:
+        return [entries]
+    return [entries, ops.zeros((ops.shape(entries)[0], spare), "float32")]
+
+
+def _joined(parts: Sequence[Tensor], shape: Shape) -> Tensor:
+    """All entries of `[P, n]` arrays, one after the other, as `[P, *shape]`."""
+    # Along the last axis: XLA copies whole parts then. Along another one it would compute
+    # the parts within the concatenation, and find out for each entry whose it is.
+    entries = parts[0] if len(parts) == 1 else ops.concatenate(parts, axis=1)
+    return ops.reshape(entries, (-1, *shape))
+
+
+def _parted(entries: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """`[P, n]` cut along its last axis."""
+    if len(sizes) == 1:
+        return [entries]
+    return list(ops.split(entries, np.cumsum(sizes)[:-1].tolist(), axis=1))
+
+
+def _joined_rows(values: Sequence[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else ops.concatenate(values, axis=0)

@@ -94,7 +94,7 @@ class DirectionMixture(base.UpdateRule):
     vector_max_scale: float = 3.0
     vector_trust: float = 0.0
     decay_steps: float = 50.0
-    anneal: float = 0.9
+    anneal: float = 0.5
     average_window: float = 9.0
     tile_rows: int = 32
     tile_columns: int = 128
@@ -184,25 +184,32 @@ class DirectionMixture(base.UpdateRule):
         names: Sequence[str] | None = None,
     ) -> tuple[list[Tensor], State]:
         layout = self._layout(params, names)
-        grads, params = layout.gather(grads), layout.gather(params)
-        seen = self._look(theta, state, grads, params, signals, layout)
+        flat = layout.flat(grads)
+        tiles = layout.gather(flat)
+        seen = self._look(theta, state, tiles, flat, layout.flat(params), signals, layout)
         outputs, (step_size, max_scale, _) = seen.outputs, seen.constants
         scale = ops.clip(seen.own.sizes, self.min_parameter_scale, max_scale)
         factor = ops.exp(self.exp_mult * outputs["factor"])
-        factor = step_size * self._schedule(signals)[:, None] * factor
+        # XLA would compute a product anew wherever it is read, but no quotient.
+        inverse = 1.0 / (step_size * self._schedule(signals)[:, None] * factor)
         lookahead = _LOOKAHEAD * ops.exp(_LOOKAHEAD_MULT * outputs["lookahead"])
         # Relative to the step, as if the tensor had a size of 1.
-        decay = _WEIGHT_DECAY * ops.maximum(outputs["decay"], 0.0) * factor
-        *chosen, decays = layout.spread(lookahead, outputs["mix"], factor * scale, decay)
-        steps = _steps(seen.moments, seen.adam, grads, chosen, layout)
-        updates = [s - d * p for s, d, p in zip(steps, decays, params, strict=True)]
+        decay = _WEIGHT_DECAY * ops.maximum(outputs["decay"], 0.0) / inverse
+        values = seen.own.bounds, lookahead, outputs["mix"], inverse / scale, decay
+        *chosen, decays = layout.spread(*values)
+        steps = layout.scatter(_steps(seen.moments, seen.adam, tiles, chosen, layout))
+        triples = zip(steps, layout.firsts(decays), params, strict=True)
+        updates = [
+            step - ops.reshape(decay, (-1, *(1,) * (len(param.shape) - 1))) * param
+            for step, decay, param in triples
+        ]
         shared = {
             **{f"m_{g.name}": m for g, m in zip(layout.groups, seen.moments.m, strict=True)},
             **{f"v_{g.name}": v for g, v in zip(layout.groups, seen.moments.v, strict=True)},
             **seen.statistics,
             "average_weight": self._average_weight(outputs, signals),
         }
-        return layout.scatter(updates), base.State(state.tensors, shared)
+        return updates, base.State(state.tensors, shared)
 
     def controls(
         self,
@@ -225,8 +232,9 @@ class DirectionMixture(base.UpdateRule):
             the average, whose logarithm is averaged over the tensors.
         """
         layout = self._layout(params, names)
-        grads, params = layout.gather(grads), layout.gather(params)
-        outputs = self._look(theta, state, grads, params, signals, layout).outputs
+        grads, params = layout.flat(grads), layout.flat(params)
+        tiles = layout.gather(grads)
+        outputs = self._look(theta, state, tiles, grads, params, signals, layout).outputs
         return {
             "factor": ops.exp(self.exp_mult * outputs["factor"]),
             "mix": outputs["mix"],
@@ -239,18 +247,25 @@ class DirectionMixture(base.UpdateRule):
         self,
         theta: Theta,
         state: State,
+        tiles: Sequence[Tensor],
         grads: Sequence[Tensor],
         params: Sequence[Tensor],
         signals: Signals,
         layout: tiling.Tiling,
     ) -> "_Seen":
-        """All up to the outputs of the network; gradients and parameters are in tiles."""
+        """All up to the outputs of the network.
+
+        Args:
+            tiles: of the gradients.
+            grads, params: flat.
+        """
         constants = self._constants(layout)
         *_, trust = constants
-        moments = self._moments(theta, state.shared, grads, layout, trust)
-        adam, measured = _adam_directions(moments, signals, params, grads, layout)
+        moments = self._moments(theta, state.shared, tiles, layout, trust)
+        adam, squares = _adam_directions(moments, signals, layout)
+        squares = ops.stack([squares, *_products(params, grads, layout)], axis=2)
         losses, heard = controller.listen(state.shared, signals)
-        statistics, own = _tensor_features(state.shared, adam, measured, signals, layout)
+        statistics, own = _tensor_features(state.shared, squares, signals, layout)
         outputs = self._network(theta, heard, own, trust)
         return _Seen(moments, adam, own, outputs, {**losses, **statistics}, constants)
 
@@ -289,13 +304,15 @@ class DirectionMixture(base.UpdateRule):
 
     def _network(self, theta: Theta, heard: Tensor, own: Any, trust: float) -> Tensors:
         """The outputs, each `tanh` of `[P, tensors]`: dict."""
-        tensors = own.inputs.shape[1]
-        first = networks.first_layer(theta, heard)[:, None]
-        x = first + ops.matmul(own.inputs, theta["w0"][:, heard.shape[1] :])
+        measured, constants = own.inputs.shape[2], own.constants
+        of_own = theta["w0"][:, heard.shape[1] :]
+        x = networks.first_layer(theta, heard)[:, None]
+        x = x + ops.matmul(own.inputs, of_own[:, :measured])
+        x = x + ops.matmul(constants, of_own[:, measured:])
         for i in range(1, self.hidden_layers + 1):
             x = ops.matmul(ops.maximum(x, 0.0), theta[f"w{i}"]) + theta[f"b{i}"][:, None]
-        x = ops.tanh(trust * ops.reshape(x, (-1, tensors, len(_OUTPUTS))))
-        return {name: x[:, :, i] for i, name in enumerate(_OUTPUTS)}
+        x = ops.tanh(trust * ops.reshape(x, (-1, constants.shape[1], len(_OUTPUTS))))
+        return dict(zip(_OUTPUTS, ops.unstack(x, axis=2), strict=True))
 
     def _average_weight(self, outputs: Tensors, signals: Signals) -> Tensor:
         window = ops.exp(_WINDOW_MULT * ops.mean(outputs["window"], axis=1))
@@ -323,29 +340,31 @@ class _Moments(NamedTuple):
 
 
 class _Adam(NamedTuple):
-    """Adam's directions.
+    """Adam's directions before they are bounded.
 
     Attributes:
         tiles: list of `[P, N, rows, columns]`.
         tile_squares: list of `[P, N, 1, 1]`, their sums of squares.
-        sizes: `[P, tensors]`, root mean squares before they were bounded by 1.
     """
 
     tiles: Any
     tile_squares: Any
-    sizes: Any
 
 
 class _Own(NamedTuple):
     """What the network reads of each tensor.
 
     Attributes:
-        inputs: `[P, tensors, F]`.
+        inputs: `[P, tensors, F]`, which change from step to step.
+        constants: `[1, tensors, 12]`, those of `_layout_features`.
         sizes: `[P, tensors]`, root mean squares of the parameters.
+        bounds: `[P, tensors]`, factors of Adam's directions.
     """
 
     inputs: Any
+    constants: Any
     sizes: Any
+    bounds: Any
 
 
 class _Seen(NamedTuple):
@@ -368,32 +387,23 @@ class _Seen(NamedTuple):
     constants: Any
 
 
-def _adam_directions(
-    moments: _Moments,
-    signals: Signals,
-    params: Sequence[Tensor],
-    grads: Sequence[Tensor],
-    layout: Any,
-) -> tuple[_Adam, list[Tensor]]:
-    """Adam's directions; and the sums of P^2, P g and g^2 over each tensor, `[P, tensors]`."""
+def _adam_directions(moments: _Moments, signals: Signals, layout: Any) -> tuple[_Adam, Tensor]:
+    """Adam's directions, and the sums of their squares over each tensor, `[P, tensors]`."""
     # The bias of m is left as it is: it makes the first ten steps a warm-up.
     age = ops.reshape(ops.cast(signals.step, "float32") + 1.0, (-1, 1, 1, 1))
     unbiased = ops.sqrt(1.0 - ops.power(moments.second_decay, age))
     pairs = zip(moments.m, moments.v, strict=True)
     tiles = [unbiased * m * ops.rsqrt(v + _TINY) for m, v in pairs]
     squares = [_total(ops.square(tile)) for tile in tiles]
-    products = (
-        [_total(a * b) for a, b in zip(first, second, strict=True)]
-        for first, second in ((params, params), (params, grads), (grads, grads))
-    )
-    total, *measured = layout.sums(squares, *products)
-    sizes = _root_mean_squares(total, layout)
-    (bounds,) = layout.spread(1.0 / ops.maximum(sizes, 1.0))
-    return _Adam(
-        [tile * bound for tile, bound in zip(tiles, bounds, strict=True)],
-        [square * ops.square(bound) for square, bound in zip(squares, bounds, strict=True)],
-        sizes,
-    ), measured
+    (total,) = layout.sums(squares)
+    return _Adam(tiles, squares), total
+
+
+def _products(params: Sequence[Tensor], grads: Sequence[Tensor], layout: Any) -> list[Tensor]:
+    """The sums of P^2, g^2 and P g over each tensor: three of `[P, tensors]`."""
+    p, g = layout.rows(params), layout.rows(grads)
+    products = [ops.square(p), ops.square(g), p * g]
+    return layout.row_sums(*[reductions.row_totals(product) for product in products])
 
 
 def _steps(
@@ -403,59 +413,90 @@ def _steps(
     chosen: Sequence[Sequence[Tensor]],
     layout: Any,
 ) -> list[Tensor]:
-    """The steps as tiles; `chosen` are the look-ahead, the mixture and the size of each."""
+    """The steps as tiles.
+
+    Args:
+        grads: as tiles.
+        chosen: the bound of Adam's direction, the look-ahead, the mixture, and 1 divided by
+            the size of the step.
+    """
     steps = []
     for i, group in enumerate(layout.groups):
-        ahead, mix, scale = (x[i] for x in chosen)
-        direction = adam.tiles[i]
+        bound, ahead, mix, inverse = (x[i] for x in chosen)
+        direction = adam.tiles[i] * bound
         if group.rows > 1:
             muon = orthogonalized_wide(moments.m[i] + ahead * (grads[i] - moments.m[i]))
             # The square of what is added has to be a number in float32, for the derivative.
             ratio = adam.tile_squares[i] / (_total(ops.square(muon)) + 1e-12)
-            size = ops.sqrt(ratio + _TINY)
-            muon = muon * size
+            muon = muon * (bound * ops.sqrt(ratio + _TINY))
             direction = muon + mix * (direction - muon)
-        steps.append(-scale * direction)
+        steps.append(direction / -inverse)
     return steps
 
 
 def _tensor_features(
-    shared: Tensors, adam: _Adam, measured: Any, signals: Signals, layout: Any
+    shared: Tensors, squares: Tensor, signals: Signals, layout: Any
 ) -> tuple[Tensors, _Own]:
     """New running statistics of the tensors, and `_Own`.
 
     The alignment of P and g is zero, but for rounding, where the loss does not depend on the
     scale of P, as before a normalisation (Euler's theorem on homogeneous functions).
+
+    Args:
+        squares: `[P, tensors, 4]`, sums over each tensor of the squares of Adam's direction,
+            of P^2, of g^2, and of P g.
     """
-    params, products, grads = measured
     counts = features.constant([layout.counts])
     count = ops.cast(signals.step, "float32")[:, None] + 1.0
-    sizes, grad_sizes = (_root_mean_squares(x, layout) for x in (params, grads))
+    # Not exactly zero, where the square root has no derivative.
+    means = squares / counts[:, :, None]
+    roots = ops.sqrt(means[:, :, :3] + 1e-30)
+    sizes = roots[:, :, 1]
     initial = ops.where(count > 1.0, shared["initial_size"], sizes)
     square = features.accumulate(
-        shared["square"], (grads / counts)[:, :, None], features.constant(_SQUARE_DECAYS)
+        shared["square"], means[:, :, 2:3], features.constant(_SQUARE_DECAYS)
     )
-    cosine = products * ops.rsqrt(params + 1e-18) * ops.rsqrt(grads + 1e-18)
-    alignment = ops.square(cosine) * counts
+    inverse = ops.rsqrt(squares[:, :, 1:3] + 1e-18)
+    cosine = squares[:, :, 3] * inverse[:, :, 0] * inverse[:, :, 1]
     alignment = features.accumulate(
-        shared["alignment"], ops.minimum(alignment, 10.0), _ALIGNMENT_DECAY
+        shared["alignment"], ops.minimum(ops.square(cosine) * counts, 10.0), _ALIGNMENT_DECAY
     )
-    bias = 1.0 - ops.power(features.constant(_SQUARE_DECAYS), count[:, :, None])
-    relative = ops.log(grad_sizes + 1e-12)[:, :, None] - 0.5 * ops.log(square / bias + 1e-24)
-    alignment_bias = 1.0 - ops.power(_ALIGNMENT_DECAY, count)
-    columns = [
-        0.2 * features.clipped_log(grad_sizes),
-        0.2 * features.clipped_log(sizes),
-        ops.log(adam.sizes + 1e-6),
-        0.2 * ops.log(alignment / alignment_bias + 1e-6) + 1.0,
-        ops.clip(ops.log((sizes + 1e-3) / (initial + 1e-3)), -5.0, 5.0),
-    ]
-    columns = ops.concatenate([ops.clip(relative, -5.0, 5.0), ops.stack(columns, axis=2)], axis=2)
-    constants = features.constant([_layout_features(layout)])
-    constants = ops.zeros_like(columns[:, :, :1]) + constants
-    inputs = ops.concatenate([columns, constants], axis=2)
+    decays = features.constant([*_SQUARE_DECAYS, _ALIGNMENT_DECAY])
+    unbiased = ops.concatenate([square, alignment[:, :, None]], axis=2)
+    unbiased = unbiased / (1.0 - ops.power(decays, count[:, :, None]))
+    values = ops.concatenate([roots, unbiased, initial[:, :, None]], axis=2)
     kept = {"square": square, "alignment": alignment, "initial_size": initial}
-    return kept, _Own(inputs, sizes)
+    bounds = 1.0 / ops.maximum(roots[:, :, 0], 1.0)
+    constants = features.constant([_layout_features(layout)])
+    return kept, _Own(_logarithms(values), constants, sizes, bounds)
+
+
+# What `_logarithms` reads: the sizes of Adam's direction, P and g, the mean squares of g at three
+# decays, the alignment, the first size of P.
+_ADAM, _PARAM, _GRAD, _SQUARE, _ALIGNMENT, _INITIAL = 0, 1, 2, 3, 6, 7
+# Of each feature: the weights of the logarithms of (values, what is added to them).
+_COMBINATIONS = (
+    *({(_GRAD, 1e-12): 1.0, (_SQUARE + i, 1e-24): -0.5} for i in range(len(_SQUARE_DECAYS))),
+    {(_GRAD, 1e-8): 1.0},
+    {(_PARAM, 1e-8): 1.0},
+    {(_ADAM, 1e-6): 1.0},
+    {(_ALIGNMENT, 1e-6): 1.0},
+    {(_PARAM, 1e-3): 1.0, (_INITIAL, 1e-3): -1.0},
+)
+_LARGEST = (*(5.0,) * (len(_SQUARE_DECAYS) + 2), 1e9, 1e9, 5.0)
+_SCALES = (*(1.0,) * len(_SQUARE_DECAYS), 0.2, 0.2, 1.0, 0.2, 1.0)
+_SHIFTS = (*(0.0,) * (len(_SQUARE_DECAYS) + 3), 1.0, 0.0)
+
+
+def _logarithms(values: Tensor) -> Tensor:
+    """The features of `[P, tensors, 8]`, all at once, as operations cost time to compile."""
+    read = sorted({key for combination in _COMBINATIONS for key in combination})
+    columns = ops.take(values, [column for column, _ in read], axis=2)
+    logs = ops.log(columns + features.constant([added for _, added in read]))
+    weights = [[combination.get(key, 0.0) for combination in _COMBINATIONS] for key in read]
+    x = ops.matmul(logs, features.constant(weights))
+    x = ops.clip(x, -features.constant(_LARGEST), features.constant(_LARGEST))
+    return x * features.constant(_SCALES) + features.constant(_SHIFTS)
 
 
 def _layout_features(layout: Any) -> Array:
@@ -480,12 +521,8 @@ def _is_matrix(shape: Shape) -> bool:
     return len(shape) >= 2 and 1 < shape[-1] < math.prod(shape)
 
 
-def _root_mean_squares(squares: Tensor, layout: Any) -> Tensor:
-    """From sums of squares `[P, tensors]`."""
-    # Not exactly zero, where the square root has no derivative.
-    return ops.sqrt(squares / features.constant([layout.counts]) + 1e-30)
-
-
 def _total(tiles: Tensor) -> Tensor:
     """The sum over each tile: `[P, N, 1, 1]`."""
-    return reductions.total(tiles, (2, 3))
+    rows = reductions.row_totals(tiles)
+    rows = reductions.row_totals(rows) if rows.shape[2] > 1 else rows[:, :, 0]
+    return rows[:, :, None, None]
