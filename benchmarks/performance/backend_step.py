@@ -1,9 +1,10 @@
-"""Time of a step under JAX or torch, on a processor or a GPU: the default's against Adam's.
+"""Time of a step under any backend, on a processor or a GPU: the default's against Adam's.
 
-KERAS_BACKEND=jax python benchmarks/performance/backend_step.py --out_dir=benchmarks/results/performance
+KERAS_BACKEND=jax python benchmarks/performance/backend_step.py
 
 Under JAX a step is `stateless_apply`, compiled; its old values are given away, as in `fit`. Under
-torch it is `apply`, not compiled. Needs no TensorFlow: nothing of meta-training is imported.
+torch it is `apply`, not compiled. JAX and torch need no TensorFlow beside them: nothing of
+meta-training is imported.
 """
 
 import json
@@ -24,24 +25,38 @@ _OUT_DIR = flags.DEFINE_string("out_dir", "out/performance", "For the figures.")
 _MODELS = flags.DEFINE_list("models", ["mlp", "resnet50"], f"Some of {list(models.SHAPES)}.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 30, "Timings of each step.", lower_bound=1)
 _STEPS = flags.DEFINE_integer("steps", 5, "Steps in each timing.", lower_bound=1)
+_SMOKE = flags.DEFINE_bool("smoke", False, "Run all of it at its smallest size.")
 _COMMIT = flags.DEFINE_string("commit", None, "Of the code, where it is no git checkout.")
 
 OPTIMIZERS = {
     "Adam": keras.optimizers.Adam,
     "default": lambda: LearnedOptimizer(None, rule="direction_mixture"),
 }
-"""Of the default the rule only: what it has learned changes no time, and reading it may need more."""
+"""Of the default the rule only: what it has learned changes no time."""
 
 
 def stepper(optimizer, variables, gradients):
     """A function that takes so many steps, and ends when they are taken."""
     optimizer.build(variables)
-    backend = keras.backend.backend()
-    if backend == "jax":
-        return _jax_stepper(optimizer, variables, gradients)
-    if backend == "torch":
-        return _torch_stepper(optimizer, variables, gradients)
-    raise app.UsageError(f"KERAS_BACKEND must be jax or torch. Received: {backend}")
+    return STEPPERS[keras.backend.backend()](optimizer, variables, gradients)
+
+
+def _tensorflow_stepper(optimizer, variables, gradients):
+    import tensorflow as tf
+
+    def apply(gradients):
+        return optimizer.apply(gradients, variables)
+
+    # A learned step is a compiled program by itself.
+    compiled = not isinstance(optimizer, LearnedOptimizer)
+    apply = tf.function(apply, jit_compile=compiled, autograph=False)
+
+    def take(steps):
+        for _ in range(steps):
+            apply(gradients)
+        variables[0].value[:1, :1].numpy()  # On an accelerator, a call returns before it is done.
+
+    return take
 
 
 def _jax_stepper(optimizer, variables, gradients):
@@ -76,7 +91,10 @@ def _torch_stepper(optimizer, variables, gradients):
     return take
 
 
-def measure(shapes):
+STEPPERS = {"jax": _jax_stepper, "tensorflow": _tensorflow_stepper, "torch": _torch_stepper}
+
+
+def measure(shapes, repetitions):
     """Of each optimizer the seconds of its first step, and nanoseconds a parameter: dict."""
     count = sum(math.prod(shape) for shape in shapes)
     steps, found = {}, {}
@@ -86,7 +104,7 @@ def measure(shapes):
         steps[name](1)
         found[name] = {"first_step_seconds": round(time.perf_counter() - start, 2)}
     times = {name: [] for name in steps}
-    for _ in range(_REPETITIONS.value):
+    for _ in range(repetitions):
         for name, take in steps.items():
             start = time.perf_counter_ns()
             take(_STEPS.value)
@@ -108,10 +126,14 @@ def device():
         import jax
 
         kind = jax.devices()[0].device_kind
-    else:
+    elif keras.backend.backend() == "torch":
         import torch
 
         kind = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    else:
+        import tensorflow as tf
+
+        kind = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
     return f"{kind}, {os.cpu_count()} cores" if kind == "cpu" else kind
 
 
@@ -138,8 +160,11 @@ def main(argv):
     kind = "cpu" if "cpu" in found["device"] else "gpu"
     os.makedirs(_OUT_DIR.value, exist_ok=True)
     path = os.path.join(_OUT_DIR.value, f"{keras.backend.backend()}_step_{kind}.json")
-    for model in _MODELS.value:
-        found["models"][model] = measure(models.SHAPES[model]())
+    names, repetitions = _MODELS.value, _REPETITIONS.value
+    if _SMOKE.value:
+        names, repetitions = ["mlp"], 1
+    for model in names:
+        found["models"][model] = measure(models.SHAPES[model](), repetitions)
         with open(f"{path}.tmp", "w", encoding="utf-8") as f:
             json.dump(found, f, indent=1)
         os.replace(f"{path}.tmp", path)
