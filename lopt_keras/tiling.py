@@ -17,7 +17,7 @@ from lopt_keras.types import Shape, Tensor
 
 _LONGEST = 128
 _ROW_LENGTHS, _ROW_COST = [2**k for k in range(3, 9)], 64
-_SPARE_SHARE, _SPARE = 0.1, 1024
+_SPARE_SHARE = 0.1
 LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128)
 """What the sides of a tile may be."""
 
@@ -54,6 +54,8 @@ class Tiling:
         shapes: tuple of shapes, without the particle axis.
         as_matrices: tuple of bools, which of them are cut as matrices.
         most_rows, most_columns: of a tile.
+        spare: how many zeros may fill larger tiles, so that there are fewer groups; a tenth of
+            all entries may in any case.
     """
 
     def __init__(
@@ -62,15 +64,16 @@ class Tiling:
         as_matrices: Sequence[bool],
         most_rows: int,
         most_columns: int,
+        spare: int,
     ) -> None:
         self.shapes, self.as_matrices = shapes, as_matrices
         self.counts = [math.prod(shape) for shape in shapes]
-        self.key = shapes, as_matrices, most_rows, most_columns
         self._cuts = _merged(
             [
                 _Cut.of(shape, as_matrix, most_rows, most_columns)
                 for shape, as_matrix in zip(shapes, as_matrices, strict=True)
-            ]
+            ],
+            spare,
         )
         sizes = sorted({cut.tile for cut in self._cuts})
         self.groups = [self._group(rows, columns) for rows, columns in sizes]
@@ -179,9 +182,10 @@ def tiling(
     as_matrices: tuple[bool, ...],
     most_rows: int,
     most_columns: int,
+    spare: int,
 ) -> Tiling:
     """The `Tiling` of these arguments."""
-    return Tiling(shapes, as_matrices, most_rows, most_columns)
+    return Tiling(shapes, as_matrices, most_rows, most_columns, spare)
 
 
 class _Cut(NamedTuple):
@@ -270,9 +274,9 @@ class _Cut(NamedTuple):
         return x[:, : self.height, : self.width]
 
 
-def _merged(cuts: Any) -> Any:
-    """The same cuts, in tiles of fewer sizes: each size costs some ten operations a step."""
-    spare = max(_SPARE_SHARE * sum(cut.size for cut in cuts), _SPARE)
+def _merged(cuts: Any, spare: float) -> Any:
+    """The same cuts, in tiles of fewer sizes: each size costs some twenty operations a step."""
+    spare = max(_SPARE_SHARE * sum(cut.size for cut in cuts), spare)
     for small in sorted({cut.tile for cut in cuts}):
         # A row stays a row: what has one row is no matrix.
         larger = [

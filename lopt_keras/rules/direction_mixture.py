@@ -24,6 +24,7 @@ _GLOBAL_MULT, _LOOKAHEAD, _LOOKAHEAD_MULT, _WINDOW_MULT = 3.0, 0.1, 1.5, 1.5
 _FASTEST = 0.99  # What a decay leaves of an accumulator is more than nothing.
 _WEIGHT_DECAY = 0.1
 _TINY = 1e-20
+_SPARE, _LEAST_SPARE = 2**14, 2**10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,7 +283,9 @@ class DirectionMixture(base.UpdateRule):
             _is_matrix(shape) and "embedding" not in name.lower()
             for shape, name in zip(shapes, names, strict=True)
         )
-        return tiling.tiling(shapes, matrices, self.tile_rows, self.tile_columns)
+        # Zeros cost each particle time, and fewer groups save it for all.
+        spare = max(_SPARE // params[0].shape[0], _LEAST_SPARE)
+        return tiling.tiling(shapes, matrices, self.tile_rows, self.tile_columns, spare)
 
     def _moments(
         self, theta: Theta, shared: Tensors, grads: Sequence[Tensor], layout: Any, trust: float

@@ -10,7 +10,7 @@ AS_MATRICES = (True, False, True, False, True, False, True)
 
 @pytest.fixture
 def layout():
-    return tiling.tiling(SHAPES, AS_MATRICES, 16, 32)
+    return tiling.tiling(SHAPES, AS_MATRICES, 16, 32, 1024)
 
 
 def tensors(particles=2):
@@ -35,7 +35,7 @@ def test_every_entry_is_in_one_tile_and_the_rest_is_zero(layout):
 
 
 def test_rows_of_a_tile_run_along_the_shorter_side():
-    layout = tiling.tiling(((64, 4),), (True,), 4, 32)
+    layout = tiling.tiling(((64, 4),), (True,), 4, 32, 1024)
     matrix = np.arange(256, dtype="float32").reshape(1, 64, 4)
     (tiles,) = layout.gather(layout.flat([ops.convert_to_tensor(matrix)]))
     np.testing.assert_array_equal(tiles[0, 0], matrix[0, :32].T)
@@ -48,10 +48,13 @@ def test_tiles_are_no_larger_than_needed(layout):
     assert sizes == {(1, 128): (1, 3, 5), (4, 32): (4, 6), (16, 32): (0, 2)}
 
 
-def test_tiles_are_not_merged_where_that_costs_much():
+@pytest.mark.parametrize(
+    ("spare", "sizes"), [(1024, [(4, 16), (32, 128)]), (20 * (32 * 128 - 4 * 16), [(32, 128)])]
+)
+def test_tiles_are_not_merged_where_that_costs_much(spare, sizes):
     shapes = ((4, 16),) * 20 + ((32, 128),)
-    layout = tiling.tiling(shapes, (True,) * 21, 32, 128)
-    assert [(g.rows, g.columns) for g in layout.groups] == [(4, 16), (32, 128)]
+    layout = tiling.tiling(shapes, (True,) * 21, 32, 128, spare)
+    assert [(g.rows, g.columns) for g in layout.groups] == sizes
 
 
 def test_sums_are_over_each_tensor(layout):
