@@ -112,6 +112,17 @@ class Optimizer(keras.optimizers.Optimizer):
         merge_call(assign, self._distribution_strategy, values)
 
 
+def any_in_replicas(variables: Sequence[Any]) -> bool:
+    """Whether there are replicas of `tf.distribute`, or one of the variables has copies there.
+
+    With TensorFlow only.
+    """
+    values = (getattr(variable, "value", variable) for variable in variables)
+    return tf.distribute.has_strategy() or any(
+        isinstance(value, tf.distribute.DistributedValues) for value in values
+    )
+
+
 def data_adapter(x: Any, y: Any, sample_weight: Any, batch_size: int) -> Any:
     """What makes batches of whatever `fit` takes as data, as Keras itself makes them.
 

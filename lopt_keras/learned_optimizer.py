@@ -548,15 +548,27 @@ class LearnedOptimizer(keras_private.Optimizer):
             first = ops.equal(self.iterations, 0)
             weight = ops.where(usable, ops.where(first, 1.0, 1.0 - self.ema_momentum), 0.0)
         variables, averages = (list(column) for column in zip(*averaged, strict=True))
-        values = []
-        for variable, average in averaged:
-            old = _value(average)
-            step = ops.cast(weight, old.dtype) * (ops.cast(variable, old.dtype) - old)
-            values.append(old + step)
-        self._assign(averages, values)
+        self._move_towards(averages, variables, weight)
         if self.ema_overwrite_frequency:
             due = ops.equal((self.iterations + 1) % self.ema_overwrite_frequency, 0)
             self._assign_where(ops.logical_and(usable, due), variables, averages)
+
+    def _move_towards(
+        self, variables: Sequence[Any], targets: Sequence[Any], weight: Tensor
+    ) -> None:
+        """Moves each variable by a fraction of its way to a target."""
+        differences, weights = [], []
+        for variable, target in zip(variables, targets, strict=True):
+            old = _value(variable)
+            differences.append(old - ops.cast(target, old.dtype))
+            weights.append(ops.cast(weight, old.dtype))
+        if keras.backend.backend() == "tensorflow" and not keras_private.any_in_replicas(variables):
+            # One operation for three, and memory is read once: a model may have 200 variables.
+            for variable, *step in zip(variables, weights, differences, strict=True):
+                tensorflow_private.subtract_scaled(variable.value, *step)
+            return
+        triples = zip(variables, weights, differences, strict=True)
+        self._assign(variables, [_value(variable) - w * d for variable, w, d in triples])
 
     def _assign_where(
         self, condition: Tensor, variables: Sequence[Any], values: Sequence[Tensor]
@@ -761,8 +773,12 @@ def _are_usable(grads: Sequence[Tensor]) -> Tensor:
 
 def _dense(grads: Sequence[Tensor], variables: Sequence[Any]) -> list[Tensor]:
     """Gradients as tensors of known shape, also those of embeddings."""
-    pairs = zip(grads, variables, strict=True)
-    return [tf.ensure_shape(tf.convert_to_tensor(g), v.shape) for g, v in pairs]
+    dense = []
+    for grad, variable in zip(grads, variables, strict=True):
+        x = tf.convert_to_tensor(grad)
+        known = x.shape.is_fully_defined()
+        dense.append(x if known else tf.ensure_shape(x, variable.shape))
+    return dense
 
 
 def _num_replicas() -> int:

@@ -5,6 +5,7 @@ Besides `tf.__internal__.distribute.interim.maybe_merge_call`, in `keras_private
 
 import contextlib
 
+import tensorflow as tf
 from tensorflow.python.eager import record
 from tensorflow.python.framework import op_callbacks
 
@@ -24,3 +25,14 @@ def watches_operations() -> bool:
     What watches them has no kernel under XLA. In TensorFlow since 2.1.
     """
     return bool(op_callbacks.should_invoke_op_callbacks())
+
+
+def subtract_scaled(variable: tf.Variable, scale: tf.Tensor, value: tf.Tensor) -> None:
+    """`variable <- variable - scale * value`, as one operation.
+
+    Args:
+        variable: a variable of one device.
+        scale: scalar of its dtype.
+        value: of its shape and dtype.
+    """
+    tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=scale, delta=value)
