@@ -77,6 +77,14 @@ _SIGNALS_KNOWN = flags.DEFINE_bool(
 flags.DEFINE_alias("told", "signals_known")  # Its name before 0.1.0.
 _WALL_CLOCK = flags.DEFINE_bool("wall_clock", True, "Whether steps are timed.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of all problems.", lower_bound=0, upper_bound=2**31 - 1)
+_LONGER = flags.DEFINE_integer(
+    "longer",
+    1,
+    "How many times as many steps Adam is trained besides, to see when it reaches the final train "
+    "losses of others; 1 for not at all.",
+    lower_bound=1,
+    upper_bound=1000,
+)
 _OUT_DIR = flags.DEFINE_string("out_dir", None, "Where results go.", required=True)
 _CACHE_DIR = flags.DEFINE_string(
     "cache_dir", None, "Where runs are kept, for several --out_dir. Default: OUT_DIR/cache."
@@ -175,6 +183,7 @@ def _settings(entries: Sequence[suite.Entry]) -> benchmark.Settings:
         _WALL_CLOCK.value,
         augmentation,
         _SEED.value,
+        _LONGER.value,
     )
 
 

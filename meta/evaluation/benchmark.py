@@ -1,5 +1,6 @@
 """Every optimizer on every task of a suite."""
 
+import functools
 import hashlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from meta import progress, random
 from meta.evaluation import metrics, timing
 from meta.evaluation.candidates import (
     ADAM,
+    BASELINES,
     Candidate,
     HandDesigned,
     KerasOptimizer,
@@ -41,6 +43,9 @@ _TEST_BATCHES = 20
 """Batches of the test split over which a loss at the end is a mean."""
 
 
+_LONGER_RATES = (0.0, -0.5, -1.0)
+"""Decades from the tuned learning rate: a longer training may want a lower one."""
+
 _CURVES = ("train", "validation", "test")
 """What the store calls the parts of `Curves`."""
 
@@ -59,6 +64,8 @@ class Settings(NamedTuple):
         wall_clock: whether steps are timed.
         augmentation: dict, the arguments of `Augmented`.
         seed: integer, of all problems.
+        longer: how many times as many steps the tuned Adam is trained besides, to see when it
+            reaches the final losses of others; 1 for not at all.
     """
 
     num_steps: int = 500
@@ -69,6 +76,7 @@ class Settings(NamedTuple):
     wall_clock: bool = True
     augmentation: dict[str, Any] = {}
     seed: int = 0
+    longer: int = 1
 
 
 class Outcome(NamedTuple):
@@ -160,6 +168,20 @@ class _Program:
             joined = thetas[0]
         return training([joined] * len(rules), seed, variant)
 
+    def train_longer(
+        self, rule: UpdateRule, thetas: Sequence[Theta], variant: int, seed: Tensor
+    ) -> list[Array]:
+        """The train losses of longer trainings by one rule, with each theta."""
+        curves = (self._longer.train_rules([rule], [theta], variant, seed)[0] for theta in thetas)
+        return [own.train for own in curves]
+
+    @functools.cached_property
+    def _longer(self) -> "_Program":
+        s = self.settings
+        # The task is disguised already.
+        settings = s._replace(num_steps=s.longer * s.num_steps, augmentation={})
+        return _Program(self.task, settings)
+
     def train_keras(
         self, candidate: KerasOptimizer, rate: float | None, variant: int, seed: Tensor
     ) -> Curves:
@@ -219,12 +241,15 @@ class _Task:
         seconds = self._time(candidates)
         start = metrics.start_of(curves[ADAM])
         bounded = {name: metrics.bound(own, start) for name, own in curves.items()}
+        longer = self._longer(rates[ADAM], start)
         outcomes = {}
         for candidate in candidates:
             name = candidate.name
             rate = rates.get(name)
             tried = grids.get(name, [])
-            own = metrics.compute(bounded[name], bounded[ADAM], start, seconds[name], seconds[ADAM])
+            own = metrics.compute(
+                bounded[name], bounded[ADAM], start, seconds[name], seconds[ADAM], longer
+            )
             at_edge = len(tried) > 1 and rate in (tried[0], tried[-1])
             outcomes[name] = Outcome(rate, at_edge, seconds[name], bounded[name], own)
         return TaskResult(entry, self._program.num_parameters, start, outcomes)
@@ -262,6 +287,26 @@ class _Task:
             self._store.save(keys[name], dict(kept))
         loaded = {name: self._stored(key) for name, key in keys.items()}
         return {name: Curves(*(own[x] for x in _CURVES)) for name, own in loaded.items()}
+
+    def _longer(self, rate: float, start: float) -> list[Array]:
+        """The tuned Adam's losses in longer trainings, at its rate and at lower ones."""
+        if self._settings.longer == 1:
+            return []
+        adam = BASELINES[ADAM]
+        rates = [rate * 10.0**decades for decades in _LONGER_RATES]
+        key = {**self._key_of("longer", adam, rates), "longer": self._settings.longer}
+        if self._store.load(key) is None:
+            rules = [adam.rule(learning_rate=rate) for rate in rates]
+            losses = self._program.train_longer(
+                adam.rule(learning_rate=adam.middle),
+                [rule.init_theta() for rule in rules],
+                self._variant,
+                self._fresh_seed,
+            )
+            self._store.save(key, {str(i): own for i, own in enumerate(losses)})
+        steps = self._settings.num_steps
+        found = self._stored(key)
+        return [metrics.bound_longer(found[str(i)], start, steps) for i in range(len(rates))]
 
     def _run(
         self, candidates: Sequence[Candidate], rates: Mapping[str, float], seed: Tensor

@@ -40,6 +40,10 @@ class Metrics(NamedTuple):
         validation_excess, test_excess: final loss minus Adam's, over what Adam gained on
             the start (at least 2 % of it): 0 is as good as Adam, -1 twice the gain, 1 as at
             the start.
+        end_ratio: how many times as many steps the tuned Adam needs to the final train loss of
+            this optimizer, bounded by how often as many it was given; NaN if it was not
+            trained longer. This rewards a low end, `train_ratio` a fast start.
+            Source: Metz et al., arXiv 2211.09760, section 4.2.
         diverged: some loss is not finite, or the final train loss is above the start by
             more than the start's size.
     """
@@ -57,6 +61,7 @@ class Metrics(NamedTuple):
     final_test: np.ndarray
     validation_excess: np.ndarray
     test_excess: np.ndarray
+    end_ratio: np.ndarray
     diverged: np.ndarray
 
 
@@ -83,23 +88,32 @@ def bound(curves: Curves, start: float) -> Bounded:
         curves: `meta.inner.training.Curves`.
         start: loss before the first step, from `start_of`.
     """
-    size = max(abs(start), 1e-6)
-
-    def bounded(losses: Array) -> Array:
-        ceiling = start + _CEILING * size
-        return np.minimum(np.where(np.isfinite(losses), losses, ceiling), ceiling)
-
     if curves.test is None:
         raise ValueError("`curves` must have test losses. Received: curves.test=None")
     every = (curves.train, curves.held_out, curves.test)
     finite = [np.isfinite(losses).reshape(-1, losses.shape[-1]).all(axis=0) for losses in every]
     train, validation = (
-        smooth(bounded(losses.astype(np.float64)), _width(losses))
+        smooth(_bounded(losses, start), _width(losses))
         for losses in (curves.train, curves.held_out)
     )
-    diverged = ~np.logical_and.reduce(finite) | (train[-1] > start + size)
-    test = bounded(curves.test.astype(np.float64))
-    return Bounded(train, validation, test, diverged, bounded(curves.train))
+    diverged = ~np.logical_and.reduce(finite) | (train[-1] > start + _size(start))
+    test = _bounded(curves.test, start)
+    return Bounded(train, validation, test, diverged, _bounded(curves.train, start))
+
+
+def bound_longer(losses: Array, start: float, num_steps: int) -> Array:
+    """Train losses of a longer training, smoothed as those of `num_steps`: `[steps, seeds]`."""
+    return smooth(_bounded(losses, start), _width(losses[:num_steps]))
+
+
+def _bounded(losses: Array, start: float) -> Array:
+    ceiling = start + _CEILING * _size(start)
+    losses = losses.astype(np.float64)
+    return np.minimum(np.where(np.isfinite(losses), losses, ceiling), ceiling)
+
+
+def _size(start: float) -> float:
+    return max(abs(start), 1e-6)
 
 
 def smooth(losses: Array, width: int) -> Array:
@@ -126,7 +140,12 @@ def start_of(curves: Curves) -> float:
 
 
 def compute(
-    own: Bounded, adam: Bounded, start: float, seconds: float, adam_seconds: float
+    own: Bounded,
+    adam: Bounded,
+    start: float,
+    seconds: float,
+    adam_seconds: float,
+    longer: Sequence[Array] = (),
 ) -> Metrics:
     """The `Metrics` of an optimizer.
 
@@ -134,6 +153,8 @@ def compute(
         own, adam: `Bounded`, of the optimizer and the tuned Adam.
         start: from `start_of`.
         seconds, adam_seconds: of a step; NaN if they were not measured.
+        longer: the tuned Adam's losses in longer trainings, from `bound_longer`. The first of
+            them to arrive counts.
     """
     train = _Race(own.train, adam.train, own.train[-1], adam.train[-1], own.diverged)
     lowest, adam_lowest = own.validation.min(axis=0), adam.validation.min(axis=0)
@@ -153,8 +174,16 @@ def compute(
         final_test=own.test,
         validation_excess=_excess(own.validation[-1], adam.validation[-1], start),
         test_excess=_excess(own.test, adam.test, start),
+        end_ratio=_end_ratio(own.train, longer),
         diverged=own.diverged,
     )
+
+
+def _end_ratio(losses: Array, longer: Sequence[Array]) -> Array:
+    if not longer:
+        return np.full(losses.shape[1], np.nan)
+    steps = np.min([steps_to(other, losses[-1]) for other in longer], axis=0)
+    return np.minimum(steps, len(longer[0])) / len(losses)
 
 
 class _Race:
@@ -189,7 +218,7 @@ def steps_to(losses: Array, target: Array) -> Array:
 
 def _excess(loss: Array, adam_loss: Array, start: float) -> Array:
     """Of a loss over Adam's, in units of Adam's gain, or of 2 % of the start if that is more."""
-    unit = np.maximum(start - adam_loss, _SMALLEST_GAIN * max(abs(start), 1e-6))
+    unit = np.maximum(start - adam_loss, _SMALLEST_GAIN * _size(start))
     return (loss - adam_loss) / unit
 
 
@@ -212,6 +241,7 @@ def summarise(metrics: Sequence[Metrics], others: Sequence[Array]) -> dict[str, 
             "seconds_ratio",
             "validation_excess",
             "test_excess",
+            *([] if np.isnan(metrics[0].end_ratio).any() else ["end_ratio"]),
         )
     }
     best_others = [median(ratios).max(initial=0.0) for ratios in others]

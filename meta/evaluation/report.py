@@ -25,6 +25,7 @@ _SUMMARY = (
     ("validation_ratio", "ratio of steps, validation loss"),
     ("validation_excess", "excess, final validation loss"),
     ("test_excess", "excess, final test loss"),
+    ("end_ratio", "Adam's steps to the final train loss"),
 )
 _SHARES = (
     ("fraction_train_won", "tasks won by train loss"),
@@ -180,15 +181,17 @@ def _rates(number: int) -> str:
 
 
 def _summary_table(summary: Mapping[str, Any], rivals: Collection[str]) -> str:
+    # Not every figure is always measured.
+    measured = [key for key, _ in _SUMMARY if key in next(iter(summary.values()))["quartiles"]]
     rows = []
     for name, own in summary.items():
         cells = [f"{own['diverged']} of {own['pairs']}"]
         cells.append(_short(own["quartiles"]["train_ratio"][0]))
-        for key, _ in _SUMMARY:
+        for key in measured:
             _, lower, median, upper, _ = map(_short, own["quartiles"][key])
             cells.append(f"<b>{median}</b> <small>({lower} to {upper})</small>")
         rows.append((name, cells))
-    heads = [label for _, label in _SUMMARY]
+    heads = [dict(_SUMMARY)[key] for key in measured]
     return _table(["optimizer", "diverged", "lowest ratio, train loss", *heads], rows, rivals)
 
 

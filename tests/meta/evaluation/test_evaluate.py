@@ -101,6 +101,15 @@ def test_the_learning_rate_is_the_best_of_the_grid(tmp_path):
         assert (result.outcomes["better"].metrics.train_ratio > 1.2).all()
 
 
+def test_adam_goes_on_to_see_when_it_reaches_the_end_of_others(tmp_path):
+    (result, *_) = run(tmp_path, settings=SETTINGS._replace(longer=3, num_rates=1))
+    own = result.outcomes["Adam"].metrics
+    # Its own it reaches by then: the longer training begins as the other.
+    assert ((own.end_ratio > 0.0) & (own.end_ratio <= 1.0)).all()
+    summary = metrics.summarise([own], [own.train_ratio[None]])
+    assert summary["quartiles"]["end_ratio"][2] == pytest.approx(own.end_ratio.min())
+
+
 def test_a_diverging_optimizer_is_counted_and_bounded(tmp_path):
     results = run(tmp_path / "cache", WILD)
     summary = report.write(str(tmp_path / "out"), results, ["wild"], SETTINGS, "command")

@@ -91,6 +91,20 @@ def test_a_validation_loss_is_compared_at_its_lowest_and_at_its_end():
     assert (own.lowest_validation < 0.01).all()
 
 
+def test_the_end_counts_as_the_steps_that_adam_needs_to_it():
+    own, adam = exponential(0.02), exponential(0.01)
+    start = metrics.start_of(curves(adam))
+    longer = np.exp(-0.01 * np.arange(10 * len(adam)))[:, None].repeat(adam.shape[1], axis=1)
+    bounded = [metrics.bound(curves(x), start) for x in (own, adam)]
+    slow, fast = (metrics.bound_longer(x, start, len(adam)) for x in (longer**0.5, longer))
+    of_both = metrics.compute(*bounded, start, 1.0, 1.0, [slow, fast])
+    # The smoothing makes both late.
+    np.testing.assert_allclose(of_both.end_ratio, 2.0, rtol=0.02)
+    never = metrics.compute(*bounded, start, 1.0, 1.0, [fast[: len(adam)]])
+    np.testing.assert_array_equal(never.end_ratio, 1.0)
+    assert np.isnan(metrics.compute(*bounded, start, 1.0, 1.0).end_ratio).all()
+
+
 def test_summary_over_tasks():
     adam = curves(exponential(0.002))
     rates = (0.001, 0.004, 0.008, 0.012)
