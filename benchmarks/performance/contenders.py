@@ -29,7 +29,7 @@ def make(name):
 
 
 def step(name, variables, gradients):
-    """A function that takes one step, and ends when it is taken.
+    """A function that takes one step, and ends when it is taken; its `optimizer` is an attribute.
 
     Keras compiles its optimizers' step only with the model's; here XLA compiles it alone.
     """
@@ -46,4 +46,5 @@ def step(name, variables, gradients):
         # On an accelerator, the call above returns before the work is done.
         variables[0].value[:1, :1].numpy()
 
+    take.optimizer = optimizer
     return take

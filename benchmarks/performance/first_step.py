@@ -1,4 +1,4 @@
-"""Time from a new optimizer to the end of its first step: state, trace and compilation.
+"""Time from a new optimizer to the end of its first step: state, trace and compilation; memory.
 
 python benchmarks/performance/first_step.py --out_dir=benchmarks/results/performance
 
@@ -6,6 +6,7 @@ Each in a process of its own, one after the other, as nothing is compiled twice 
 more with XLA's persistent cache, filled by an earlier process, as when a program is run again.
 """
 
+import math
 import multiprocessing
 import os
 import statistics
@@ -19,18 +20,28 @@ from absl import app, flags, logging
 from meta import smoke
 
 _OUT_DIR = flags.DEFINE_string("out_dir", "out/performance", "For the figures.")
-_MODELS = flags.DEFINE_list("models", ["mlp", "resnet50", "transformer"], "Of models.py.")
-_OPTIMIZERS = flags.DEFINE_list(
-    "optimizers", ["Adam", "default", "factored_mlp/8"], "Of contenders.py."
+_MODELS = flags.DEFINE_list(
+    "models",
+    ["mlp", "transformer", "resnet50", "mobilenet_v2", "thirty_shapes"],
+    "Of models.py.",
 )
+_OPTIMIZERS = flags.DEFINE_list("optimizers", ["Adam", "default"], "Of contenders.py.")
 _REPETITIONS = flags.DEFINE_integer("repetitions", 3, "First steps of each.", lower_bound=1)
 smoke.define(models=["mlp"], optimizers=["Adam"], repetitions=1)
 
 
 def first_step(name, shapes):
-    """Seconds, wall and processor: dict."""
+    """Seconds, wall and processor, and MiB that are left besides the optimizer's state: dict."""
     variables, gradients = models.variables(shapes)
-    return stopwatch.once(lambda: contenders.step(name, variables, gradients)())
+    before, taken = stopwatch.resident(), []
+
+    def take():
+        taken.append(contenders.step(name, variables, gradients))
+        taken[0]()
+
+    seconds = stopwatch.once(take)
+    state = sum(math.prod(v.shape) for v in taken[0].optimizer.variables) * 4 / 2**20
+    return {**seconds, "mebibytes": round(stopwatch.resident() - before - state)}
 
 
 def measure(shapes):
@@ -48,8 +59,7 @@ def measure(shapes):
                     print(name + suffix, seconds, flush=True)
     return {
         name: {
-            "wall": statistics.median(run["wall"] for run in runs),
-            "cpu": statistics.median(run["cpu"] for run in runs),
+            **{key: statistics.median(run[key] for run in runs) for key in runs[0]},
             "all": [run["wall"] for run in runs],
         }
         for name, runs in found.items()

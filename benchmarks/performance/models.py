@@ -15,6 +15,17 @@ def resnet50():
     return [tuple(variable.shape) for variable in model.trainable_variables]
 
 
+def mobilenet_v2():
+    """3.5 M parameters, 158 variables."""
+    model = keras.applications.MobileNetV2(weights=None)
+    return [tuple(variable.shape) for variable in model.trainable_variables]
+
+
+def thirty_shapes():
+    """33 k parameters: 30 matrices, no two of one shape."""
+    return [(8 + 2 * i, 16 + i) for i in range(30)]
+
+
 def transformer(layers=12, width=256, vocabulary=8192, context=256):
     """11.6 M parameters, 147 variables: a decoder as in GPT-2, its head tied."""
     layer = [(width,), (width,), (width, 3 * width), (3 * width,), (width, width), (width,)]
@@ -36,6 +47,8 @@ SHAPES = {
     "mlp": mlp,
     "resnet50": resnet50,
     "transformer": transformer,
+    "mobilenet_v2": mobilenet_v2,
+    "thirty_shapes": thirty_shapes,
     "one_tensor": one_tensor,
     "table_8": table(8),
     "table_16": table(16),

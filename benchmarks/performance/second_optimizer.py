@@ -5,8 +5,6 @@ python benchmarks/performance/second_optimizer.py --out_dir=benchmarks/results/p
 Each trains a small model of its own for two steps, after `keras.backend.clear_session()`.
 """
 
-import ctypes
-import gc
 import itertools
 import os
 import time
@@ -24,19 +22,11 @@ _COUNT = flags.DEFINE_integer("count", 10, "How many optimizers.", lower_bound=1
 smoke.define(count=1)
 
 
-def resident():
-    """Resident memory of this process, in MiB, without what is free in the heap."""
-    gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)
-    with open("/proc/self/status", encoding="ascii") as f:
-        return int(next(line for line in f if line.startswith("VmRSS")).split()[1]) / 1024
-
-
 def measure(make):
     """Seconds of `fit` and MiB afterwards, one after the other: lists."""
     rng = np.random.default_rng(0)
     x, y = rng.random((64, 20)), rng.random((64, 4))
-    seconds, memory = [], [round(resident())]
+    seconds, memory = [], [round(stopwatch.resident())]
     for _ in range(_COUNT.value):
         keras.backend.clear_session()
         layers = [keras.Input((20,)), keras.layers.Dense(32, "relu"), keras.layers.Dense(4)]
@@ -46,7 +36,7 @@ def measure(make):
         model.fit(x, y, verbose=0)
         seconds.append(round(time.perf_counter() - start, 2))
         del model
-        memory.append(round(resident()))
+        memory.append(round(stopwatch.resident()))
     return {
         "seconds": seconds,
         "mebibytes_more": [b - a for a, b in itertools.pairwise(memory)],
