@@ -23,9 +23,16 @@ RULES = {
 """That of the shipped weights, and every rule, as far as worth telling apart; with hidden sizes."""
 
 
+UNCOMPILED = ", uncompiled"
+"""After the name of a rule: without XLA."""
+
+
 def make(name):
     """The optimizer of that name."""
-    return BASELINES[name]() if name in BASELINES else LearnedOptimizer(None, RULES[name])
+    if name in BASELINES:
+        return BASELINES[name]()
+    rule = RULES[name.removesuffix(UNCOMPILED)]
+    return LearnedOptimizer(None, rule, jit_compile=not name.endswith(UNCOMPILED))
 
 
 def step(name, variables, gradients):

@@ -25,7 +25,9 @@ _MODELS = flags.DEFINE_list(
     ["mlp", "transformer", "resnet50", "mobilenet_v2", "thirty_shapes"],
     "Of models.py.",
 )
-_OPTIMIZERS = flags.DEFINE_list("optimizers", ["Adam", "default"], "Of contenders.py.")
+_OPTIMIZERS = flags.DEFINE_list(
+    "optimizers", ["Adam", "default", "default, uncompiled"], "Of contenders.py."
+)
 _REPETITIONS = flags.DEFINE_integer("repetitions", 3, "First steps of each.", lower_bound=1)
 smoke.define(models=["mlp"], optimizers=["Adam"], repetitions=1)
 
