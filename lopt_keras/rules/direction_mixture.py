@@ -22,7 +22,6 @@ _ALIGNMENT_DECAY = 0.9
 _GLOBALS = {"momentum": 0.9, "second_decay": 0.99}
 _GLOBAL_MULT, _LOOKAHEAD, _LOOKAHEAD_MULT, _WINDOW_MULT = 3.0, 0.1, 1.5, 1.5
 _FASTEST = 0.99  # What a decay leaves of an accumulator is more than nothing.
-_WEIGHT_DECAY = 0.1
 _TINY = 1e-20
 _SPARE, _LEAST_SPARE = 2**14, 2**10
 
@@ -43,7 +42,7 @@ class DirectionMixture(base.UpdateRule):
        `min_parameter_scale` and `max_parameter_scale`; times `step_size`; times a schedule,
        `rsqrt(1 + t / decay_steps)`, and where the planned steps T are known
        `1 - anneal t / T`; times a learned factor between 1/10 and 10.
-    5. A learned fraction of the parameter, at most a tenth of the step's, is taken away.
+    5. A learned fraction of the parameter is taken away, at most `max_decay` of the step's.
 
     The parameters themselves jitter. A user should keep their running average, in which the
     newest have the weight `w / (t + w)`. So `averages` is true. w is `average_window` times a
@@ -66,6 +65,9 @@ class DirectionMixture(base.UpdateRule):
             they have to move.
         decay_steps: after as many steps the schedule is at 71 %.
         anneal: in [0, 1], how far steps fall by the end of a known horizon.
+        max_decay: of a parameter, as a fraction of the relative step. Where the loss does not depend
+            on a tensor's scale, as before batch normalisation, a fast decay would leave the moving
+            statistics behind.
         average_window: w.
         tile_rows, tile_columns: of the largest tiles, powers of two.
         hidden_size, hidden_layers: of the MLP.
@@ -96,6 +98,7 @@ class DirectionMixture(base.UpdateRule):
     vector_trust: float = 0.0
     decay_steps: float = 50.0
     anneal: float = 0.5
+    max_decay: float = 0.1
     average_window: float = 9.0
     tile_rows: int = 32
     tile_columns: int = 128
@@ -111,7 +114,8 @@ class DirectionMixture(base.UpdateRule):
         for name in ("max_parameter_scale", "vector_max_scale"):
             validation.check_number(name, getattr(self, name), low=self.min_parameter_scale)
         validation.check_number("anneal", self.anneal, high=1.0 + 1e-9)
-        validation.check_number("exp_mult", self.exp_mult)
+        for name in ("exp_mult", "max_decay"):
+            validation.check_number(name, getattr(self, name))
         for name in ("trust", "vector_trust"):
             validation.check_number(name, getattr(self, name))
         for name in ("tile_rows", "tile_columns"):
@@ -195,7 +199,7 @@ class DirectionMixture(base.UpdateRule):
         inverse = 1.0 / (step_size * self._schedule(signals)[:, None] * factor)
         lookahead = _LOOKAHEAD * ops.exp(_LOOKAHEAD_MULT * outputs["lookahead"])
         # Relative to the step, as if the tensor had a size of 1.
-        decay = _WEIGHT_DECAY * ops.maximum(outputs["decay"], 0.0) / inverse
+        decay = self.max_decay * ops.maximum(outputs["decay"], 0.0) / inverse
         values = seen.own.bounds, lookahead, outputs["mix"], inverse / scale, decay
         *chosen, decays = layout.spread(*values)
         steps = layout.scatter(_steps(seen.moments, seen.adam, tiles, chosen, layout))
@@ -240,7 +244,7 @@ class DirectionMixture(base.UpdateRule):
             "factor": ops.exp(self.exp_mult * outputs["factor"]),
             "mix": outputs["mix"],
             "lookahead": _LOOKAHEAD * ops.exp(_LOOKAHEAD_MULT * outputs["lookahead"]),
-            "decay": _WEIGHT_DECAY * ops.maximum(outputs["decay"], 0.0),
+            "decay": self.max_decay * ops.maximum(outputs["decay"], 0.0),
             "window": self.average_window * ops.exp(_WINDOW_MULT * outputs["window"]),
         }
 
