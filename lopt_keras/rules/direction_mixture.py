@@ -65,9 +65,9 @@ class DirectionMixture(base.UpdateRule):
             they have to move.
         decay_steps: after as many steps the schedule is at 71 %.
         anneal: in [0, 1], how far steps fall by the end of a known horizon.
-        max_decay: of a parameter, as a fraction of the relative step. Where the loss does not depend
-            on a tensor's scale, as before batch normalisation, a fast decay would leave the moving
-            statistics behind.
+        max_decay: of a parameter, as a fraction of the relative step. Where the loss does not
+            depend on a tensor's scale, as before batch normalisation, a fast decay would leave
+            the moving statistics behind.
         average_window: w.
         tile_rows, tile_columns: of the largest tiles, powers of two.
         hidden_size, hidden_layers: of the MLP.
