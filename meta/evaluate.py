@@ -92,7 +92,8 @@ _CACHE_DIR = flags.DEFINE_string(
 _NUM_WORKERS = flags.DEFINE_integer(
     "num_workers",
     0,
-    "Processes that compute tasks side by side; 0 for this one. Each needs the memory of its task.",
+    "Processes that compute tasks side by side; each needs the memory of its task. 0 for this one, "
+    "or, if the tasks have too many architectures for it, others one at a time.",
     lower_bound=0,
     upper_bound=1024,
 )
@@ -122,9 +123,9 @@ def main(argv: list[str]) -> None:
             raise app.UsageError(f"--out_dir: {error}") from error
         cache_dir = _CACHE_DIR.value or os.path.join(_OUT_DIR.value, "cache")
         store, common = Store(cache_dir), (entries, contenders, settings)
-        if _NUM_WORKERS.value:
+        if num_workers := _NUM_WORKERS.value or int(processes.are_too_many(entries)):
             try:
-                processes.fill(*common, cache_dir, _DATA_DIR.value, _NUM_WORKERS.value)
+                processes.fill(*common, cache_dir, _DATA_DIR.value, num_workers)
             except processes.ProcessLost as error:
                 sys.exit(f"Error: {error}")
         results = benchmark.run(*common, store, _DATA_DIR.value)

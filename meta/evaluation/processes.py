@@ -19,6 +19,10 @@ from meta.evaluation.store import Store
 from meta.evaluation.suite import Entry
 from meta.tasks.sampling import distribution
 
+MOST_PROGRAMS = 16
+"""Architectures that one process computes. XLA keeps each compiled program until its process ends,
+in some 700 pieces of memory, of which Linux gives a process 65,530. Beyond that it is killed."""
+
 
 class ProcessLost(RuntimeError):
     """A process has ended before its work was done."""
@@ -34,8 +38,8 @@ def fill(
 ) -> None:
     """Computes what a store lacks for `benchmark.run`, but for the times of steps.
 
-    Tasks of one architecture share compiled programs, so one process computes all of them. Steps
-    are not timed here, where processes disturb each other.
+    Tasks of one architecture share compiled programs, so one process computes all of them.
+    Steps are timed at the end, by one process at a time, as processes disturb each other.
 
     Args:
         entries, candidates, settings, data_dir: as for `benchmark.run`.
@@ -52,23 +56,31 @@ def fill(
     parts.sort(key=len, reverse=True)
     num_workers = min(num_workers, len(parts))
     threads = max(1, len(os.sched_getaffinity(0)) // num_workers)
-    untimed = settings._replace(wall_clock=False)
+    untimed = settings._replace(wall_clock=settings.wall_clock and num_workers == 1)
     common = candidates, untimed, cache_dir, data_dir
+    at_once = MOST_PROGRAMS * num_workers
     try:
-        with (
-            _executor(num_workers, threads) as executor,
-            tqdm.tqdm(total=len(entries), unit="task", desc=f"{num_workers} processes") as bar,
-        ):
-            futures = {executor.submit(_compute, part, *common): part for part in parts}
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
-                bar.update(len(futures[future]))
+        with tqdm.tqdm(total=len(entries), unit="task", desc=f"{num_workers} processes") as bar:
+            for first in range(0, len(parts), at_once):
+                with _executor(num_workers, threads) as executor:
+                    some = parts[first : first + at_once]
+                    futures = {executor.submit(_compute, part, *common): part for part in some}
+                    for future in concurrent.futures.as_completed(futures):
+                        future.result()
+                        bar.update(len(futures[future]))
     except BrokenProcessPool as error:
         raise ProcessLost(
             "A process has ended before its work was done, perhaps for lack of memory. What was "
             "computed is kept: run again, with a smaller --num_workers. "
             f"Received: --num_workers={num_workers}"
         ) from error
+    if settings != untimed:
+        fill(entries, candidates, settings, cache_dir, data_dir, num_workers=1)
+
+
+def are_too_many(entries: Sequence[Entry]) -> bool:
+    """Whether the tasks have more architectures than one process can compute."""
+    return len(distribution.by_program([entry.config for entry in entries])) > MOST_PROGRAMS
 
 
 @contextlib.contextmanager

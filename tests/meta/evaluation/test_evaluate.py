@@ -1,9 +1,11 @@
+import concurrent.futures
 import csv
 import json
 import multiprocessing
 import os
 import re
 import signal
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -141,6 +143,39 @@ def test_processes_leave_the_results_that_this_process_would(tmp_path, two_progr
             assert np.array_equal(a, b)
     names = [{file.name for file in (tmp_path / x).iterdir()} for x in ("alone", "shared")]
     assert names[0] == names[1]
+
+
+class Inline(concurrent.futures.Executor):
+    """In place of processes: computes at once, and counts."""
+
+    made: ClassVar[list["Inline"]] = []
+
+    def __init__(self, *_):
+        self.made.append(self)
+        self.keys = []
+
+    def submit(self, function, part, candidates, settings, *_):
+        self.keys.append((part[0].config.key, settings.wall_clock))
+        future = concurrent.futures.Future()
+        future.set_result(None)
+        return future
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_no_process_computes_more_programs_than_it_can_keep(
+    num_workers, tmp_path, two_programs, monkeypatch
+):
+    monkeypatch.setattr(processes, "MOST_PROGRAMS", 1)
+    monkeypatch.setattr(processes, "_executor", Inline)
+    monkeypatch.setattr(Inline, "made", [])
+    entries, candidates, settings = two_programs
+    assert processes.are_too_many(entries)
+    timed = settings._replace(wall_clock=True)
+    processes.fill(entries, candidates, timed, str(tmp_path), None, num_workers)
+    # Steps are timed by one process at a time.
+    counts = [[timed for _, timed in executor.keys] for executor in Inline.made]
+    alone = [[True], [True]]
+    assert counts == (alone if num_workers == 1 else [[False, False], *alone])
 
 
 def test_a_process_that_is_lost_is_told_in_one_line(tmp_path, two_programs, monkeypatch):
