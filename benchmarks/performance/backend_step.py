@@ -134,7 +134,7 @@ def device():
         import tensorflow as tf
 
         kind = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
-    return f"{kind}, {os.cpu_count()} cores" if kind == "cpu" else kind
+    return f"{kind}, {len(os.sched_getaffinity(0))} cores" if kind == "cpu" else kind
 
 
 def made_by():
