@@ -53,12 +53,12 @@ def multiply_adds(rule):
     def counted_einsum(subscripts, *operands):
         nonlocal count
         given = subscripts.partition("->")[0].split(",")
-        axes = {
-            k: n
-            for s, x in zip(given, operands, strict=True)
-            for k, n in zip(s, x.shape, strict=True)
-        }
-        count += math.prod(axes.values())
+        axes, batch = {}, 1
+        for s, x in zip(given, operands, strict=True):
+            names = s.removeprefix("...")
+            batch = max(batch, math.prod(x.shape[: len(x.shape) - len(names)]))
+            axes.update(zip(names, x.shape[len(x.shape) - len(names) :], strict=True))
+        count += batch * math.prod(axes.values())
         return einsum(subscripts, *operands)
 
     params = [tf.zeros((1, *_SHAPE))]
