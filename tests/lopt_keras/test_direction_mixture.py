@@ -94,6 +94,22 @@ def test_untrained_is_the_plain_optimizer(jit_compile):
         np.testing.assert_allclose(variable, average, atol=2e-5)
 
 
+def test_a_call_that_only_accumulates_moves_nothing():
+    params, grads = problem()
+    grads = [[ops.convert_to_tensor(g.astype("float32")) for g in step] for step in grads[:2]]
+    variables = [keras.Variable(p.astype("float32")) for p in params]
+    optimizer = LearnedOptimizer(weights=None, rule=rule(), gradient_accumulation_steps=2)
+    optimizer.apply(grads[0], variables)
+    for variable, param in zip(variables, params, strict=True):
+        np.testing.assert_array_equal(variable, param.astype("float32"))
+    optimizer.apply(grads[1], variables)
+    expected = [keras.Variable(p.astype("float32")) for p in params]
+    means = [(a + b) / 2.0 for a, b in zip(*grads, strict=True)]
+    LearnedOptimizer(weights=None, rule=rule()).apply(means, expected)
+    for variable, other in zip(variables, expected, strict=True):
+        np.testing.assert_allclose(variable, other, rtol=1e-5, atol=1e-7)
+
+
 def test_without_averages_the_last_parameters_stay():
     optimizer = LearnedOptimizer(weights=None, rule=rule(), use_ema=False)
     variables = trained(optimizer)
