@@ -23,7 +23,7 @@ RULES = {
 """That of the shipped weights, and every rule, as far as worth telling apart; with hidden sizes."""
 
 
-UNCOMPILED = ", uncompiled"
+UNCOMPILED = "/uncompiled"
 """After the name of a rule: without XLA."""
 
 

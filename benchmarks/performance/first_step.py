@@ -26,7 +26,7 @@ _MODELS = flags.DEFINE_list(
     "Of models.py.",
 )
 _OPTIMIZERS = flags.DEFINE_list(
-    "optimizers", ["Adam", "default", "default, uncompiled"], "Of contenders.py."
+    "optimizers", ["Adam", "default", "default/uncompiled"], "Of contenders.py."
 )
 _REPETITIONS = flags.DEFINE_integer("repetitions", 3, "First steps of each.", lower_bound=1)
 smoke.define(models=["mlp"], optimizers=["Adam"], repetitions=1)

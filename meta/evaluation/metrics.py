@@ -40,10 +40,10 @@ class Metrics(NamedTuple):
         validation_excess, test_excess: final loss minus Adam's, over what Adam gained on
             the start (at least 2 % of it): 0 is as good as Adam, -1 twice the gain, 1 as at
             the start.
-        end_ratio: how many times as many steps the tuned Adam needs to the final train loss of
-            this optimizer, bounded by how often as many it was given; NaN if it was not
-            trained longer. This rewards a low end, `train_ratio` a fast start.
-            Source: Metz et al., arXiv 2211.09760, section 4.2.
+        end_ratio: the steps that the tuned Adam needs to the final train loss of this
+            optimizer, over all steps. Adam is trained longer for this; if it never arrives,
+            all its steps count. NaN if it was not trained longer. This rewards a low end,
+            `train_ratio` a fast start. After VeLO, Metz et al., arXiv 2211.09760.
         diverged: some loss is not finite, or the final train loss is above the start by
             more than the start's size.
     """
