@@ -19,6 +19,9 @@ _OUTPUTS = ("factor", "mix", "lookahead", "decay", "window")
 _TENSOR_FEATURES = 20
 _SQUARE_DECAYS = (0.9, 0.99, 0.999)
 _ALIGNMENT_DECAY = 0.9
+# Tensors whose scale does not matter have an alignment of 1e-4 and less, others of 3e-2 and more.
+# The mean over fewer steps than these can be small by chance.
+_SCALE_FREE, _LEAST_STEPS = 0.003, 5
 _GLOBALS = {"momentum": 0.9, "second_decay": 0.99}
 _GLOBAL_MULT, _LOOKAHEAD, _LOOKAHEAD_MULT, _WINDOW_MULT = 3.0, 0.1, 1.5, 1.5
 _FASTEST = 0.99  # What a decay leaves of an accumulator is more than nothing.
@@ -42,7 +45,8 @@ class DirectionMixture(base.UpdateRule):
        `min_parameter_scale` and `max_parameter_scale`; times `step_size`; times a schedule,
        `rsqrt(1 + t / decay_steps)`, and where the planned steps T are known
        `1 - anneal t / T`; times a learned factor between 1/10 and 10.
-    5. A learned fraction of the parameter is taken away, at most `max_decay` of the step's.
+    5. A learned fraction of the parameter is taken away, at most `max_decay` of the step's, and
+       at most twice the square of the relative step where the loss does not depend on the scale.
 
     The parameters themselves jitter. A user should keep their running average, in which the
     newest have the weight `w / (t + w)`. So `averages` is true. w is `average_window` times a
@@ -65,9 +69,7 @@ class DirectionMixture(base.UpdateRule):
             they have to move.
         decay_steps: after as many steps the schedule is at 71 %.
         anneal: in [0, 1], how far steps fall by the end of a known horizon.
-        max_decay: of a parameter, as a fraction of the relative step. Where the loss does not
-            depend on a tensor's scale, as before batch normalisation, a fast decay would leave
-            the moving statistics behind.
+        max_decay: of a parameter, as a fraction of the relative step.
         average_window: w.
         tile_rows, tile_columns: of the largest tiles, powers of two.
         hidden_size, hidden_layers: of the MLP.
@@ -200,6 +202,7 @@ class DirectionMixture(base.UpdateRule):
         lookahead = _LOOKAHEAD * ops.exp(_LOOKAHEAD_MULT * outputs["lookahead"])
         # Relative to the step, as if the tensor had a size of 1.
         decay = self.max_decay * ops.maximum(outputs["decay"], 0.0) / inverse
+        decay = _slow_where_free(decay, scale / inverse, seen.own, signals)
         values = seen.own.bounds, lookahead, outputs["mix"], inverse / scale, decay
         *chosen, decays = layout.spread(*values)
         steps = layout.scatter(_steps(seen.moments, seen.adam, tiles, chosen, layout))
@@ -366,12 +369,16 @@ class _Own(NamedTuple):
         constants: `[1, tensors, 12]`, those of `_layout_features`.
         sizes: `[P, tensors]`, root mean squares of the parameters.
         bounds: `[P, tensors]`, factors of Adam's directions.
+        directions: `[P, tensors]`, root mean squares of Adam's directions within the bounds.
+        alignments: `[P, tensors]`, of P and g: running means of n times their squared cosine.
     """
 
     inputs: Any
     constants: Any
     sizes: Any
     bounds: Any
+    directions: Any
+    alignments: Any
 
 
 class _Seen(NamedTuple):
@@ -411,6 +418,25 @@ def _products(params: Sequence[Tensor], grads: Sequence[Tensor], layout: Any) ->
     p, g = layout.rows(params), layout.rows(grads)
     products = [ops.square(p), ops.square(g), p * g]
     return layout.row_sums(*[reductions.row_totals(product) for product in products])
+
+
+def _slow_where_free(decay: Tensor, step_sizes: Tensor, own: _Own, signals: Signals) -> Tensor:
+    """The decay of the parameters, `[P, tensors]`, slower where their scale does not matter.
+
+    There decay only leaves behind the moving statistics of a batch normalisation that follows,
+    as steps are relative to the size. A step at a right angle to a tensor makes it larger by
+    half of the square of the relative step. At most four times as much is taken away.
+
+    Reference:
+        Wan et al., "Spherical motion dynamics", arXiv 2006.08419, section 3.
+
+    Args:
+        decay: `[P, tensors]`, fractions of the parameters.
+        step_sizes: `[P, tensors]`, of a step with a direction of size 1.
+    """
+    relative = step_sizes * own.directions / own.sizes
+    free = (own.alignments < _SCALE_FREE) & (signals.step >= _LEAST_STEPS)[:, None]
+    return ops.where(free, ops.minimum(decay, 2.0 * ops.square(relative)), decay)
 
 
 def _steps(
@@ -475,7 +501,8 @@ def _tensor_features(
     kept = {"square": square, "alignment": alignment, "initial_size": initial}
     bounds = 1.0 / ops.maximum(roots[:, :, 0], 1.0)
     constants = features.constant([_layout_features(layout)])
-    return kept, _Own(_logarithms(values), constants, sizes, bounds)
+    directions, alignments = roots[:, :, 0] * bounds, unbiased[:, :, -1]
+    return kept, _Own(_logarithms(values), constants, sizes, bounds, directions, alignments)
 
 
 # What `_logarithms` reads: the sizes of Adam's direction, P and g, the mean squares of g at three

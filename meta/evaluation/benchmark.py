@@ -229,7 +229,6 @@ class _Task:
             "task": config.key,
             "drawn": _fingerprint(program.task, variant, self._fresh_seed),
             "seeds": [settings.seed, settings.num_seeds],
-            "told": settings.signals_known,
         }
 
     def compete(self, entry: Entry, candidates: Sequence[Candidate]) -> TaskResult:
@@ -355,8 +354,10 @@ class _Task:
         return arrays
 
     def _key_of(self, what: str, candidate: Candidate, rate: Any) -> dict[str, Any]:
+        # Told or not, the same run serves an optimizer that hears nothing.
+        deaf = not isinstance(candidate, KerasOptimizer) and not candidate.rule.signals
         own = {"what": what, "optimizer": candidate.identity, "learning_rate": rate}
-        return {**self._key, **own}
+        return {**self._key, **own, "told": self._settings.signals_known and not deaf}
 
 
 def _as_timed(candidate: Candidate) -> timing.Timed:

@@ -260,3 +260,21 @@ def test_steps_fall_where_the_horizon_is_known_and_annealed():
 def test_refuses_what_is_out_of_range(kwargs, error):
     with pytest.raises(error, match=next(iter(kwargs))):
         rules.DirectionMixture(**kwargs)
+
+
+def test_what_has_no_scale_decays_slowly():
+    """Where the gradient is at a right angle to a tensor, it hardly shrinks."""
+    theta = rule().init_theta()
+    theta["b1"][3] = 10.0  # The most decay: a tenth of the relative step.
+    free, other = (keras.Variable(problem()[0][0].astype("float32")) for _ in range(2))
+    start = rms(ops.convert_to_numpy(free))
+    optimizer = LearnedOptimizer(weights=theta, rule=rule(), use_ema=False)
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        noise = rng.standard_normal(free.shape).astype("float32")
+        p = ops.convert_to_numpy(free).astype("float64")
+        right_angle = noise - p * np.sum(p * noise) / np.sum(p * p)
+        grads = [ops.convert_to_tensor(g.astype("float32")) for g in (right_angle, noise)]
+        optimizer.apply(grads, [free, other])
+    assert 0.95 < rms(ops.convert_to_numpy(free)) / start < 1.04
+    assert rms(ops.convert_to_numpy(other)) / start < 0.85

@@ -68,6 +68,10 @@ def test_another_optimizer_costs_only_its_own_runs(tmp_path, monkeypatch):
         losses = one.outcomes["Adam"].bounded.train
         assert (losses == other.outcomes["Adam"].bounded.train).all()
         assert (losses == third.outcomes["Adam"].bounded.train).all()
+    # Adam hears nothing. A Keras optimizer might.
+    counting.runs.clear()
+    run(tmp_path, WILD, settings=SETTINGS._replace(signals_known=False))
+    assert counting.runs == ["train_keras"] * 2
     # A learning rate that is tuned for another loss asks for no more tuning.
     counting.runs.clear()
     run(tmp_path, settings=SETTINGS._replace(tune_on="train"))
