@@ -12,7 +12,7 @@ Source: Threefry-2x32 with 20 rounds, Salmon et al., "Parallel random numbers: a
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -39,6 +39,12 @@ def fold_in(seed: Tensor, data: Any) -> Tensor:
     return tf.bitcast(tf.stack(words), tf.int32)
 
 
+def split(seed: Tensor, num: int) -> list[Tensor]:
+    """`num` new seeds, `fold_in(seed, 0)` and so on, from one hash."""
+    words = threefry(_words(seed), _unsigned(tf.range(num)), _word(_SEEDS))
+    return tf.unstack(tf.bitcast(tf.stack(words, axis=1), tf.int32))
+
+
 def integers(shape: Shape, seed: Tensor, high: Any) -> Tensor:
     """Uniform int32 values in [0, high), to within `high / 2^32`."""
     product = tf.cast(_bits(shape, seed), tf.uint64) * tf.constant(high, tf.uint64)
@@ -47,14 +53,27 @@ def integers(shape: Shape, seed: Tensor, high: Any) -> Tensor:
 
 def uniform(shape: Shape, seed: Tensor, low: Any = 0.0, high: Any = 1.0) -> Tensor:
     """Uniform float32 values in (low, high)."""
-    bits = tf.bitwise.right_shift(_bits(shape, seed), _word(32 - _MANTISSA_BITS))
-    unit = tf.cast(tf.cast(bits, tf.int32), tf.float32)
-    return low + (high - low) * (unit + 0.5) * 2.0**-_MANTISSA_BITS
+    return _between(_bits(shape, seed), low, high)
+
+
+def uniforms(
+    shapes: Sequence[Shape], seeds: Sequence[Tensor], low: float = 0.0, high: float = 1.0
+) -> list[Tensor]:
+    """`uniform` for each shape and its seed, from one hash.
+
+    A hash is some hundred operations to compile, wherever it stands.
+    """
+    return _together(lambda bits: _between(bits, low, high), shapes, seeds)
 
 
 def normal(shape: Shape, seed: Tensor) -> Tensor:
     """Standard normal float32 values, to 5.3 standard deviations."""
-    return 2.0**0.5 * tf.math.erfinv(uniform(shape, seed, -1.0, 1.0))
+    return _normal(_bits(shape, seed))
+
+
+def normals(shapes: Sequence[Shape], seeds: Sequence[Tensor]) -> list[Tensor]:
+    """`normal` for each shape and its seed, from one hash."""
+    return _together(_normal, shapes, seeds)
 
 
 # A program hashes in dozens of places. Traced once, for all shapes, it is a node in each.
@@ -84,6 +103,39 @@ def _bits(shape: Shape, seed: Tensor) -> Tensor:
     """
     position = _unsigned(tf.range(math.prod(shape)))
     return tf.reshape(threefry(_words(seed), position, _word(_NUMBERS))[0], shape)
+
+
+def _together(
+    sample: Callable[[Tensor], Tensor], shapes: Sequence[Shape], seeds: Sequence[Tensor]
+) -> list[Tensor]:
+    """Samples of bits as `_bits` gives them for each shape and its seed."""
+    if not shapes:
+        return []
+    flat = sample(_joined_bits(shapes, seeds))
+    parts = tf.split(flat, [math.prod(shape) for shape in shapes])
+    return [tf.reshape(part, shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _joined_bits(shapes: Sequence[Shape], seeds: Sequence[Tensor]) -> Tensor:
+    """What `_bits` gives for each shape and its seed, flat, one after the other."""
+    sizes = [math.prod(shape) for shape in shapes]
+    # Keys as long as what they make, so that a position is hashed as on its own.
+    keys = [
+        tf.concat([tf.fill([size], word) for size, word in zip(sizes, words, strict=True)], axis=0)
+        for words in zip(*[_words(seed) for seed in seeds], strict=True)
+    ]
+    position = _unsigned(tf.concat([tf.range(size) for size in sizes], axis=0))
+    return threefry(tuple(keys), position, _word(_NUMBERS))[0]
+
+
+def _between(bits: Tensor, low: Any, high: Any) -> Tensor:
+    bits = tf.bitwise.right_shift(bits, _word(32 - _MANTISSA_BITS))
+    unit = tf.cast(tf.cast(bits, tf.int32), tf.float32)
+    return low + (high - low) * (unit + 0.5) * 2.0**-_MANTISSA_BITS
+
+
+def _normal(bits: Tensor) -> Tensor:
+    return 2.0**0.5 * tf.math.erfinv(_between(bits, -1.0, 1.0))
 
 
 def _rotated(x: Tensor, bits: int) -> Tensor:

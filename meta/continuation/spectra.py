@@ -98,7 +98,7 @@ def draw(
         `[num, num_cells]` float32, non-negative, of sum 1.
     """
     densities = list((FAMILIES if families is None else families).values())
-    seeds = [random.fold_in(seed, i) for i in range(9)]
+    seeds = random.split(seed, 9)
     shape = (num, _MAX_PEAKS)
     places = tf.linspace(-1.0 + 1.0 / num_cells, 1.0 - 1.0 / num_cells, num_cells)
     centres = random.uniform(shape, seeds[0], -_CENTRES, _CENTRES)

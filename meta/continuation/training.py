@@ -195,7 +195,7 @@ class Trainer(keras.Model):
 
     def sample(self, seed: Tensor) -> tuple[Tensors, Tensor]:
         """Measurements, as the solver's inputs, and their spectra `[O, N, W]`."""
-        seeds = [random.fold_in(seed, i) for i in range(4)]
+        seeds = random.split(seed, 4)
         cells = self._operators.fine.shape[-1]
         weights = spectra.draw(seeds[0], math.prod(self._shape), cells)
         weights = tf.reshape(weights, (*self._shape, cells))

@@ -233,10 +233,11 @@ class Estimator(abc.ABC):
         length = self.horizon if length is None else length
         problems = state.problems
         begins = tf.ones(self.num_pairs, tf.bool) if not problems else problems.remaining <= 0
-        e = self.perturb(theta, random.fold_in(seed, 0), begins, state.memory)
-        start = functools.partial(self._start, problems, begins, random.fold_in(seed, 1), length)
+        seeds = random.split(seed, 3)
+        e = self.perturb(theta, seeds[0], begins, state.memory)
+        start = functools.partial(self._start, problems, begins, seeds[1], length)
         num_steps = self.unroll_length if problems else length
-        measured = self.measure(start, antithetic(theta, e), random.fold_in(seed, 2), num_steps)
+        measured = self.measure(start, antithetic(theta, e), seeds[2], num_steps)
         losses, diverged = self.outer_losses(measured.trajectory, num_steps)
         samples = Samples(e, begins, losses, measured.gradients)
         gradient, memory, metrics = self.combine(samples, state.memory)
@@ -294,16 +295,12 @@ class Estimator(abc.ABC):
 
         Zero where theta is not trained.
         """
-
-        def perturbation(i: int, name: str, value: Any) -> Tensor:
-            shape = (self.num_pairs, *value.shape)
-            if name not in self.trained:
-                return tf.zeros(shape)
-            return self.stddev * random.normal(shape, random.fold_in(seed, i))
-
+        names = sorted(theta)
+        shapes = [(self.num_pairs, *theta[name].shape) for name in names]
+        drawn = random.normals(shapes, random.split(seed, len(names)))
         return {
-            name: perturbation(i, name, value)
-            for i, (name, value) in enumerate(sorted(theta.items()))
+            name: self.stddev * noise if name in self.trained else tf.zeros_like(noise)
+            for name, noise in zip(names, drawn, strict=True)
         }
 
     def step_weights(self, num_steps: Any, length: int) -> Tensor:
@@ -375,9 +372,10 @@ class Estimator(abc.ABC):
 
     def _begin(self, particles: Theta, seed: Tensor, length: Any) -> unroll.InnerState:
         # What comes after the seeds of `unroll.begin`.
-        is_known = random.uniform((self.num_pairs,), random.fold_in(seed, 2)) < self.horizon_known
+        *_, own, other = random.split(seed, 4)
+        drawn = random.uniforms([(self.num_pairs,)] * 2, [own, other])
+        is_known, hears = drawn[0] < self.horizon_known, drawn[1] < self.validation_known
         total_steps = tf.where(is_known, tf.cast(length, tf.float32), 0.0)
-        hears = random.uniform((self.num_pairs,), random.fold_in(seed, 3)) < self.validation_known
         signals = (tf.concat([x, x], axis=0) for x in (total_steps, hears))
         return unroll.begin(self.rule, self.task, particles, seed, self.num_pairs, *signals)
 

@@ -89,8 +89,9 @@ def begin(
         validation_known: a bool, scalar or `[P]`: whether it hears validation losses.
     """
     particles = _num_particles(theta)
-    setting = task.draw(random.fold_in(seed, 0), num_problems)
-    params = task.init(random.fold_in(seed, 1), num_problems, setting)
+    seeds = random.split(seed, 2)
+    setting = task.draw(seeds[0], num_problems)
+    params = task.init(seeds[1], num_problems, setting)
     params, setting = _repeat((params, setting), particles // num_problems)
     total_steps = tf.broadcast_to(tf.cast(total_steps, tf.float32), [particles])
     step = tf.zeros(particles, tf.int32)
@@ -209,7 +210,8 @@ def _step(
 
     # What the step reads. Whether gradients return from it is known further down.
     read_theta, read_params, read_state = _gated((theta, params, state), is_smooth)
-    data = batch("train", random.fold_in(seed, 0))
+    seeds = random.split(seed, 3)
+    data = batch("train", seeds[0])
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(read_params)
         train_loss = task.loss(read_params, data, setting)
@@ -224,7 +226,7 @@ def _step(
         kept_train_loss = task.loss(tested, data, setting)
     outer_loss = kept_train_loss
     if outer_split != "train":
-        held_out = batch(outer_split, random.fold_in(seed, 1))
+        held_out = batch(outer_split, seeds[1])
         tested = _gated(inner.kept, lambda: tf.math.is_finite(outer_loss))
         outer_loss = task.loss(tested, held_out, setting)
 
@@ -238,7 +240,7 @@ def _step(
             # Measured before the step: the rule's knowledge of it can lower only later losses.
             observed = outer_loss
         else:
-            held_out = batch("validation", random.fold_in(seed, 2))
+            held_out = batch("validation", seeds[2])
             observed = task.loss(read_params, held_out, setting)
         due = validation_known & (step % _VALIDATION_EVERY == 0)
         overflows = due & tf.math.is_inf(observed)

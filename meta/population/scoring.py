@@ -34,7 +34,7 @@ class Scoring:
         rule, task, horizon = estimator.rule, estimator.task, estimator.horizon
         copies = {name: tf.repeat(x, num_problems, axis=0) for name, x in theta.items()}
         told = (horizon if estimator.horizon_known else 0), estimator.validation_known > 0
-        seeds = [random.fold_in(seed, i) for i in range(2)]
+        seeds = random.split(seed, 2)
         inner = unroll.begin(rule, task, copies, seeds[0], num_problems, *told)
         trajectory, _ = unroll.run(
             rule, task, copies, inner, seeds[1], horizon, num_problems, estimator.outer_split

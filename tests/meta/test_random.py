@@ -50,6 +50,25 @@ def test_a_traced_hash_is_one_node_and_keeps_its_static_shape(shape):
     assert len(program.graph.get_operations()) == 7
 
 
+@pytest.mark.parametrize("compiled", [True, False])
+def test_one_hash_gives_what_many_would(compiled):
+    shapes = [(3, 5), (), (70,)]
+
+    def together(seed):
+        seeds = random.split(seed, len(shapes))
+        uniform = random.uniforms(shapes, seeds, -1.0, 3.0)
+        return seeds, uniform, random.normals(shapes, seeds)
+
+    seed = random.seed(5)
+    seeds, uniform, normal = tf.function(together, jit_compile=compiled)(seed)
+    for i, shape in enumerate(shapes):
+        own = random.fold_in(seed, i)
+        np.testing.assert_array_equal(seeds[i], own)
+        np.testing.assert_array_equal(uniform[i], random.uniform(shape, own, -1.0, 3.0))
+        np.testing.assert_allclose(normal[i], random.normal(shape, own), rtol=1e-5, atol=1e-6)
+    assert random.uniforms([], []) == random.normals([], []) == []
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_seeds_differ(name):
     seeds = [random.fold_in(random.seed(1), i) for i in range(50)]

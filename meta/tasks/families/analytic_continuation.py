@@ -100,7 +100,7 @@ class AnalyticContinuation(base.Task):
             the training loss is divided.
         """
         setting = super().draw(seed, num, variant)
-        seeds = [random.fold_in(seed, i) for i in range(2)]
+        seeds = random.split(seed, 2)
         times = np.linspace(0.0, 1.0, self.num_times).astype("float32")
         times = layers.per_particle(setting["beta"], 2) * times
         kernel = fermionic_kernel(times, self.frequencies, setting["beta"])
@@ -121,7 +121,7 @@ class AnalyticContinuation(base.Task):
     def _draw_spectrum(self, seed: Tensor, width: Tensor) -> Tensor:
         """`[num, num_frequencies]`, of sum 1."""
         shape = (width.shape[0], _MAX_PEAKS)
-        seeds = [random.fold_in(seed, i) for i in range(4)]
+        seeds = random.split(seed, 4)
         centres = random.uniform(shape, seeds[0], -_CENTRES, _CENTRES)
         widths = width[:, None] * random.uniform(shape, seeds[1], *_WIDTHS)
         count = 1 + random.integers((shape[0], 1), seeds[2], _MAX_PEAKS)

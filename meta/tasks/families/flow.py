@@ -122,7 +122,7 @@ class Flow(base.Task):
 
     def batch(self, split: str, seed: Tensor, num: int, setting: Mapping[str, Any]) -> Any:
         """Points, `[num, batch_size, dimension]`."""
-        seeds = [random.fold_in(seed, i) for i in range(2)]
+        seeds = random.split(seed, 2)
         points = self._samplers[split](seeds[0], (num, self.batch_size))
         return noise.normal(points, setting["noise"], seeds[1])
 

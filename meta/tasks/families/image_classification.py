@@ -48,7 +48,7 @@ class ImageClassification(ImageTask):
         images, labels = self.examples(split, seed, num)
         if split != "train":
             return images, labels
-        seeds = [random.fold_in(seed, i) for i in range(3)]
+        seeds = random.split(seed, 3)
         images = noise.normal(images, setting["input_noise"], seeds[0])
         fraction = setting["label_noise"]
         return images, noise.random_labels(labels, fraction, self._num_classes, seeds[1:])

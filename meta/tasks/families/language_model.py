@@ -87,7 +87,7 @@ class LanguageModel(base.Task):
         windows = tf.gather(text, starts + tf.range(self.sequence_length + 1))
         read, following = windows[..., :-1], windows[..., 1:]
         if split == "train":
-            seeds = [random.fold_in(seed, i) for i in range(2)]
+            seeds = random.split(seed, 2)
             fraction = setting["character_noise"]
             read = noise.random_labels(read, fraction, self.num_characters, seeds)
         return read, following

@@ -79,7 +79,7 @@ class LinearModel(TableTask):
         return drawn
 
     def batch(self, split: str, seed: Tensor, num: int, setting: Mapping[str, Any]) -> Any:
-        seeds = [random.fold_in(seed, i) for i in range(4)]
+        seeds = random.split(seed, 4)
         if self._splits is None:
             columns = self._weight_shapes[0][0]
             inputs = random.normal((num, self.batch_size, columns), seeds[0])

@@ -109,7 +109,7 @@ def flip(labels: Tensor, r0: Tensor, r1: Tensor, num_classes: int, seed: Tensor)
     Returns:
         `[num, N]` int32.
     """
-    seeds = [random.fold_in(seed, i) for i in range(2)]
+    seeds = random.split(seed, 2)
     shape = (r0.shape[0], labels.shape[0])
     fraction = tf.cast(labels, tf.float32) / (num_classes - 1)
     rates = r0[:, None] + (r1 - r0)[:, None] * fraction

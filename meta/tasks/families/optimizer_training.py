@@ -100,16 +100,17 @@ class OptimizerTraining(base.Task):
 
     def init(self, seed: Tensor, num: int, setting: Mapping[str, Any]) -> list[Tensor]:
         scale = setting["init_scale"]
-        params = []
-        for i, shape in enumerate(self._rule.theta_shapes().values()):
-            value = tf.zeros((num, *shape))
-            if len(shape) == 2:
-                value = random.normal((num, *shape), random.fold_in(seed, i)) * shape[0] ** -0.5
-            params.append(value * layers.per_particle(scale, value.shape.rank))
-        return params
+        shapes = list(self._rule.theta_shapes().values())
+        drawn = random.normals([(num, *shape) for shape in shapes], random.split(seed, len(shapes)))
+        return [
+            value * shape[0] ** -0.5 * layers.per_particle(scale, value.shape.rank)
+            if len(shape) == 2
+            else tf.zeros_like(value)
+            for shape, value in zip(shapes, drawn, strict=True)
+        ]
 
     def batch(self, split: str, seed: Tensor, num: int, setting: Mapping[str, Any]) -> Any:
-        seeds = [random.fold_in(seed, i) for i in range(2)]
+        seeds = random.split(seed, 2)
         shape = (num, self.batch_size, self.dimension)
         starts = random.normal(shape, seeds[0])
         noises = random.normal((num, self.num_steps, *shape[1:]), seeds[1])

@@ -62,7 +62,7 @@ class Quadratic(base.Task):
 
     def draw(self, seed: Tensor, num: int, variant: Tensor | None = None) -> dict[str, Any]:
         setting = super().draw(seed, num, variant)
-        seeds = [random.fold_in(seed, i) for i in range(3)]
+        seeds = random.split(seed, 3)
         shape = (num, self.dimension)
         exponents = tf.constant(np.linspace(0.0, 1.0, self.dimension), tf.float32)
         if self.drawn_spectrum:
@@ -70,11 +70,12 @@ class Quadratic(base.Task):
         spectrum = tf.pow(setting["condition"][:, None], -exponents)
         if not self.drawn_spectrum:
             spectrum /= tf.reduce_sum(spectrum, axis=1, keepdims=True)
+        optimum, *normals = random.normals([shape] * len(seeds), seeds)
         return {
             **setting,
             "spectrum": spectrum,
-            "optimum": random.normal(shape, seeds[0]),
-            "reflections": tf.stack([_unit(random.normal(shape, s)) for s in seeds[1:]], axis=1),
+            "optimum": optimum,
+            "reflections": tf.stack([_unit(normal) for normal in normals], axis=1),
         }
 
     def init(self, seed: Tensor, num: int, setting: Mapping[str, Any]) -> list[Tensor]:

@@ -57,7 +57,7 @@ class TableMLP(TableTask):
         inputs, targets = super().batch(split, seed, num, setting)
         if split != "train":
             return inputs, targets
-        seeds = [random.fold_in(seed, i) for i in range(3)]
+        seeds = random.split(seed, 3)
         inputs = noise.normal(inputs, setting["input_noise"], seeds[0])
         amount = setting["target_noise"]
         if self._num_classes is None:

@@ -97,7 +97,7 @@ def draw_points(
     Returns:
         `[num, points, 2]` float32 and labels, `[num, points]` int32.
     """
-    seeds = [random.fold_in(seed, i) for i in range(3)]
+    seeds = random.split(seed, 3)
     labels = random.integers(shape, seeds[0], 2)
     angle = random.uniform(shape, seeds[1], 0.0, math.pi)
     sign = tf.cast(1 - 2 * labels, tf.float32)

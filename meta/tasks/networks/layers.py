@@ -56,23 +56,26 @@ def init_weights(
         List of `[num, *shape]` weights, Glorot-uniform, and `[num, outputs]` biases,
         zero, in turn. The weights of a normalisation are one, whatever the scale.
     """
+    matrices = [i for i, shape in enumerate(shapes) if len(shape) > 1]
+    seeds = random.split(seed, len(shapes))
+    unit = random.uniforms([(num, *shapes[i]) for i in matrices], [seeds[i] for i in matrices])
+    drawn = dict(zip(matrices, unit, strict=True))
     params = []
     for layer, shape in enumerate(shapes):
-        if len(shape) == 1:
-            params += [tf.ones((num, *shape)), tf.zeros((num, *shape))]
-            continue
-        weights = glorot_uniform(random.fold_in(seed, layer), num, shape)
-        if scale is not None:
-            weights = weights * per_particle(scale, weights.shape.rank)
+        weights = tf.ones((num, *shape))
+        if layer in drawn:
+            limit = _glorot_limit(shape)
+            weights = 2.0 * limit * drawn[layer] - limit
+            if scale is not None:
+                weights = weights * per_particle(scale, weights.shape.rank)
         params += [weights, tf.zeros((num, shape[-1]))]
     return params
 
 
-def glorot_uniform(seed: Tensor, num: int, shape: Sequence[int]) -> Tensor:
-    """`[num, *shape]`, as Keras's `GlorotUniform` for one of them."""
+def _glorot_limit(shape: Sequence[int]) -> float:
+    """Of the uniform distribution of Keras's `GlorotUniform`."""
     *window, inputs, outputs = shape
-    limit = np.sqrt(6.0 / (np.prod(window) * (inputs + outputs)))
-    return random.uniform((num, *shape), seed, -limit, limit)
+    return float(np.sqrt(6.0 / (np.prod(window) * (inputs + outputs))))
 
 
 def dense(x: Tensor, weights: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import tensorflow as tf
 
-from lopt_keras.types import Shape, Tensor
+from lopt_keras.types import Tensor
 from lopt_keras.validation import check_number
 from meta import random
 from meta.tasks import base
@@ -66,7 +66,7 @@ class Augmented(Wrapper):
 
     def draw(self, seed: Tensor, num: int, variant: Any = None) -> dict[str, Any]:
         """The task's setting as an entry of that name, its `variant`, factors and level."""
-        seeds = [random.fold_in(seed, i) for i in range(4)]
+        seeds = random.split(seed, 4)
         setting = self.task.draw(seeds[0], num, variant)
         of_kind: dict[str, list[tuple[int, ...]]] = {
             "none": [],
@@ -74,15 +74,14 @@ class Augmented(Wrapper):
             "tensor": [()] * len(self._shapes),
             "parameter": self._shapes,
         }
-        shapes = of_kind[self.reparameterisation]
+        shapes = [(num, *shape) for shape in of_kind[self.reparameterisation]]
+        own_seeds = random.split(seeds[1], len(shapes))
+        factors = random.uniforms(shapes, own_seeds, *_logarithms(self.factors))
         return {
             "variant": setting["variant"],
             "task": setting,
-            "factors": [
-                _log_uniform((num, *shape), random.fold_in(seeds[1], i), self.factors)
-                for i, shape in enumerate(shapes)
-            ],
-            "loss_scale": _log_uniform((num,), seeds[2], self.loss_scale),
+            "factors": [tf.exp(x) for x in factors],
+            "loss_scale": tf.exp(random.uniform((num,), seeds[2], *_logarithms(self.loss_scale))),
             "gradient_noise": random.uniform((num,), seeds[3], *self.gradient_noise),
         }
 
@@ -95,10 +94,8 @@ class Augmented(Wrapper):
         data = self.task.batch(split, random.fold_in(seed, 0), num, setting["task"])
         if split != "train" or not self._is_noisy:
             return data, []
-        seeds = [random.fold_in(seed, 1 + i) for i in range(len(self._shapes))]
-        return data, [
-            random.normal((num, *shape), s) for shape, s in zip(self._shapes, seeds, strict=True)
-        ]
+        _, *seeds = random.split(seed, 1 + len(self._shapes))
+        return data, random.normals([(num, *shape) for shape in self._shapes], seeds)
 
     def loss(self, params: Sequence[Tensor], data: Any, setting: Mapping[str, Any]) -> Tensor:
         params = [p * c for p, c in zip(params, self._factors(setting), strict=True)]
@@ -145,8 +142,8 @@ def _as_rank(x: Tensor, rank: int) -> Tensor:
     return tf.reshape(x, (*x.shape, *(1,) * (rank - x.shape.rank)))
 
 
-def _log_uniform(shape: Shape, seed: Tensor, bounds: Sequence[float]) -> Tensor:
-    return tf.exp(random.uniform(shape, seed, *(math.log(bound) for bound in bounds)))
+def _logarithms(bounds: Sequence[float]) -> list[float]:
+    return [math.log(bound) for bound in bounds]
 
 
 def _root_mean_square(x: Tensor) -> Tensor:

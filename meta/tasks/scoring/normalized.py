@@ -162,7 +162,7 @@ class RelativeToStart(Wrapper):
     loss_clip: ClassVar[float] = _LARGEST_SCORE
 
     def draw(self, seed: Tensor, num: int, variant: Any = None) -> dict[str, Any]:
-        seeds = [random.fold_in(seed, i) for i in range(3)]
+        seeds = random.split(seed, 3)
         setting = self.task.draw(seeds[0], num, variant)
         start = self.task.init(seeds[1], num, setting)
         initial = self.task.loss(start, self.task.batch("train", seeds[2], num, setting), setting)
