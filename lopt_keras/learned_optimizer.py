@@ -294,7 +294,8 @@ class LearnedOptimizer(keras_private.Optimizer):
     def _overwrite_averages(self) -> None:
         for variable, average in zip(self._all_variables, self._averages, strict=True):
             if average is not None:
-                average.assign(ops.cast(variable, average.dtype))
+                # A copy: JAX refuses to give up one array for two variables.
+                average.assign(ops.copy(ops.cast(variable, average.dtype)))
 
     def _initial_state(self, variables: Sequence[Any]) -> State:
         """As it is kept: of a rule that fuses tensors, with the small arrays packed."""

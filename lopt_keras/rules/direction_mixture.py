@@ -202,7 +202,7 @@ class DirectionMixture(base.UpdateRule):
         lookahead = _LOOKAHEAD * ops.exp(_LOOKAHEAD_MULT * outputs["lookahead"])
         # Relative to the step, as if the tensor had a size of 1.
         decay = self.max_decay * ops.maximum(outputs["decay"], 0.0) / inverse
-        decay = _slow_where_free(decay, scale / inverse, seen.own, signals)
+        decay = _bounded_decay(decay, scale / inverse, seen.own, signals)
         values = seen.own.bounds, lookahead, outputs["mix"], inverse / scale, decay
         *chosen, decays = layout.spread(*values)
         steps = layout.scatter(_steps(seen.moments, seen.adam, tiles, chosen, layout))
@@ -420,7 +420,7 @@ def _products(params: Sequence[Tensor], grads: Sequence[Tensor], layout: Any) ->
     return layout.row_sums(*[reductions.row_totals(product) for product in products])
 
 
-def _slow_where_free(decay: Tensor, step_sizes: Tensor, own: _Own, signals: Signals) -> Tensor:
+def _bounded_decay(decay: Tensor, step_sizes: Tensor, own: _Own, signals: Signals) -> Tensor:
     """The decay of the parameters, `[P, tensors]`, slower where their scale does not matter.
 
     There decay only leaves behind the moving statistics of a batch normalisation that follows,

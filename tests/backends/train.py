@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from lopt_keras import LearnedOptimizer, callbacks, rules
+from lopt_keras.batch_statistics import BatchStatistics
 
 RULES = {
     "mlp": rules.MLP(hidden_size=4, step_mult=0.01),
@@ -71,6 +72,14 @@ def descend(optimizer):
     return [ops.convert_to_numpy(v) for v in variables]
 
 
+@keras.saving.register_keras_serializable()
+class Deaf(LearnedOptimizer):
+    """Hears no training losses, whatever the backend: the trainer of JAX has none to tell."""
+
+    def scale_loss(self, loss):
+        return keras.optimizers.Optimizer.scale_loss(self, loss)
+
+
 def make_model(optimizer):
     model = keras.Sequential(
         [keras.Input((6,)), keras.layers.Dense(5, activation="tanh"), keras.layers.Dense(1)]
@@ -100,7 +109,7 @@ def fit(model, epochs):
 
 def fit_and_resume():
     """50 steps of the default optimizer, saved and loaded half way."""
-    model = make_model(LearnedOptimizer())
+    model = make_model(Deaf())
     fit(model, 5)
     with tempfile.TemporaryDirectory() as folder:
         model.save(os.path.join(folder, "model.keras"))
@@ -110,13 +119,24 @@ def fit_and_resume():
     return [ops.convert_to_numpy(v) for v in model.trainable_variables]
 
 
+def batch_statistics():
+    """Moving means and variances, computed anew."""
+    layers = [keras.layers.BatchNormalization(), keras.layers.Dense(3)]
+    model = keras.Sequential([keras.Input((6,)), *layers, keras.layers.BatchNormalization()])
+    rng = np.random.RandomState(3)
+    for variable in model.trainable_variables:
+        variable.assign(rng.standard_normal(variable.shape))
+    BatchStatistics((rng.standard_normal((80, 6)).astype("float32"),), 16).refresh(model)
+    return [ops.convert_to_numpy(v) for v in model.non_trainable_variables]
+
+
 def main(out):
     warnings.simplefilter("error", UserWarning)
     warnings.filterwarnings("ignore", "The update rule .* training loss")
     LearnedOptimizer()
     # Keras itself may import TensorFlow later, for its data pipelines.
     assert keras.backend.backend() == "tensorflow" or "tensorflow" not in sys.modules
-    results = {"fit": fit_and_resume()}
+    results = {"fit": fit_and_resume(), "batch_statistics": batch_statistics()}
     for name, rule in RULES.items():
         optimizer = LearnedOptimizer(weights=theta_of(rule), rule=rule, total_steps=STEPS)
         results[name] = descend(optimizer)
