@@ -1,6 +1,8 @@
 """Trains with LearnedOptimizer under whatever KERAS_BACKEND says; writes what came out.
 
-python tests/backends/train.py OUT.npz
+python tests/backends/train.py PART OUT.npz
+
+PART is `fit` or `rules`.
 """
 
 import os
@@ -130,21 +132,30 @@ def batch_statistics():
     return [ops.convert_to_numpy(v) for v in model.non_trainable_variables]
 
 
-def main(out):
-    warnings.simplefilter("error", UserWarning)
-    warnings.filterwarnings("ignore", "The update rule .* training loss")
-    LearnedOptimizer()
-    # Keras itself may import TensorFlow later, for its data pipelines.
-    assert keras.backend.backend() == "tensorflow" or "tensorflow" not in sys.modules
-    results = {"fit": fit_and_resume(), "batch_statistics": batch_statistics()}
+def train_rules():
+    """What each rule, and each option, makes of a quadratic."""
+    results = {}
     for name, rule in RULES.items():
         optimizer = LearnedOptimizer(weights=theta_of(rule), rule=rule, total_steps=STEPS)
         results[name] = descend(optimizer)
     rule = RULES["factored_mlp"]
     for name, options in OPTIONS.items():
         results[name] = descend(LearnedOptimizer(theta_of(rule), rule, **options))
+    return results
+
+
+def main(part, out):
+    warnings.simplefilter("error", UserWarning)
+    warnings.filterwarnings("ignore", "The update rule .* training loss")
+    LearnedOptimizer()
+    # Keras itself may import TensorFlow later, for its data pipelines.
+    assert keras.backend.backend() == "tensorflow" or "tensorflow" not in sys.modules
+    if part == "fit":
+        results = {"fit": fit_and_resume(), "batch_statistics": batch_statistics()}
+    else:
+        results = train_rules()
     np.savez(out, **{f"{k}/{i}": x for k, values in results.items() for i, x in enumerate(values)})
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])
