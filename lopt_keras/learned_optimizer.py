@@ -294,7 +294,7 @@ class LearnedOptimizer(keras_private.Optimizer):
     def _overwrite_averages(self) -> None:
         for variable, average in zip(self._all_variables, self._averages, strict=True):
             if average is not None:
-                # A copy: JAX refuses to give up one array for two variables.
+                # A copy: JAX refuses to train where two variables have one array.
                 average.assign(ops.copy(ops.cast(variable, average.dtype)))
 
     def _initial_state(self, variables: Sequence[Any]) -> State:
@@ -393,6 +393,11 @@ class LearnedOptimizer(keras_private.Optimizer):
     def finalize_variable_values(self, var_list: Any) -> None:
         """As every Keras optimizer; `fit` calls it at its end."""
         super().finalize_variable_values(var_list)
+        if self.use_ema and keras.backend.backend() == "jax":
+            # Keras has given an average and its variable one array: JAX would refuse to train on.
+            for average in self._averages:
+                if average is not None:
+                    average.assign(ops.copy(average))
         # A step that is compiled cannot warn.
         self._warn_of_horizon()
 

@@ -110,9 +110,10 @@ def fit(model, epochs):
 
 
 def fit_and_resume():
-    """50 steps of the default optimizer, saved and loaded half way."""
+    """50 steps of the default optimizer in three calls of `fit`, saved and loaded half way."""
     model = make_model(Deaf())
-    fit(model, 5)
+    fit(model, 2)
+    fit(model, 3)
     with tempfile.TemporaryDirectory() as folder:
         model.save(os.path.join(folder, "model.keras"))
         model = keras.models.load_model(os.path.join(folder, "model.keras"))
