@@ -372,7 +372,9 @@ class LearnedOptimizer(keras_private.Optimizer):
         if missing and not self._warned:
             warnings.warn(
                 f"The update rule {type(self.rule).__name__} makes use of the training loss, "
-                "which has not been heard; it works from a neutral value. Call `observe`.",
+                "which has not been heard; it works from a neutral value. A loop of your own calls "
+                "`observe`. In `fit` under JAX, and inside a LossScaleOptimizer or a "
+                "MultiOptimizer, Keras does not show the loss: nothing can be done there.",
                 stacklevel=2,
             )
         self._warned = True
