@@ -40,11 +40,24 @@ class Horizon(_OptimizerCallback):
     the epochs to come. At the end of `fit` it restores the earlier `total_steps`, or None if
     that many steps have been taken. If `fit` does not know the steps of an epoch (a generator),
     the horizon is known from the second epoch on.
+
+    If the whole `fit` is too short for XLA to pay, the optimizer leaves it out
+    (`LearnedOptimizer.choose_compilation`).
     """
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._batches = self.params.get("steps")
         self._told_before = [optimizer.total_steps for optimizer in self._optimizers]
+        shapes = [tuple(variable.shape) for variable in self.model.trainable_variables]
+        # Of the epochs before `initial_epoch` too: a `fit` that is resumed is as long as it was.
+        batches = self._batches and self._batches * self.params["epochs"]
+        changes = [
+            optimizer.choose_compilation(shapes, batches and _steps_of(batches, optimizer))
+            for optimizer in self._optimizers
+        ]
+        if any(changes):
+            # `fit` traced its step before, and would keep to it.
+            self.model.make_train_function(force=True)
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         _synchronise(self.model)
@@ -53,8 +66,7 @@ class Horizon(_OptimizerCallback):
             return
         batches = self._batches * (self.params["epochs"] - epoch)
         for optimizer in self._optimizers:
-            steps = math.ceil(batches / (optimizer.gradient_accumulation_steps or 1))
-            optimizer.total_steps = _num_steps(optimizer) + steps
+            optimizer.total_steps = _num_steps(optimizer) + _steps_of(batches, optimizer)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._batches is None:
@@ -170,6 +182,11 @@ class BatchStatistics(keras.callbacks.Callback):
 
 def _num_steps(optimizer: Any) -> int:
     return int(ops.convert_to_numpy(optimizer.iterations))
+
+
+def _steps_of(batches: int, optimizer: Any) -> int:
+    """The steps that an optimizer takes in so many batches."""
+    return math.ceil(batches / (optimizer.gradient_accumulation_steps or 1))
 
 
 def _num_batches(optimizer: Any) -> Tensor:

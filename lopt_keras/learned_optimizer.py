@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from lopt_keras import (
+    break_even,
     keras_private,
     observations,
     options,
@@ -104,8 +105,10 @@ class LearnedOptimizer(keras_private.Optimizer):
         jit_compile: Whether XLA compiles the optimizer's step, whatever
             `model.compile` says of the model's (Keras leaves XLA off on machines
             without an accelerator). Only with TensorFlow, outside of
-            `tf.distribute`. `False` starts about a second sooner, and takes up to twice as
-            long for each step: it pays in trainings of some hundred steps. Defaults to `True`.
+            `tf.distribute`. `False` starts a second or more sooner, and takes up to twice as
+            long for each step. `"auto"` leaves XLA out of trainings that are too short
+            for it to pay, if `lopt_keras.callbacks.Horizon` says how long they are
+            (`choose_compilation`). Defaults to `"auto"`.
         state_dtype: `"float32"`, or `"bfloat16"` to keep the parts of the state
             that are as large as their parameter in half the memory; they are
             rounded stochastically. Defaults to `"float32"`.
@@ -135,7 +138,7 @@ class LearnedOptimizer(keras_private.Optimizer):
         ema_overwrite_frequency: int | None = None,
         loss_scale_factor: float | None = None,
         gradient_accumulation_steps: int | None = None,
-        jit_compile: bool = True,
+        jit_compile: bool | str = "auto",
         state_dtype: str = "float32",
         seed: int = 0,
         name: str | None = None,
@@ -169,11 +172,12 @@ class LearnedOptimizer(keras_private.Optimizer):
         self._theta = theta
         self._theta_tensors: Tensors | None = None
         self._programs = programs.Programs()
-        self._traced = self._heard_train_loss = self._warned = False
+        self._traced = self._traced_uncompiled = False
+        self._heard_train_loss = self._warned = False
         self._warned_of_horizon = total_steps is None
-        self._skipped_steps, self._total_steps, self._first_step = (
+        self._skipped_steps, self._total_steps, self._first_step, self._uncompiled = (
             self.add_variable(shape=(), dtype="int", name=name, aggregation="only_first_replica")
-            for name in ("skipped_steps", "total_steps", "first_step")
+            for name in ("skipped_steps", "total_steps", "first_step", "uncompiled")
         )
         self.total_steps = total_steps
         self._observations = {
@@ -212,6 +216,31 @@ class LearnedOptimizer(keras_private.Optimizer):
         options.check("total_steps", value)
         self._total_steps.assign(value or 0)
         self._warned_of_horizon = value is None
+
+    def choose_compilation(self, shapes: Sequence[Shape], num_steps: int | None) -> bool:
+        """Chooses between steps with and without XLA, for a training of known length.
+
+        With `jit_compile="auto"` only. `callbacks.Horizon` calls it at the beginning of `fit`.
+        A training of less than `break_even.num_steps(shapes)` steps goes without XLA. Without a
+        length, or with a rule that does not step with all tensors at once, XLA is used. The
+        choice depends on nothing else, and is saved with the optimizer: a training that is
+        resumed continues bit for bit.
+
+        Args:
+            shapes: of the trained variables.
+            num_steps: of the whole training, or None if it is not known.
+
+        Returns:
+            Whether a function that TensorFlow has traced with this optimizer must be traced
+            again to obey.
+        """
+        if self.jit_compile != "auto" or keras.backend.backend() != "tensorflow":
+            return False
+        uncompiled = False
+        if self.rule.fuses_tensors and num_steps is not None:
+            uncompiled = num_steps < break_even.num_steps(shapes)
+        self._uncompiled.assign(int(uncompiled))
+        return self._traced and uncompiled != self._traced_uncompiled
 
     def reset(self) -> None:
         """Starts the rule again, for a task that has changed.
@@ -328,7 +357,8 @@ class LearnedOptimizer(keras_private.Optimizer):
             self._apply_all(grads, variables)
 
     def _apply_all(self, grads: Sequence[Tensor], trainable_variables: Tensor) -> None:
-        self._traced |= _is_traced(grads)
+        if _is_traced(grads):
+            self._traced, self._traced_uncompiled = True, self._is_uncompiled()
         self._warn_of_missing_loss()
         if not self._traced:
             self._warn_of_horizon(coming=1)
@@ -503,10 +533,22 @@ class LearnedOptimizer(keras_private.Optimizer):
         Each kind of tensor has a program of its own. A model has far fewer shapes than
         tensors, so this compiles faster than one program for the whole step.
         """
-        compiled = self.jit_compile and keras.backend.backend() == "tensorflow"
-        if not compiled or tf.distribute.has_strategy() or tensorflow_private.watches_operations():
+        if not self._compiles():
             return part(self.rule, *args)
         return self._programs.run(kind, part, self.rule, *args)
+
+    def _compiles(self) -> bool:
+        """Whether XLA compiles the steps to come."""
+        if not self.jit_compile or keras.backend.backend() != "tensorflow":
+            return False
+        if tf.distribute.has_strategy() or tensorflow_private.watches_operations():
+            return False
+        return not self._is_uncompiled()
+
+    def _is_uncompiled(self) -> bool:
+        """Whether `choose_compilation` has left XLA out."""
+        with _outside_of_graphs():
+            return self.jit_compile == "auto" and bool(ops.convert_to_numpy(self._uncompiled))
 
     def _theta_particle(self) -> Tensors:
         """Theta as one particle."""

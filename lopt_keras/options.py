@@ -21,7 +21,7 @@ _INTEGERS = {
     "gradient_accumulation_steps": {"low": 2, "high": _HIGHEST_COUNT},
     "ema_overwrite_frequency": {"low": 1, "high": _HIGHEST_COUNT},
 }
-_BOOLS = ("use_ema", "jit_compile")
+_BOOLS = {"use_ema": None, "jit_compile": "auto"}  # Each with what it may be besides.
 
 # The optimizer's variables depend on these ...
 _FIXED_WHEN_BUILT = ("rule", "state_dtype", "use_ema", "gradient_accumulation_steps")
@@ -48,8 +48,8 @@ def check(name: str, value: Any) -> None:
         validation.check_number(name, value, **_NUMBERS[name])
     elif name in _INTEGERS and value is not None:
         validation.check_integer(name, value, **_INTEGERS[name])
-    elif name in _BOOLS and not (name == "use_ema" and value is None):
-        validation.check_bool(name, value)
+    elif name in _BOOLS and not _is_bool_or(_BOOLS[name], value):
+        raise TypeError(f"`{name}` must be a bool or {_BOOLS[name]!r}. Received: {name}={value!r}")
     elif name == "ema_momentum":
         validation.check_number(name, value, high=1.0)
     elif name == "learning_rate" and isinstance(value, int | float | np.number):
@@ -60,6 +60,10 @@ def check(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be one of {_STATE_DTYPES}. Received: {name}={value!r}")
     elif name == "name" and not (value is None or isinstance(value, str)):
         raise TypeError(f"`name` must be a string or None. Received: name={value!r}")
+
+
+def _is_bool_or(other: str | None, value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, type(other)) and value == other)
 
 
 def check_change(name: str, value: Any, built: bool, traced: bool) -> None:

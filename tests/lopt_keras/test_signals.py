@@ -151,6 +151,7 @@ def test_a_rule_that_hears_nothing_has_no_state_for_it():
         "skipped_steps",
         "total_steps",
         "first_step",
+        "uncompiled",
     ]
 
 
