@@ -547,8 +547,10 @@ class LearnedOptimizer(keras_private.Optimizer):
 
     def _is_uncompiled(self) -> bool:
         """Whether `choose_compilation` has left XLA out."""
-        with _outside_of_graphs():
-            return self.jit_compile == "auto" and bool(ops.convert_to_numpy(self._uncompiled))
+        if self.jit_compile != "auto" or keras.backend.backend() != "tensorflow":
+            return False
+        with tf.init_scope():
+            return bool(ops.convert_to_numpy(self._uncompiled))
 
     def _theta_particle(self) -> Tensors:
         """Theta as one particle."""
