@@ -3,8 +3,9 @@
 python benchmarks/keras_seconds.py --out_dir=benchmarks/results/default/steady/keras_models
 
 On a machine without other work. The learning rates of Adam are those that `keras_models.py`
-found. The optimizers take turns, each in a process of its own for each model, so that all of
-them compile what they need.
+found. The learned optimizer runs as written, and with the callbacks, of which one leaves XLA out of
+short trainings. All take turns, each in a process of its own for each model, so that they compile
+what they need.
 """
 
 import concurrent.futures
@@ -19,8 +20,11 @@ import model_zoo
 import numpy as np
 from absl import app, flags, logging
 
-from lopt_keras import LearnedOptimizer
+from lopt_keras import LearnedOptimizer, callbacks
 from meta import provenance, smoke
+
+LEARNED = {"learned": "LearnedOptimizer()", "told": "With callbacks"}
+"""The learned optimizers by their names in the results."""
 
 _OF_THE_DEFAULT = pathlib.Path(__file__).with_name("results") / "default" / "steady"
 _RESULTS = flags.DEFINE_string(
@@ -33,13 +37,14 @@ _OUT_DIR = flags.DEFINE_string("out_dir", "out/keras_models", "For the figures."
 smoke.define(models=["tabular"], epochs=2)
 
 
-def train(name, rate, epochs, data_dir):
-    """One fit, by Adam at a rate, or by the default if there is none: as `fitting.train`."""
+def train(name, contender, rate, epochs, data_dir):
+    """One fit, as `fitting.train`. `rate` is that of Adam."""
     logging.set_verbosity(logging.WARNING)
     workload = model_zoo.WORKLOADS[name](data_dir)
-    optimizer = LearnedOptimizer() if rate is None else keras.optimizers.Adam(rate)
+    optimizer = keras.optimizers.Adam(rate) if contender == "adam" else LearnedOptimizer()
+    told = [callbacks.Horizon(), callbacks.ValidationLoss()] if contender == "told" else []
     warm_up()
-    return fitting.train(optimizer, workload, epochs or workload.epochs, seed=0)
+    return fitting.train(optimizer, workload, epochs or workload.epochs, 0, told)
 
 
 def warm_up():
@@ -67,26 +72,27 @@ def figures(training, target):
 
 
 def compare(name, rate):
-    """The figures of both on one model: dict."""
+    """The figures of all contenders on one model: dict."""
     found = {}
-    for label, own in (("adam", rate), ("learned", None)):
+    for contender in ("adam", *LEARNED):
         spawn = multiprocessing.get_context("spawn")
         with concurrent.futures.ProcessPoolExecutor(1, mp_context=spawn) as pool:
-            arguments = name, own, _EPOCHS.value, _DATA_DIR.value
-            found[label] = pool.submit(train, *arguments).result()
+            arguments = name, contender, rate, _EPOCHS.value, _DATA_DIR.value
+            found[contender] = pool.submit(train, *arguments).result()
     target = found["adam"]["validation"][-1]
     return {label: figures(training, target) for label, training in found.items()}
 
 
-def is_sooner(found, compiled=True):
-    """Whether the learned optimizer is sooner at tuned Adam's final validation loss.
+def is_sooner(found, contender, compiled=True):
+    """Whether a learned optimizer is sooner at tuned Adam's final validation loss.
 
     Args:
         found: from `compare`.
+        contender: of `LEARNED`.
         compiled: False to count the first epoch as a later one: without compilation.
     """
     seconds = []
-    for own in (found["learned"], found["adam"]):
+    for own in (found[contender], found["adam"]):
         without = 0.0 if compiled else own["first_epoch"] - own["later_epoch"]
         seconds.append(np.inf if own["to_target"] is None else own["to_target"] - without)
     return seconds[0] < seconds[1]
@@ -103,14 +109,17 @@ def main(argv):
         print(name, found[name], flush=True)
         path = os.path.join(_OUT_DIR.value, "keras_seconds.json")
         provenance.write_results(path, {"models": found})
-    ratios = [f["learned"]["later_epoch"] / f["adam"]["later_epoch"] for f in found.values()]
-    print(f"An epoch after the first: {np.median(ratios):.2f} times Adam's in the median.")
-    for compiled, with_it in ((True, "with"), (False, "without")):
-        sooner = sum(is_sooner(own, compiled) for own in found.values())
+    for contender, name in LEARNED.items():
+        ratios = [f[contender]["later_epoch"] / f["adam"]["later_epoch"] for f in found.values()]
         print(
-            f"Sooner at tuned Adam's final validation loss, {with_it} compilation: {sooner} of "
-            f"{len(found)} models."
+            f"{name}: an epoch after the first {np.median(ratios):.2f} times Adam's in the median."
         )
+        for compiled, with_it in ((True, "with"), (False, "without")):
+            sooner = sum(is_sooner(own, contender, compiled) for own in found.values())
+            print(
+                f"{name}: sooner at tuned Adam's final validation loss, {with_it} compilation, on "
+                f"{sooner} of {len(found)} models."
+            )
 
 
 if __name__ == "__main__":
