@@ -278,3 +278,49 @@ def test_what_has_no_scale_decays_slowly():
         optimizer.apply(grads, [free, other])
     assert 0.95 < rms(ops.convert_to_numpy(free)) / start < 1.04
     assert rms(ops.convert_to_numpy(other)) / start < 0.85
+
+
+def controls_after(losses, **kwargs):
+    """What the network chooses after these training losses, one a step: dict of arrays."""
+    params, grads = problem()
+    own = rule(**kwargs)
+    theta = own.init_theta()
+    theta["b1"][:] = 0.5
+    theta = {name: ops.convert_to_tensor(x[None]) for name, x in theta.items()}
+    params, grad = (
+        [ops.convert_to_tensor(np.asarray(x, "float32")[None]) for x in xs]
+        for xs in (params, grads[0])
+    )
+    state = own.init_state(theta, params)
+    for step, loss in enumerate(losses):
+        heard = {} if loss is None else {"train_loss": ops.convert_to_tensor([float(loss)])}
+        heard = {name: rules.Signal.where(True, value) for name, value in heard.items()}
+        signals = rules.Signals.silent(ops.convert_to_tensor([step]), **heard)
+        # The parameters stay: only what is heard changes.
+        _, state = own.update(theta, state, grad, params, signals)
+    chosen = own.controls(theta, state, grad, params, signals)
+    return {name: np.asarray(x)[0] for name, x in chosen.items()}
+
+
+PLATEAU = np.ones(101)
+
+
+@pytest.mark.parametrize(
+    ("losses", "is_learned"),
+    [
+        (PLATEAU, False),
+        (-1e3 * PLATEAU, False),
+        (1e-3 * np.geomspace(1.0, 3.0, 101), False),
+        (PLATEAU[:20], True),
+        (np.geomspace(1.0, 0.5, 101), True),
+        (np.linspace(-1.0, -3.0, 101), True),
+        ([None] * 101, True),
+    ],
+    ids=["plateau", "negative", "rising", "begin", "falling", "falling_below_zero", "not_heard"],
+)
+def test_the_network_waits_until_the_loss_has_begun_to_fall(losses, is_learned):
+    chosen = controls_after(losses)
+    # Means that are the same differ by their rounding.
+    assert (np.abs(np.log(chosen["factor"])) > 1e-3).all() == is_learned
+    assert (chosen["decay"] > 1e-5).all() == is_learned
+    assert (chosen["mix"] > 1e-3).all() == is_learned
