@@ -53,9 +53,7 @@ class DirectionMixture(base.UpdateRule):
     learned factor.
 
     One small MLP for all tensors reads time, horizon, losses and statistics of each tensor.
-    Its outputs start at zero. So the untrained rule is a hand-designed optimizer. After the first
-    40 steps the outputs count only as far as the training loss has begun to fall
-    (`controller.begun`): on a plateau, where gradients are noise, the rule is the untrained one.
+    Its outputs start at zero. So the untrained rule is a hand-designed optimizer.
 
     Theta: `w0`, `b0`, ... of that MLP, and `momentum` and `second_decay`, scalars that move
     the decays of m and v from 0.9 and 0.99.
@@ -167,8 +165,7 @@ class DirectionMixture(base.UpdateRule):
             name: ops.zeros((particles, *shape), "float32")
             for name, shape in (tiles | statistics).items()
         }
-        losses = controller.init_losses(particles) | controller.init_progress(particles)
-        return base.State([{} for _ in params], losses | shared)
+        return base.State([{} for _ in params], controller.init_losses(particles) | shared)
 
     def update_tensor(
         self,
@@ -276,11 +273,9 @@ class DirectionMixture(base.UpdateRule):
         adam, squares = _adam_directions(moments, signals, layout)
         squares = ops.stack([squares, *_products(params, grads, layout)], axis=2)
         losses, heard = controller.listen(state.shared, signals)
-        progress, begun = controller.begun(state.shared, losses, signals)
         statistics, own = _tensor_features(state.shared, squares, signals, layout)
-        outputs = self._network(theta, heard, own, trust * begun[:, None])
-        kept = {**losses, **progress, **statistics}
-        return _Seen(moments, adam, own, outputs, kept, constants)
+        outputs = self._network(theta, heard, own, trust)
+        return _Seen(moments, adam, own, outputs, {**losses, **statistics}, constants)
 
     def _constants(self, layout: tiling.Tiling) -> tuple[float, float, float]:
         """The size of a step, the largest size of a tensor, and the trust in the network."""
@@ -317,8 +312,8 @@ class DirectionMixture(base.UpdateRule):
         ]
         return _Moments(m, v, second_decay)
 
-    def _network(self, theta: Theta, heard: Tensor, own: Any, trust: Tensor) -> Tensors:
-        """The outputs, each `tanh` of `[P, tensors]`: dict. `trust` is `[P, 1, 1]`."""
+    def _network(self, theta: Theta, heard: Tensor, own: Any, trust: float) -> Tensors:
+        """The outputs, each `tanh` of `[P, tensors]`: dict."""
         measured, constants = own.inputs.shape[2], own.constants
         of_own = theta["w0"][:, heard.shape[1] :]
         x = networks.first_layer(theta, heard)[:, None]
