@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -41,32 +41,42 @@ class Horizon(_OptimizerCallback):
     that many steps have been taken. If `fit` does not know the steps of an epoch (a generator),
     the horizon is known from the second epoch on.
 
-    If the whole `fit` is too short for XLA to pay, the optimizer leaves it out
-    (`LearnedOptimizer.choose_compilation`).
+    If the `fit` is too short for XLA to pay, the optimizer leaves it out
+    (`LearnedOptimizer.choose_compilation`), unless XLA compiles the whole model, or the model is
+    not built before. A `fit` that is resumed goes on as it began.
     """
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._batches = self.params.get("steps")
         self._told_before = [optimizer.total_steps for optimizer in self._optimizers]
-        shapes = [tuple(variable.shape) for variable in self.model.trainable_variables]
-        # Of the epochs before `initial_epoch` too: a `fit` that is resumed is as long as it was.
-        batches = self._batches and self._batches * self.params["epochs"]
-        changes = [
-            optimizer.choose_compilation(shapes, batches and _steps_of(batches, optimizer))
-            for optimizer in self._optimizers
-        ]
-        if any(changes):
-            # `fit` traced its step before, and would keep to it.
-            self.model.make_train_function(force=True)
+        self._is_first_epoch = True
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         _synchronise(self.model)
         self._begin = _num_batches(self._optimizers[0])
-        if self._batches is None:
-            return
-        batches = self._batches * (self.params["epochs"] - epoch)
-        for optimizer in self._optimizers:
-            optimizer.total_steps = _num_steps(optimizer) + _steps_of(batches, optimizer)
+        ahead: list[int | None] = [None] * len(self._optimizers)
+        if self._batches is not None:
+            batches = self._batches * (self.params["epochs"] - epoch)
+            ahead = [_steps_of(batches, optimizer) for optimizer in self._optimizers]
+        if self._is_first_epoch:
+            self._choose_compilation(ahead)
+            self._is_first_epoch = False
+        for optimizer, steps in zip(self._optimizers, ahead, strict=True):
+            if steps is not None:
+                optimizer.total_steps = _num_steps(optimizer) + steps
+
+    def _choose_compilation(self, ahead: Sequence[int | None]) -> None:
+        """By the steps that are ahead of each optimizer, None if they are not known."""
+        shapes = [tuple(variable.shape) for variable in self.model.trainable_variables]
+        chooses = self.model.built and not self.model.jit_compile
+        changes = False
+        for optimizer, steps in zip(self._optimizers, ahead, strict=True):
+            if steps is None or not _is_under_way(optimizer, steps):
+                changes |= optimizer.choose_compilation(shapes, steps if chooses else None)
+        if changes:
+            # What `fit` has traced would keep to the choice of then.
+            self.model.train_function = None
+            self.model.make_train_function()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._batches is None:
@@ -182,6 +192,13 @@ class BatchStatistics(keras.callbacks.Callback):
 
 def _num_steps(optimizer: Any) -> int:
     return int(ops.convert_to_numpy(optimizer.iterations))
+
+
+def _is_under_way(optimizer: Any, ahead: int) -> bool:
+    """Whether the steps ahead are the rest of those that the optimizer was told of."""
+    # Steps that were left out make them fewer.
+    steps, told = _num_steps(optimizer), optimizer.total_steps
+    return steps > 0 and told is not None and steps + ahead <= told
 
 
 def _steps_of(batches: int, optimizer: Any) -> int:

@@ -172,7 +172,8 @@ class LearnedOptimizer(keras_private.Optimizer):
         self._theta = theta
         self._theta_tensors: Tensors | None = None
         self._programs = programs.Programs()
-        self._traced = self._traced_uncompiled = False
+        self._traced = False
+        self._traced_uncompiled: set[bool] = set()
         self._heard_train_loss = self._warned = False
         self._warned_of_horizon = total_steps is None
         self._skipped_steps, self._total_steps, self._first_step, self._uncompiled = (
@@ -223,12 +224,11 @@ class LearnedOptimizer(keras_private.Optimizer):
         With `jit_compile="auto"` only. `callbacks.Horizon` calls it at the beginning of `fit`.
         A training of less than `break_even.num_steps(shapes)` steps goes without XLA. Without a
         length, or with a rule that does not step with all tensors at once, XLA is used. The
-        choice depends on nothing else, and is saved with the optimizer: a training that is
-        resumed continues bit for bit.
+        choice is saved with the optimizer, and holds until the next one.
 
         Args:
             shapes: of the trained variables.
-            num_steps: of the whole training, or None if it is not known.
+            num_steps: of the training to come, or None if it is not known.
 
         Returns:
             Whether a function that TensorFlow has traced with this optimizer must be traced
@@ -240,7 +240,9 @@ class LearnedOptimizer(keras_private.Optimizer):
         if self.rule.fuses_tensors and num_steps is not None:
             uncompiled = num_steps < break_even.num_steps(shapes)
         self._uncompiled.assign(int(uncompiled))
-        return self._traced and uncompiled != self._traced_uncompiled
+        changes = self._traced_uncompiled - {uncompiled}
+        self._traced_uncompiled -= changes
+        return bool(changes)
 
     def reset(self) -> None:
         """Starts the rule again, for a task that has changed.
@@ -311,7 +313,8 @@ class LearnedOptimizer(keras_private.Optimizer):
         if self.use_ema:
             # Keras has zeros, which a user would get who stops before the first step, or swaps.
             with _outside_of_graphs():
-                self._overwrite_averages()
+                if all(_has_value(variable) for variable in variables):
+                    self._overwrite_averages()
         tensors = [
             self._add_state(
                 _path(variable).replace("/", "_").replace(":", "_"), tensor, _covers(variable.shape)
@@ -358,7 +361,8 @@ class LearnedOptimizer(keras_private.Optimizer):
 
     def _apply_all(self, grads: Sequence[Tensor], trainable_variables: Tensor) -> None:
         if _is_traced(grads):
-            self._traced, self._traced_uncompiled = True, self._is_uncompiled()
+            self._traced = True
+            self._traced_uncompiled.add(self._is_uncompiled())
         self._warn_of_missing_loss()
         if not self._traced:
             self._warn_of_horizon(coming=1)
@@ -598,8 +602,10 @@ class LearnedOptimizer(keras_private.Optimizer):
             if average is not None
         ]
         if weight is None:
-            first = ops.equal(self.iterations, 0)
-            weight = ops.where(usable, ops.where(first, 1.0, 1.0 - self.ema_momentum), 0.0)
+            weight = ops.where(usable, 1.0 - self.ema_momentum, 0.0)
+        # Also if the first step is left out: `build` cannot set the averages of variables that are
+        # made while `fit` traces its first step.
+        weight = ops.where(ops.equal(self.iterations, 0), 1.0, weight)
         variables, averages = (list(column) for column in zip(*averaged, strict=True))
         self._move_towards(averages, variables, weight)
         if self.ema_overwrite_frequency:
@@ -888,6 +894,14 @@ def _initializer(array: Array) -> Any:
     if not array.any():
         return "zeros"
     return lambda shape, dtype: ops.convert_to_tensor(array, dtype)
+
+
+def _has_value(variable: Any) -> bool:
+    """Whether a variable holds something: TensorFlow fills those of a first trace after it."""
+    if keras.backend.backend() != "tensorflow":
+        return True
+    native = variable.value if isinstance(variable, keras.Variable) else variable
+    return bool(native.is_initialized())
 
 
 def _value(variable: Any) -> Tensor:

@@ -128,6 +128,25 @@ def test_weights_of_a_longer_training_do_not_hide_what_was_traced(threshold, com
     assert len(compiled) > before
 
 
+@pytest.mark.parametrize(("is_built", "jit_compile"), [(False, False), (True, True)])
+def test_a_model_not_yet_built_or_compiled_as_a_whole_is_left_alone(
+    threshold, compiled, is_built, jit_compile
+):
+    model = keras.Sequential([keras.layers.Dense(8), keras.layers.Dense(1)])
+    if is_built:
+        model.build((None, 6))
+    model.compile(LearnedOptimizer(), loss="mse", jit_compile=jit_compile)
+    fit(model, 1)
+    assert compiled
+
+
+def test_a_training_resumed_for_the_epochs_that_are_left(threshold, tmp_path):
+    expected = fit(make_model(), 3)
+    stop = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
+    fit(make_model(), 3, also=[stop])
+    assert_equal(expected, fit(keras.models.load_model(tmp_path / "2.keras"), 1))
+
+
 @pytest.mark.parametrize("epochs", [2, 3])
 def test_a_killed_training_continues_as_it_began(threshold, tmp_path, epochs):
     class Kill(keras.callbacks.Callback):

@@ -419,6 +419,25 @@ def test_backup_and_restore_after_a_kill(form_of_state, tmp_path):
     assert_equal(expected, run(5, backup()))
 
 
+@pytest.mark.parametrize("first_batch", [0.0, np.nan])
+def test_a_model_that_fit_builds_trains_as_one_that_is_built(form_of_state, first_batch):
+    def run(is_built):
+        keras.utils.set_random_seed(0)
+        layers = [keras.layers.Dense(3, activation="tanh"), keras.layers.Dense(1)]
+        model = keras.Sequential(layers)
+        if is_built:
+            model.build((None, 6))
+        model.compile(make_optimizer(form_of_state, use_ema=True), "mse", jit_compile=False)
+        return model
+
+    x = X.copy()
+    x[:16] += first_batch
+    built, unbuilt = fit(run(True), x), fit(run(False), x)
+    assert built.optimizer.skipped_steps == int(np.isnan(first_batch))
+    assert_equal(values(built), values(unbuilt), rtol=1e-6)
+    assert_equal(values(fit(built, x[:16])), values(fit(unbuilt, x[:16])), rtol=1e-6)
+
+
 # Other parts of Keras.
 
 
