@@ -173,6 +173,7 @@ class LearnedOptimizer(keras_private.Optimizer):
         self._theta_tensors: Tensors | None = None
         self._programs = programs.Programs()
         self._traced = False
+        # What `choose_compilation` had chosen at the traces that may still run.
         self._traced_uncompiled: set[bool] = set()
         self._heard_train_loss = self._warned = False
         self._warned_of_horizon = total_steps is None

@@ -9,18 +9,12 @@ from lopt_keras import LearnedOptimizer, break_even, callbacks, programs, rules
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((64, 6)).astype("float32")
 Y = X[:, :1] ** 2
-BATCHES = 4
 
 
 @pytest.fixture
 def threshold(monkeypatch):
-    """Sets the number of steps from which on compilation pays."""
-
-    def set_to(steps):
-        monkeypatch.setattr(break_even, "num_steps", lambda shapes: steps)
-
-    set_to(10)
-    return set_to
+    """Compilation pays from ten steps on."""
+    monkeypatch.setattr(break_even, "num_steps", lambda shapes: 10)
 
 
 @pytest.fixture
@@ -39,12 +33,10 @@ def make_model(**options):
     return model
 
 
-def fit(model, epochs, told=True, also=(), **kwargs):
-    watch = [callbacks.Horizon()] if told else []
-    batch_size = len(X) // BATCHES
-    model.fit(
-        X, Y, batch_size=batch_size, epochs=epochs, verbose=0, callbacks=[*watch, *also], **kwargs
-    )
+def fit(model, epochs, told=True, also=()):
+    """Four steps an epoch."""
+    watch = [callbacks.Horizon(), *also] if told else also
+    model.fit(X, Y, batch_size=16, epochs=epochs, verbose=0, callbacks=list(watch))
     return [v.numpy() for v in (*model.variables, *model.optimizer.variables)]
 
 

@@ -430,12 +430,11 @@ def test_a_model_that_fit_builds_trains_as_one_that_is_built(form_of_state, firs
         model.compile(make_optimizer(form_of_state, use_ema=True), "mse", jit_compile=False)
         return model
 
-    x = X.copy()
-    x[:16] += first_batch
-    built, unbuilt = fit(run(True), x), fit(run(False), x)
-    assert built.optimizer.skipped_steps == int(np.isnan(first_batch))
+    built, unbuilt = (fit(run(is_built), X[:16] + first_batch) for is_built in (True, False))
+    assert unbuilt.optimizer.skipped_steps == int(np.isnan(first_batch))
+    # `fit` ends with the averages in the model, also if its only step was left out.
     assert_equal(values(built), values(unbuilt), rtol=1e-6)
-    assert_equal(values(fit(built, x[:16])), values(fit(unbuilt, x[:16])), rtol=1e-6)
+    assert_equal(values(fit(built)), values(fit(unbuilt)), rtol=1e-6)
 
 
 # Other parts of Keras.
