@@ -16,6 +16,7 @@ SIGNALS = ("train_loss", "validation_loss", "total_steps")
 _TRAIN_DECAYS, _VALID_DECAYS = (0.9, 0.99, 0.999), (0.5, 0.9)
 _GRAD_DECAYS = (0.9, 0.99, 0.999)
 _LOSS_FEATURES = 9
+_FIRST_LOSSES, _GRACE, _ROUNDING = 10.0, 50.0, 1e-5
 SHARED_FEATURES = len(features.TIMESCALES) + 2 + _LOSS_FEATURES
 """How many features all tensors share."""
 _TENSOR_FEATURES = 8 + len(_GRAD_DECAYS)
@@ -116,6 +117,36 @@ def listen(shared: Tensors, signals: Signals) -> tuple[Tensors, Tensor]:
     heard = [features.time_embedding(signals.step), horizon(signals)]
     heard += [_loss_features(train, valid, signals.train_loss)]
     return {**train, **valid}, ops.concatenate(heard, axis=1)
+
+
+def init_progress(particles: int) -> Tensors:
+    """What `begun` keeps, before the first step: dict of `[P, 1]`."""
+    return {"first_loss": ops.zeros((particles, 1), "float32")}
+
+
+def begun(
+    shared: Tensors, losses: Tensors, signals: Signals, least_fall: float
+) -> tuple[Tensors, Tensor]:
+    """What to keep, and how far the training loss has begun to fall: `[P, 1]`, from 0 to 1.
+
+    It is 1 once the mean of some hundred losses is so much below the mean of the first ten. It
+    falls from 1 only between step 50 and step 100. Where no loss is heard it is 1.
+
+    Args:
+        shared: the state before this step.
+        losses: from `listen`.
+        signals: `Signals`.
+        least_fall: how much, in standard deviations of the losses of batches, above 0.
+    """
+    count = losses["train_count"]
+    means = loss_statistics.corrected_mean(losses, _TRAIN_DECAYS, "train")
+    deviation = loss_statistics.corrected_deviation(losses, _TRAIN_DECAYS, "train")[:, :1]
+    first = ops.where(count <= _FIRST_LOSSES, means[:, :1], shared["first_loss"])
+    # Running means of a constant differ by their rounding, as its deviation is 0.
+    fall = (first - means[:, 1:2]) / (least_fall * (deviation + _ROUNDING * ops.abs(first)))
+    grace = 2.0 - ops.cast(signals.step, "float32")[:, None] / _GRACE
+    begun = ops.clip(ops.maximum(fall, grace), 0.0, 1.0)
+    return {"first_loss": first}, ops.where(count > 0, begun, 1.0)
 
 
 class Measured(NamedTuple):

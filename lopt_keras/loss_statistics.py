@@ -46,6 +46,12 @@ def corrected_mean(statistics: Tensors, decays: Sequence[float], prefix: str) ->
     return statistics[f"{prefix}_mean"] * _correction(statistics, decays, prefix)
 
 
+def corrected_deviation(statistics: Tensors, decays: Sequence[float], prefix: str) -> Tensor:
+    """The square root of the variance without that bias, `[P, K]`; 1e-15 before any loss."""
+    # Not exactly zero, where the square root has no derivative.
+    return ops.sqrt(statistics[f"{prefix}_var"] * _correction(statistics, decays, prefix) + 1e-30)
+
+
 def normalise(statistics: Tensors, loss: Tensor, decays: Sequence[float], prefix: str) -> Tensor:
     """`clip((loss - mean) / sqrt(var + 1e-8), -5, 5)`, `[P, K]`, from `[P, K]` or `[P, 1]`."""
     correction = _correction(statistics, decays, prefix)

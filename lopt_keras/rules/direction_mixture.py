@@ -53,7 +53,9 @@ class DirectionMixture(base.UpdateRule):
     learned factor.
 
     One small MLP for all tensors reads time, horizon, losses and statistics of each tensor.
-    Its outputs start at zero. So the untrained rule is a hand-designed optimizer.
+    Its outputs start at zero. So the untrained rule is a hand-designed optimizer. With
+    `least_fall`, the outputs count after step 100 only as far as the training loss has begun to
+    fall: on a plateau, where gradients are mostly noise, the rule is then the untrained one.
 
     Theta: `w0`, `b0`, ... of that MLP, and `momentum` and `second_decay`, scalars that move
     the decays of m and v from 0.9 and 0.99.
@@ -74,6 +76,8 @@ class DirectionMixture(base.UpdateRule):
         tile_rows, tile_columns: of the largest tiles, powers of two.
         hidden_size, hidden_layers: of the MLP.
         exp_mult: logarithm of the largest learned factor.
+        least_fall: by how many standard deviations of the losses of batches the training loss has
+            to fall before the network counts in full. 0: it counts at once.
         trust: multiplies what was learned, the outputs of the MLP before `tanh` and the two
             scalars. 1 is as meta-trained, 0 the untrained rule.
 
@@ -107,6 +111,7 @@ class DirectionMixture(base.UpdateRule):
     hidden_size: int = 16
     hidden_layers: int = 2
     exp_mult: float = math.log(10.0)
+    least_fall: float = 0.0
     trust: float = 1.0
 
     def __post_init__(self) -> None:
@@ -116,9 +121,7 @@ class DirectionMixture(base.UpdateRule):
         for name in ("max_parameter_scale", "vector_max_scale"):
             validation.check_number(name, getattr(self, name), low=self.min_parameter_scale)
         validation.check_number("anneal", self.anneal, high=1.0 + 1e-9)
-        for name in ("exp_mult", "max_decay"):
-            validation.check_number(name, getattr(self, name))
-        for name in ("trust", "vector_trust"):
+        for name in ("exp_mult", "max_decay", "least_fall", "trust", "vector_trust"):
             validation.check_number(name, getattr(self, name))
         for name in ("tile_rows", "tile_columns"):
             if getattr(self, name) not in tiling.LENGTHS:
@@ -165,7 +168,10 @@ class DirectionMixture(base.UpdateRule):
             name: ops.zeros((particles, *shape), "float32")
             for name, shape in (tiles | statistics).items()
         }
-        return base.State([{} for _ in params], controller.init_losses(particles) | shared)
+        losses = controller.init_losses(particles)
+        if self.least_fall:
+            losses |= controller.init_progress(particles)
+        return base.State([{} for _ in params], losses | shared)
 
     def update_tensor(
         self,
@@ -274,6 +280,9 @@ class DirectionMixture(base.UpdateRule):
         squares = ops.stack([squares, *_products(params, grads, layout)], axis=2)
         losses, heard = controller.listen(state.shared, signals)
         statistics, own = _tensor_features(state.shared, squares, signals, layout)
+        if self.least_fall:
+            progress, begun = controller.begun(state.shared, losses, signals, self.least_fall)
+            losses, trust = losses | progress, trust * begun[:, None]
         outputs = self._network(theta, heard, own, trust)
         return _Seen(moments, adam, own, outputs, {**losses, **statistics}, constants)
 
@@ -312,8 +321,8 @@ class DirectionMixture(base.UpdateRule):
         ]
         return _Moments(m, v, second_decay)
 
-    def _network(self, theta: Theta, heard: Tensor, own: Any, trust: float) -> Tensors:
-        """The outputs, each `tanh` of `[P, tensors]`: dict."""
+    def _network(self, theta: Theta, heard: Tensor, own: Any, trust: Any) -> Tensors:
+        """The outputs, each `tanh` of `[P, tensors]`: dict. `trust`: a number or `[P, 1, 1]`."""
         measured, constants = own.inputs.shape[2], own.constants
         of_own = theta["w0"][:, heard.shape[1] :]
         x = networks.first_layer(theta, heard)[:, None]
