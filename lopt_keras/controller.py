@@ -16,7 +16,7 @@ SIGNALS = ("train_loss", "validation_loss", "total_steps")
 _TRAIN_DECAYS, _VALID_DECAYS = (0.9, 0.99, 0.999), (0.5, 0.9)
 _GRAD_DECAYS = (0.9, 0.99, 0.999)
 _LOSS_FEATURES = 9
-_FIRST_LOSSES, _GRACE, _ROUNDING = 10.0, 50.0, 1e-5
+_FIRST_LOSSES, _GRACE, _ROUNDING = 10.0, 50.0, 1e-4
 SHARED_FEATURES = len(features.TIMESCALES) + 2 + _LOSS_FEATURES
 """How many features all tensors share."""
 _TENSOR_FEATURES = 8 + len(_GRAD_DECAYS)

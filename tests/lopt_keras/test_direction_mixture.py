@@ -278,3 +278,62 @@ def test_what_has_no_scale_decays_slowly():
         optimizer.apply(grads, [free, other])
     assert 0.95 < rms(ops.convert_to_numpy(free)) / start < 1.04
     assert rms(ops.convert_to_numpy(other)) / start < 0.85
+
+
+def controls_after(losses, first_step=100, **kwargs):
+    """What the network chooses after these training losses, `[P, steps]`: dict of arrays.
+
+    A loss that is not a number has not been heard.
+    """
+    params, grads = problem()
+    own = rule(**kwargs)
+    theta = own.init_theta()
+    theta["b1"][:] = 0.5
+    repeated = {name: np.stack([x] * len(losses)) for name, x in theta.items()}
+    theta = {name: ops.convert_to_tensor(x) for name, x in repeated.items()}
+    params, grad = (
+        [ops.convert_to_tensor(np.stack([x] * len(losses)).astype("float32")) for x in xs]
+        for xs in (params, grads[0])
+    )
+    state = own.init_state(theta, params)
+    for step, loss in enumerate(np.transpose(losses).astype("float32"), first_step):
+        heard = rules.Signal.where(~np.isnan(loss), ops.convert_to_tensor(np.nan_to_num(loss)))
+        steps = ops.convert_to_tensor([step] * len(loss))
+        signals = rules.Signals.silent(steps, train_loss=heard)
+        # The parameters stay: only what is heard changes.
+        _, state = own.update(theta, state, grad, params, signals)
+    chosen = own.controls(theta, state, grad, params, signals)
+    return {name: np.asarray(x) for name, x in chosen.items()}
+
+
+PLATEAU = np.ones(51)
+NOISE = 0.1 * np.random.default_rng(0).standard_normal(51)
+FALL = np.linspace(0.0, -0.5, 51)
+# Whether the training has begun: losses.
+LOSSES = {
+    "a constant": (False, PLATEAU),
+    "noise": (False, PLATEAU + NOISE),
+    "noise, negative": (False, -1e3 * (PLATEAU + NOISE)),
+    "a rise": (False, 1e-3 * np.geomspace(1.0, 3.0, 51)),
+    "a fall": (True, PLATEAU + NOISE + FALL),
+    "a fall below zero": (True, 1e4 * (NOISE + FALL)),
+    "not heard": (True, np.nan * PLATEAU),
+}
+
+
+def test_the_network_waits_until_the_loss_has_begun_to_fall():
+    begun, losses = zip(*LOSSES.values(), strict=True)
+    chosen = controls_after(losses, least_fall=1.0)
+    begun = np.asarray(begun)[:, None]
+    full = {name: x[-1] for name, x in chosen.items()}
+    assert (np.abs(np.log(full["factor"])) > 1e-2).all() and (full["decay"] > 1e-3).all()
+    for name, neutral in (("factor", 1.0), ("decay", 0.0), ("mix", 0.0)):
+        share = (chosen[name] - neutral) / (full[name] - neutral)
+        np.testing.assert_array_equal(share > 0.75, begun & np.ones_like(share, bool), str(share))
+        np.testing.assert_array_equal(share < 0.5, ~begun & np.ones_like(share, bool), str(share))
+
+
+def test_the_network_counts_in_the_first_steps_and_where_no_fall_is_asked_for():
+    first = controls_after([PLATEAU[:9]], first_step=40, least_fall=1.0)
+    later = controls_after([PLATEAU[:9]])
+    assert (first["decay"] > 1e-3).all() and (later["decay"] > 1e-3).all()
