@@ -326,7 +326,8 @@ def test_the_network_waits_until_the_loss_has_begun_to_fall():
     chosen = controls_after(losses, least_fall=1.0)
     begun = np.asarray(begun)[:, None]
     full = {name: x[-1] for name, x in chosen.items()}
-    assert (np.abs(np.log(full["factor"])) > 1e-2).all() and (full["decay"] > 1e-3).all()
+    assert (np.abs(np.log(full["factor"])) > 1e-2).all()
+    assert (full["decay"] > 1e-3).all()
     for name, neutral in (("factor", 1.0), ("decay", 0.0), ("mix", 0.0)):
         share = (chosen[name] - neutral) / (full[name] - neutral)
         np.testing.assert_array_equal(share > 0.75, begun & np.ones_like(share, bool), str(share))
@@ -336,4 +337,5 @@ def test_the_network_waits_until_the_loss_has_begun_to_fall():
 def test_the_network_counts_in_the_first_steps_and_where_no_fall_is_asked_for():
     first = controls_after([PLATEAU[:9]], first_step=40, least_fall=1.0)
     later = controls_after([PLATEAU[:9]])
-    assert (first["decay"] > 1e-3).all() and (later["decay"] > 1e-3).all()
+    assert (first["decay"] > 1e-3).all()
+    assert (later["decay"] > 1e-3).all()
