@@ -87,10 +87,10 @@ def last_checkpoint(out_dir):
     return int(re.match(r'model_checkpoint_path: "ckpt-(\d+)"', listed.read_text()).group(1))
 
 
-def kill_after(out_dir, data_dir, step, delay):
+def kill_after(out_dir, data_dir, kept, step, delay):
     """Starts the run and kills it, `delay` seconds after it has written a checkpoint."""
     process = subprocess.Popen(
-        command(out_dir, data_dir, "--nolearning_curve"),
+        command(out_dir, data_dir, "--nolearning_curve", kept),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -105,13 +105,13 @@ def kill_after(out_dir, data_dir, step, delay):
     return last_checkpoint(out_dir)
 
 
-def test_a_killed_run_ends_with_the_same_theta_bit_for_bit(whole, tmp_path, data_dir):
+def test_a_killed_run_ends_with_the_same_theta_bit_for_bit(whole, tmp_path, data_dir, kept):
     out_dir = tmp_path / "killed"
     # In the middle of its steps, the second time of those of a run that was resumed.
-    killed_at = [kill_after(out_dir, data_dir, 20, 0.0)]
-    killed_at.append(kill_after(out_dir, data_dir, killed_at[0] + 40, 0.05))
+    killed_at = [kill_after(out_dir, data_dir, kept, 20, 0.0)]
+    killed_at.append(kill_after(out_dir, data_dir, kept, killed_at[0] + 40, 0.05))
     assert 0 < killed_at[0] < killed_at[1] < 400
-    result = train(out_dir, data_dir, "--nolearning_curve")
+    result = train(out_dir, data_dir, "--nolearning_curve", kept)
     assert result.returncode == 0, result.stderr
     assert f"Resuming at outer step {killed_at[1]}" in result.stdout
     _, expected, reference = saved_model.read(whole[0] / "export")
