@@ -145,8 +145,8 @@ def begun(
     # Running means of a constant differ by their rounding, as its deviation is 0.
     fall = (first - means[:, 1:2]) / (least_fall * (deviation + _ROUNDING * ops.abs(first)))
     grace = 2.0 - ops.cast(signals.step, "float32")[:, None] / _GRACE
-    begun = ops.clip(ops.maximum(fall, grace), 0.0, 1.0)
-    return {"first_loss": first}, ops.where(count > 0, begun, 1.0)
+    share = ops.clip(ops.maximum(fall, grace), 0.0, 1.0)
+    return {"first_loss": first}, ops.where(count > 0, share, 1.0)
 
 
 class Measured(NamedTuple):

@@ -55,7 +55,7 @@ class DirectionMixture(base.UpdateRule):
     One small MLP for all tensors reads time, horizon, losses and statistics of each tensor.
     Its outputs start at zero. So the untrained rule is a hand-designed optimizer. With
     `least_fall`, the outputs count after step 100 only as far as the training loss has begun to
-    fall: on a plateau, where gradients are mostly noise, the rule is then the untrained one.
+    fall. On a plateau gradients are mostly noise, and only the two learned scalars are left.
 
     Theta: `w0`, `b0`, ... of that MLP, and `momentum` and `second_decay`, scalars that move
     the decays of m and v from 0.9 and 0.99.

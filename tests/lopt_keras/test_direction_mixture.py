@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from lopt_keras import LearnedOptimizer, rules
+from lopt_keras import LearnedOptimizer, controller, rules
 
 SHAPES = ((70, 12), (12,), (12, 5), (5,), ())
 STEPS = 6
@@ -339,3 +339,20 @@ def test_the_network_counts_in_the_first_steps_and_where_no_fall_is_asked_for():
     later = controls_after([PLATEAU[:9]])
     assert (first["decay"] > 1e-3).all()
     assert (later["decay"] > 1e-3).all()
+
+
+def test_a_constant_loss_is_a_plateau_whatever_its_rounding():
+    losses = np.asarray([1.0, -3.7, 1e-4, 2.3e5], "float32")
+    statistics, progress = (
+        controller.init_losses(len(losses)),
+        controller.init_progress(len(losses)),
+    )
+    heard = rules.Signal.where(True, ops.convert_to_tensor(losses))
+    shares = []
+    for step in range(300):
+        steps = ops.convert_to_tensor([step] * len(losses))
+        signals = rules.Signals.silent(steps, train_loss=heard)
+        statistics, _ = controller.listen(statistics, signals)
+        progress, share = controller.begun(progress, statistics, signals, least_fall=1.0)
+        shares.append(np.asarray(share))
+    assert np.max(shares[100:]) < 0.1
