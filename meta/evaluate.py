@@ -19,7 +19,7 @@ from absl import app, flags
 
 from export import command
 from meta import json_flag, memory
-from meta.evaluation import benchmark, candidates, processes, report, suite
+from meta.evaluation import benchmark, candidates, learning_rates, processes, report, suite
 from meta.evaluation.store import Store
 from meta.tasks.sampling import distribution
 from meta.tasks.sampling.augmentation import Augmented
@@ -66,6 +66,13 @@ _SEEDS = flags.DEFINE_integer(
 _RATES = flags.DEFINE_integer(
     "rates", 9, "Learning rates, half-decades apart.", lower_bound=1, upper_bound=41
 )
+_RATES_FROM = flags.DEFINE_string(
+    "rates_from",
+    None,
+    "results.json of an earlier comparison: the learning rates to try on a task are around those "
+    "that it chose there. With --rates=1, just those, so that another optimizer is compared in a "
+    "small part of the time.",
+)
 _TUNE_ON = flags.DEFINE_enum(
     "tune_on", "validation", ("validation", "train"), "The final loss that learning rates minimise."
 )
@@ -110,12 +117,13 @@ def main(argv: list[str]) -> None:
         )
         _check_tasks(entries)
         settings = _settings(entries)
+        contenders = [*rivals, *baselines]
+        _check_rates(entries, contenders)
         for directory in (_OUT_DIR, _CACHE_DIR, _DATA_DIR):
             if directory.value is not None:
                 run_directory.check_writable(directory.value, directory.name)
     except (TypeError, ValueError) as error:
         raise app.UsageError(str(error)) from error
-    contenders = [*rivals, *baselines]
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(run_directory.lock(_OUT_DIR.value))
@@ -166,6 +174,14 @@ def _check_tasks(entries: Sequence[suite.Entry]) -> None:
         memory.check(distribution.build(configs, _DATA_DIR.value), 2 * _SEEDS.value)
 
 
+def _check_rates(
+    entries: Sequence[suite.Entry], contenders: Sequence[candidates.Candidate]
+) -> None:
+    if _RATES_FROM.value is not None:
+        names = [c.name for c in contenders if c.is_tuned]
+        learning_rates.check(learning_rates.read(_RATES_FROM.value), entries, names)
+
+
 def _settings(entries: Sequence[suite.Entry]) -> benchmark.Settings:
     augmentation = json_flag.parse("augmentation", _AUGMENTATION.value)
     if augmentation:
@@ -185,6 +201,7 @@ def _settings(entries: Sequence[suite.Entry]) -> benchmark.Settings:
         augmentation,
         _SEED.value,
         _LONGER.value,
+        _RATES_FROM.value,
     )
 
 

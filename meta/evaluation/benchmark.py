@@ -14,7 +14,7 @@ from lopt_keras.rules.base import UpdateRule
 from lopt_keras.types import Array, Arrays, Tensor, Theta
 from lopt_keras.version import __version__
 from meta import progress, random
-from meta.evaluation import metrics, timing
+from meta.evaluation import learning_rates, metrics, timing
 from meta.evaluation.candidates import (
     ADAM,
     BASELINES,
@@ -23,7 +23,6 @@ from meta.evaluation.candidates import (
     KerasOptimizer,
     Learned,
     Tunable,
-    grid,
 )
 from meta.evaluation.keras_training import KerasTraining
 from meta.evaluation.metrics import Bounded, Metrics
@@ -66,6 +65,8 @@ class Settings(NamedTuple):
         seed: integer, of all problems.
         longer: how many times as many steps the tuned Adam is trained besides, to see when it
             reaches the final losses of others; 1 for not at all.
+        rates_from: results.json of an earlier comparison. What it chose for a task is the middle of
+            the rates to try there. None for the middle that an optimizer has on all tasks.
     """
 
     num_steps: int = 500
@@ -77,6 +78,7 @@ class Settings(NamedTuple):
     augmentation: dict[str, Any] = {}
     seed: int = 0
     longer: int = 1
+    rates_from: str | None = None
 
 
 class Outcome(NamedTuple):
@@ -133,8 +135,12 @@ def run(
 
     Returns:
         List of `TaskResult`, one for each entry.
+
+    Raises:
+        ValueError: if `settings.rates_from` cannot be read.
     """
     results = {}
+    chosen = learning_rates.read(settings.rates_from) if settings.rates_from else {}
     groups = distribution.by_program([entry.config for entry in entries])
     names = {entry.config.key: entry for entry in entries}
     with tqdm.tqdm(total=len(entries), unit="task", disable=quiet) as bar:
@@ -143,7 +149,8 @@ def run(
             for variant, config in enumerate(configs):
                 entry = names[config.key]
                 with progress.telling(bar, entry.name):
-                    task = _Task(program, variant, config, store)
+                    middles = chosen.get(config.key, {})
+                    task = _Task(program, variant, config, store, middles)
                     results[entry.name] = task.compete(entry, candidates)
                 bar.update()
     return [results[entry.name] for entry in entries]
@@ -210,8 +217,16 @@ class _Program:
 class _Task:
     """One task: a variant of a program."""
 
-    def __init__(self, program: _Program, variant: int, config: Config, store: Store) -> None:
+    def __init__(
+        self,
+        program: _Program,
+        variant: int,
+        config: Config,
+        store: Store,
+        middles: Mapping[str, float],
+    ) -> None:
         self._program, self._variant, self._store = program, variant, store
+        self._middles = middles
         self._settings = settings = program.settings
         self._tuning_seed, self._fresh_seed = (
             random.fold_in(random.seed(settings.seed), i) for i in (2, 3)
@@ -234,7 +249,12 @@ class _Task:
     def compete(self, entry: Entry, candidates: Sequence[Candidate]) -> TaskResult:
         """The `TaskResult`."""
         tuned = [c for c in candidates if not isinstance(c, Learned) and c.is_tuned]
-        grids = {c.name: grid(c, self._settings.num_rates) for c in tuned}
+        grids = {
+            c.name: learning_rates.grid(
+                self._middles.get(c.name, c.middle), self._settings.num_rates
+            )
+            for c in tuned
+        }
         rates = self._tune(tuned, grids)
         curves = self._train(candidates, rates)
         seconds = self._time(candidates)
@@ -257,6 +277,8 @@ class _Task:
         self, candidates: Sequence[Tunable], grids: Mapping[str, list[float]]
     ) -> dict[str, float]:
         """The best learning rate of each: dict from name to float."""
+        if self._settings.num_rates == 1:
+            return {name: rates[0] for name, rates in grids.items()}
         keys = {c.name: self._key_of("tuning", c, grids[c.name]) for c in candidates}
         missing = [c for c in candidates if self._store.load(keys[c.name]) is None]
         losses: dict[str, dict[str, list[Array]]] = {

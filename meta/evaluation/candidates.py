@@ -8,7 +8,6 @@ import os
 from typing import Any, ClassVar, TypeAlias
 
 import keras
-import numpy as np
 
 from lopt_keras import pretrained, rules, saved_model
 from lopt_keras.validation import check_number
@@ -110,12 +109,6 @@ class KerasOptimizer:
 
 Tunable: TypeAlias = HandDesigned | KerasOptimizer
 Candidate: TypeAlias = Tunable | Learned
-
-
-def grid(candidate: Tunable, num_rates: int) -> list[float]:
-    """The learning rates to try, half-decades apart, the lowest first: list of floats."""
-    exponents = (np.arange(num_rates) - num_rates // 2) / 2
-    return [float(f"{candidate.middle * 10.0**e:.3g}") for e in exponents]
 
 
 def learned(text: str) -> Learned:

@@ -11,7 +11,8 @@ from lopt_keras.rules.base import UpdateRule
 from lopt_keras.types import Theta
 from meta import files, progress, random
 from meta.evaluation import metrics
-from meta.evaluation.candidates import BASELINES, HandDesigned, grid
+from meta.evaluation.candidates import BASELINES, HandDesigned
+from meta.evaluation.learning_rates import grid
 from meta.inner.training import Curves, InnerTraining
 from meta.tasks.base import Task
 
@@ -52,7 +53,7 @@ def compare(
         return training([theta], fresh_seed)[0]
 
     def tuned(baseline: HandDesigned) -> tuple[str, Curves]:
-        rates = grid(baseline, _NUM_RATES)
+        rates = grid(baseline.middle, _NUM_RATES)
         candidates = [baseline.rule(learning_rate=rate) for rate in rates]
         thetas = [candidate.init_theta() for candidate in candidates]
         training = InnerTraining(task, candidates[0], len(rates), _TUNING_SEEDS, num_steps, True)

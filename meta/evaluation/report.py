@@ -157,7 +157,7 @@ def _page(
         "tasks": _count(len(results), "task"),
         "seeds": _count(settings.num_seeds, "seed"),
         "steps": _count(settings.num_steps, "step"),
-        "rates": _rates(settings.num_rates),
+        "rates": _rates(settings.num_rates, settings.rates_from),
         "tune_on": settings.tune_on,
         "horizon": f"Optimizers {told} {signals}.",
         "augmentation": html.escape(str(settings.augmentation or "none")),
@@ -174,10 +174,13 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _rates(number: int) -> str:
-    if number == 1:
-        return "the middle one of the learning rates"
-    return f"the best of {number} learning rates, half-decades apart"
+def _rates(number: int, earlier: str | None) -> str:
+    if number > 1:
+        around = ", around that of an earlier comparison" if earlier else ""
+        return f"the best of {number} learning rates, half-decades apart{around}"
+    if earlier:
+        return "the learning rate that an earlier comparison chose"
+    return "the middle one of the learning rates"
 
 
 def _summary_table(summary: Mapping[str, Any], rivals: Collection[str]) -> str:

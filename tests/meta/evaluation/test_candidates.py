@@ -2,12 +2,12 @@ import numpy as np
 import pytest
 
 from lopt_keras import rules
-from meta.evaluation import candidates
+from meta.evaluation import candidates, learning_rates
 
 
 def test_every_grid_has_half_decades_around_the_middle():
     for baseline in candidates.BASELINES.values():
-        rates = candidates.grid(baseline, 9)
+        rates = learning_rates.grid(baseline.middle, 9)
         np.testing.assert_allclose(np.diff(np.log10(rates)), 0.5, atol=2e-3)
         assert rates[4] == baseline.middle
         assert isinstance(baseline.rule(learning_rate=rates[0]), rules.UpdateRule)
@@ -31,7 +31,7 @@ def test_a_keras_optimizer_by_import_path():
     text = '{"optimizer": "keras.optimizers:SGD", "config": {"learning_rate": 0.5}, "name": "x"}'
     sgd = candidates.from_import_path(text)
     assert sgd.name == "x"
-    np.testing.assert_allclose(candidates.grid(sgd, 3), [0.158, 0.5, 1.58])
+    np.testing.assert_allclose(learning_rates.grid(sgd.middle, 3), [0.158, 0.5, 1.58])
     assert sgd.identity != plain.identity
 
 

@@ -13,7 +13,7 @@ from absl import app, flags
 
 from lopt_keras import rules
 from meta import evaluate as binary
-from meta.evaluation import benchmark, candidates, metrics, processes, report, suite
+from meta.evaluation import benchmark, candidates, learning_rates, metrics, processes, report, suite
 from meta.evaluation.store import Store
 
 TASKS = (
@@ -105,6 +105,55 @@ def test_the_learning_rate_is_the_best_of_the_grid(tmp_path):
         assert result.outcomes["Adam"].learning_rate == 0.0316
         assert result.outcomes["Adam"].at_edge
         assert (result.outcomes["better"].metrics.train_ratio > 1.2).all()
+
+
+def test_the_rates_of_an_earlier_comparison_are_the_middle_of_those_to_try(tmp_path, monkeypatch):
+    first = run(tmp_path / "first", WILD)
+    report.write(str(tmp_path), first, ["wild"], SETTINGS, "command")
+    earlier = str(tmp_path / "results.json")
+    counting = Counting(monkeypatch)
+    settings = SETTINGS._replace(num_rates=1, rates_from=earlier)
+    # Nothing is tuned again: one run on each of the two tasks.
+    for one, other in zip(first, run(tmp_path / "again", settings=settings), strict=True):
+        assert other.outcomes["Adam"].learning_rate == 0.0316
+        assert not other.outcomes["Adam"].at_edge
+        assert (other.outcomes["Adam"].bounded.train == one.outcomes["Adam"].bounded.train).all()
+    assert counting.runs == ["train_rules"] * 2
+    around = run(tmp_path / "around", settings=SETTINGS._replace(rates_from=earlier))
+    tried = learning_rates.grid(0.0316, 3)
+    assert tried == pytest.approx([0.01, 0.0316, 0.1], rel=0.01)
+    assert {result.outcomes["Adam"].learning_rate for result in around} <= set(tried)
+    # An optimizer that is not in it, or a task, is named before any work starts.
+    chosen = learning_rates.read(earlier)
+    entries = suite.parse(TASKS)
+    learning_rates.check(chosen, entries, ["Adam"])
+    with pytest.raises(ValueError, match=r"none for \['SOAP'\] on 0/quadratic"):
+        learning_rates.check(chosen, entries, ["Adam", "SOAP"])
+    with pytest.raises(ValueError, match=r"none for \['Adam'\] on heldout_easy/0"):
+        learning_rates.check(chosen, suite.parse("heldout_easy:1"), ["Adam"])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "{",
+        "[]",
+        "{}",
+        '{"tasks": []}',
+        '{"tasks": {"a": {"config": {"family": "quadratic"}, "optimizers": {}}}}',
+        '{"tasks": {"a": {"config": {"family": "q", "architecture": {}, "setting": {}}, '
+        '"optimizers": {"Adam": {"learning_rate": "0.1"}}}}}',
+        '{"tasks": {"a": {"config": {"family": "q", "architecture": {}, "setting": {}}, '
+        '"optimizers": {"Adam": {"learning_rate": NaN}}}}}',
+    ],
+)
+def test_earlier_results_that_cannot_be_read_are_named(tmp_path, content):
+    file = tmp_path / "results.json"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(ValueError, match="`--rates_from` must be the results.json of an earlier"):
+        learning_rates.read(str(file))
 
 
 def test_adam_goes_on_to_see_when_it_reaches_the_end_of_others(tmp_path, monkeypatch):
