@@ -71,7 +71,8 @@ def main(argv: list[str]) -> None:
 
 
 def _show_families() -> None:
-    for name in distribution.families(_SET.value):
+    later = distribution.LATER_FAMILIES if _SET.value == "train" else ()
+    for name in distribution.families(_SET.value) + later:
         family = FAMILIES[name]
         architecture = distribution.architecture_ranges(name, _SET.value)
         summary = family.__doc__.strip().splitlines()[0].replace("`", "")

@@ -57,7 +57,7 @@ class Mixture:
                 )
             for name, weight in self.families.items():
                 check_number(f"families[{name!r}]", weight, low_open=True)
-            known = distribution.families("train")
+            known = distribution.mixture_families()
             if unknown := set(self.families) - set(known):
                 raise ValueError(
                     f"`families` must be some of {known}. Received: {', '.join(sorted(unknown))}"
@@ -70,7 +70,7 @@ class Mixture:
         Raises:
             ValueError: if it is neither, or the arguments do not fit.
         """
-        if text in distribution.families("train"):
+        if text in distribution.mixture_families():
             return cls({text: 1.0})
         try:
             return cls(**json.loads(text))

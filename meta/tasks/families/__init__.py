@@ -5,6 +5,7 @@ from typing import Any
 from meta.tasks.families.analytic_continuation import AnalyticContinuation
 from meta.tasks.families.autoencoder import ConvAutoencoder, MLPAutoencoder
 from meta.tasks.families.char_rnn import CharRNN
+from meta.tasks.families.few_examples import FewExamples
 from meta.tasks.families.flow import MAF, RealNVP
 from meta.tasks.families.image_convnet import ImageConvnet
 from meta.tasks.families.image_mlp import ImageMLP
@@ -26,6 +27,7 @@ FAMILIES: dict[str, Any] = {
         AnalyticContinuation,
         CharRNN,
         ConvAutoencoder,
+        FewExamples,
         ImageConvnet,
         ImageMLP,
         LinearRegression,

@@ -29,6 +29,10 @@ SETS = ("train", "heldout_easy", "heldout_families", "heldout_scale")
 HELD_OUT_FAMILIES = ("maf", "mlp_mixer", "synthetic_function", "two_moons", "vae")
 """Families of which no task is in `train`, `heldout_easy` or `heldout_scale`."""
 
+LATER_FAMILIES = ("few_examples",)
+"""Families of no set, which mixtures may have. The sets number their tasks through all of their
+families, so that one more would make other tasks of the same numbers."""
+
 
 class Config(NamedTuple):
     """What makes a task, as JSON can hold it.
@@ -67,10 +71,15 @@ def families(of: str) -> tuple[str, ...]:
         raise ValueError(f"`of` must be one of {SETS}. Received: of={of!r}")
     if of == "heldout_families":
         return HELD_OUT_FAMILIES
-    seen = [name for name in FAMILIES if name not in HELD_OUT_FAMILIES]
+    seen = [name for name in FAMILIES if name not in (*HELD_OUT_FAMILIES, *LATER_FAMILIES)]
     if of == "heldout_scale":
         seen = [name for name in seen if FAMILIES[name].large]
     return tuple(seen)
+
+
+def mixture_families() -> tuple[str, ...]:
+    """The names of the families that meta-training may have: those of `train`, and later ones."""
+    return families("train") + LATER_FAMILIES
 
 
 def sample(seed: int, of: str = "train", data_dir: Any = None) -> Task:

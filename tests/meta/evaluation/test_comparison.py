@@ -4,7 +4,7 @@ from problems import Quadratic, small_mlp
 
 from lopt_keras import rules
 from meta import random
-from meta.evaluation import candidates, comparison
+from meta.evaluation import candidates, comparison, learning_rates
 from meta.inner.training import InnerTraining
 
 # One process makes what they share.
