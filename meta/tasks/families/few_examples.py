@@ -71,9 +71,9 @@ class FewExamples(TableTask):
         if split != "train":
             return super().batch(split, seed, num, setting)
         inputs, targets = self._splits[split]
-        chosen = random.uniform((num, self.batch_size), seed) * setting["num_examples"][:, None]
+        count = tf.floor(setting["num_examples"])[:, None]
+        chosen = tf.floor(random.uniform((num, self.batch_size), seed) * count)
         # Rounding can make of a number just below 1 one that is 1.
-        last = tf.cast(setting["num_examples"], tf.int32)[:, None] - 1
-        chosen = tf.minimum(tf.cast(chosen, tf.int32), last)
+        chosen = tf.cast(tf.minimum(chosen, count - 1.0), tf.int32)
         indices = tf.gather(setting["examples"], chosen, batch_dims=1)
         return tf.gather(inputs, indices), tf.gather(targets, indices)
