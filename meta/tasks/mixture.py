@@ -95,11 +95,15 @@ class Mixture:
         for config in self.candidates():
             key = identify(config)
             reference = found.get(key)
-            admitted = reference is not None and self._admits(reference)
-            if admitted:
-                chosen.append(config)
             missing += reference is None
-            missing += admitted and self.score == "adam_steps" and key not in steps
+            if reference is None or not self._admits(reference):
+                continue
+            if self.score == "adam_steps":
+                missing += key not in steps
+                # Other problems than those of the reference: of few examples, those can mislead.
+                if key in steps and steps[key][-1] >= steps[key][0]:
+                    continue
+            chosen.append(config)
         if missing:
             raise ValueError(
                 f"{missing} of {self.num_tasks} tasks have no reference loss or curve. "

@@ -38,6 +38,15 @@ def test_tasks_are_those_that_adam_trains_within_the_budget(known):
     assert len(Mixture(QUADRATICS, num_tasks=40).configs()) == 32
 
 
+def test_a_task_whose_curve_does_not_fall_is_left_out(known, monkeypatch):
+    flat, falling = [1.0] * len(curves.KNOTS), list(np.linspace(2.0, 1.0, len(curves.KNOTS)))
+    found = {identify(c): flat if i == 2 else falling for i, c in enumerate(known)}
+    monkeypatch.setattr(curves.MEASURED, "known", lambda data_dir=None: found)
+    mixture = Mixture(QUADRATICS, num_tasks=5, score="adam_steps")
+    assert mixture.configs() == [known[i] for i in (1, 3, 4)]
+    assert sum(weight for _, weight in mixture.build().values()) == 3
+
+
 def test_programs_are_drawn_as_often_as_they_have_tasks(known):
     programs = Mixture(QUADRATICS, num_tasks=40).build()
     assert sum(weight for _, weight in programs.values()) == 32
