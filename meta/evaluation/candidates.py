@@ -11,6 +11,7 @@ import keras
 
 from lopt_keras import pretrained, rules, saved_model
 from lopt_keras.validation import check_number
+from meta.evaluation import behaviour
 
 ADAM = "Adam"
 """The name of the baseline that the others are measured by."""
@@ -32,10 +33,12 @@ class HandDesigned:
 
     is_tuned: ClassVar[bool] = True
 
-    @property
+    @functools.cached_property
     def identity(self) -> dict[str, Any]:
-        """What tells it from other optimizers, as JSON can hold it."""
-        return rules.serialize(self.rule(learning_rate=self.middle))
+        """What tells it from others, and from itself with other code, as JSON can hold it."""
+        rule = self.rule(learning_rate=self.middle)
+        does = behaviour.fingerprint(rule, rule.init_theta())
+        return {**rules.serialize(rule), "behaviour": does}
 
 
 BASELINES = {
@@ -64,15 +67,21 @@ class Learned:
     Attributes:
         name: for tables.
         rule, theta: `UpdateRule` and its meta-parameters.
-        identity: as that of `HandDesigned`.
+        sha256: of theta.
     """
 
     name: str
     rule: Any
     theta: Any
-    identity: Any
+    sha256: str
 
     is_tuned: ClassVar[bool] = False
+
+    @functools.cached_property
+    def identity(self) -> dict[str, Any]:
+        """As that of `HandDesigned`."""
+        does = behaviour.fingerprint(self.rule, self.theta)
+        return {"rule": rules.serialize(self.rule), "sha256": self.sha256, "behaviour": does}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +133,7 @@ def learned(text: str) -> Learned:
     rule, theta, metadata = saved_model.read(pretrained.find(path))
     rule = rules.get(rule)
     name = label or os.path.basename(os.path.normpath(path))
-    identity = {"rule": rules.serialize(rule), "sha256": metadata["sha256"]}
-    return Learned(name, rule, rule.check_theta(theta), identity)
+    return Learned(name, rule, rule.check_theta(theta), metadata["sha256"])
 
 
 def _check_kind(name: str, value: Any, kind: type) -> None:

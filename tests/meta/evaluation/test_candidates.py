@@ -1,7 +1,9 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
-from lopt_keras import rules
+from lopt_keras import controller, rules
 from meta.evaluation import candidates, learning_rates
 
 
@@ -11,6 +13,33 @@ def test_every_grid_has_half_decades_around_the_middle():
         np.testing.assert_allclose(np.diff(np.log10(rates)), 0.5, atol=2e-3)
         assert rates[4] == baseline.middle
         assert isinstance(baseline.rule(learning_rate=rates[0]), rules.UpdateRule)
+
+
+def test_a_rule_whose_code_changes_is_another(monkeypatch):
+    before = {
+        name: candidates.HandDesigned(name, rules.Adam, 0.01).identity for name in ("Adam", "again")
+    }
+    assert before["Adam"] == before["again"]
+    learned = candidates.learned("default")
+    assert learned.identity == candidates.learned("default").identity
+    monkeypatch.setattr(controller, "_ROUNDING", 0.5)  # Of what counts after step 100.
+    changed = candidates.learned("default")
+    assert changed.identity != learned.identity
+    assert changed.sha256 == learned.sha256
+    original = rules.Adam.update_tensor
+
+    def twice(*args):
+        update, state = original(*args)
+        return 2.0 * update, state
+
+    monkeypatch.setattr(rules.Adam, "update_tensor", twice)
+    assert candidates.HandDesigned("Adam", rules.Adam, 0.01).identity != before["Adam"]
+
+
+@pytest.mark.parametrize("baseline", candidates.BASELINES.values(), ids=lambda x: x.name)
+def test_a_learning_rate_changes_what_a_baseline_does(baseline):
+    other = dataclasses.replace(baseline, middle=2.0 * baseline.middle)
+    assert baseline.identity["behaviour"] != other.identity["behaviour"]
 
 
 def test_learned_weights_by_name_and_label():
