@@ -16,13 +16,19 @@ def stack(thetas):
     return {name: tf.constant(np.stack([t[name] for t in thetas])) for name in thetas[0]}
 
 
-def run(rule, task, theta, length, num_problems, split="train"):
+def compiled(rule, task, length, num_problems, split="train"):
+    """The program that makes of theta what an unroll returns."""
+
     @tf.function(jit_compile=True)
-    def program():
+    def program(theta):
         inner = unroll.begin(rule, task, theta, SEED, num_problems)
         return unroll.run(rule, task, theta, inner, SEED, length, num_problems, split)
 
-    return program()
+    return program
+
+
+def run(rule, task, theta, length, num_problems, split="train"):
+    return compiled(rule, task, length, num_problems, split)(theta)
 
 
 def test_an_unroll_does_what_the_keras_optimizer_does():
@@ -86,7 +92,8 @@ def test_outer_losses_are_those_of_the_averages_that_the_keras_optimizer_keeps()
 def test_particles_of_one_problem_see_the_same_problem():
     task = small_mlp()
     thetas = stack([RULE.init_theta(0), RULE.init_theta(1)] * 2)
-    trajectory, _ = run(RULE, task, thetas, 3, num_problems=2)
+    program = compiled(RULE, task, 3, num_problems=2)
+    trajectory, _ = program(thetas)
     # Particles 0 and 2 share theta and problem; 1 and 3 share theta and the other problem.
     losses = trajectory.train_loss.numpy()
     np.testing.assert_array_equal(losses[:, :2], losses[:, 2:])
@@ -94,7 +101,7 @@ def test_particles_of_one_problem_see_the_same_problem():
     crossed = stack(
         [RULE.init_theta(0), RULE.init_theta(0), RULE.init_theta(1), RULE.init_theta(1)]
     )
-    losses = run(RULE, task, crossed, 3, num_problems=2)[0].train_loss.numpy()
+    losses = program(crossed)[0].train_loss.numpy()
     np.testing.assert_array_equal(losses[0, :2], losses[0, 2:])
     assert (losses[2, :2] != losses[2, 2:]).all()
 

@@ -13,6 +13,7 @@ import pytest
 from absl import app, flags
 
 from export import locks
+from export.checkpoint import export_checkpoint
 from lopt_keras import LearnedOptimizer, rules, saved_model
 from meta import datasets
 from meta import train as binary
@@ -191,13 +192,21 @@ def refusal(out_dir, data_dir, *given):
     return str(caught.value)
 
 
-def test_a_run_can_start_from_the_weights_of_another(whole, tmp_path, data_dir, kept):
+def train_here(out_dir, data_dir, *given):
+    """Runs the command in this process, which spares the start of another."""
+    arguments = command(out_dir, data_dir, "--nolearning_curve", *given)[2:]
+    try:
+        flags.FLAGS(arguments)
+        binary.main(arguments[:1])
+    finally:
+        flags.FLAGS.unparse_flags()
+
+
+def test_a_run_can_start_from_the_weights_of_another(whole, tmp_path, data_dir):
     out_dir, _ = whole
     start = out_dir / "export"
     names = ("--num_outer_steps=1", "--outer_learning_rate=1e-9", "--outer_warmup_steps=0")
-    names = (*names, f"--initial_weights={start}", "--nolearning_curve")
-    result = train(tmp_path / "run", data_dir, *names, kept)
-    assert result.returncode == 0, result.stderr
+    train_here(tmp_path / "run", data_dir, *names, f"--initial_weights={start}")
     _, expected, metadata = saved_model.read(start)
     _, theta, own = saved_model.read(tmp_path / "run" / "export")
     for name in expected:
@@ -205,12 +214,11 @@ def test_a_run_can_start_from_the_weights_of_another(whole, tmp_path, data_dir, 
     assert own["initial_weights_sha256"] == metadata["sha256"]
 
 
-def test_a_finished_run_is_not_trained_further(whole, data_dir):
+def test_a_finished_run_is_not_trained_further(whole, data_dir, capsys):
     out_dir, _ = whole
     _, expected, _ = saved_model.read(out_dir / "export")
-    result = train(out_dir, data_dir, "--nolearning_curve")
-    assert result.returncode == 0, result.stderr
-    assert "Resuming at outer step 400" in result.stdout
+    train_here(out_dir, data_dir)
+    assert "Resuming at outer step 400" in capsys.readouterr().out
     _, theta, _ = saved_model.read(out_dir / "export")
     for name in expected:
         np.testing.assert_array_equal(theta[name], expected[name])
@@ -247,18 +255,15 @@ def test_the_export_binary_writes_the_same(whole, tmp_path):
     out_dir, _ = whole
     _, expected, _ = saved_model.read(out_dir / "export")
 
-    def run(*flags):
-        arguments = [sys.executable, "-m", "export.export", *flags]
-        return subprocess.run(arguments, capture_output=True, text=True)
-
-    result = run(f"--checkpoint_dir={out_dir / 'checkpoints'}", f"--out={tmp_path / 'export'}")
+    paths = [f"--checkpoint_dir={out_dir / 'checkpoints'}", f"--out={tmp_path / 'export'}"]
+    arguments = [sys.executable, "-m", "export.export", *paths]
+    result = subprocess.run(arguments, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     _, theta, _ = saved_model.read(tmp_path / "export")
     for name in expected:
         np.testing.assert_array_equal(theta[name], expected[name])
-    result = run(f"--checkpoint_dir={out_dir}", f"--out={tmp_path / 'export'}")
-    assert result.returncode != 0
-    assert "exists" in result.stderr + result.stdout
+    with pytest.raises(FileExistsError, match="exists"):
+        export_checkpoint(str(out_dir), str(tmp_path / "export"), overwrite=False)
 
 
 @pytest.mark.parametrize(
@@ -355,7 +360,6 @@ def test_a_damaged_run_says_what_it_does(whole, tmp_path, data_dir, kept):
     for name in expected:
         np.testing.assert_array_equal(theta[name], expected[name])
     (out_dir / "run.json").write_text("{")
-    result = train(out_dir, data_dir, "--nolearning_curve", kept)
-    assert result.returncode == 1
-    assert result.stderr.startswith("Error: The description of the run, ")
-    assert result.stderr.count("\n") == 2
+    told = refusal(out_dir, data_dir)
+    assert told.startswith("The description of the run, ")
+    assert "\n" not in told
