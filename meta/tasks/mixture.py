@@ -22,7 +22,7 @@ _MOST_TASKS = 100_000
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Which tasks of the set `train`, and how often.
+    """Which tasks of the sets `train` and `train_scale`, and how often.
 
     Args:
         families: dict from name of family to its weight: the fraction of the tasks that are
@@ -33,6 +33,8 @@ class Mixture:
             `meta/tasks/scoring/references.json`, are left out. By default none are.
         score: one of `SCORES`. "adam_steps" needs learning curves too,
             `meta/tasks/scoring/curves.json`.
+        large: the same for tasks of the set `train_scale`, beside those of `families`. By default
+            there are none.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what is expected.
@@ -42,6 +44,7 @@ class Mixture:
     num_tasks: int = 1000
     milliseconds: float | None = None
     score: str = "loss"
+    large: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         check_integer("num_tasks", self.num_tasks, low=1, high=_MOST_TASKS)
@@ -49,19 +52,8 @@ class Mixture:
             check_number("milliseconds", self.milliseconds, low_open=True)
         if self.score not in SCORES:
             raise ValueError(f"`score` must be one of {SCORES}. Received: score={self.score!r}")
-        if self.families is not None:
-            if not isinstance(self.families, Mapping) or not self.families:
-                raise TypeError(
-                    "`families` must be a dict from names of families to weights. "
-                    f"Received: families={self.families!r}"
-                )
-            for name, weight in self.families.items():
-                check_number(f"families[{name!r}]", weight, low_open=True)
-            known = distribution.mixture_families()
-            if unknown := set(self.families) - set(known):
-                raise ValueError(
-                    f"`families` must be some of {known}. Received: {', '.join(sorted(unknown))}"
-                )
+        _check_weights("families", self.families, distribution.mixture_families())
+        _check_weights("large", self.large, distribution.families("train_scale"))
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -77,7 +69,7 @@ class Mixture:
         except (RecursionError, TypeError, ValueError) as error:
             raise ValueError(
                 "`tasks` must be a family of tasks, or a JSON object with some of "
-                "'families', 'num_tasks', 'milliseconds' and 'score'. "
+                "'families', 'large', 'num_tasks', 'milliseconds' and 'score'. "
                 f"Received: tasks={text}. {error}"
             ) from error
 
@@ -134,13 +126,21 @@ class Mixture:
 
     def candidates(self) -> Iterator[Any]:
         """All tasks of the mixture, whether they are trained on or not."""
-        weights = self.families or dict.fromkeys(distribution.families("train"), 1.0)
+        weights = {
+            (name, of): weight
+            for of, given in (("train", self._families), ("train_scale", self.large or {}))
+            for name, weight in given.items()
+        }
         counts = dict.fromkeys(weights, 0)
         for _ in range(self.num_tasks):
             # The one that lags most behind its fraction.
-            family = min(weights, key=lambda name: (counts[name] + 1) / weights[name])
-            yield distribution.config(family, counts[family])
-            counts[family] += 1
+            name, of = min(weights, key=lambda key: (counts[key] + 1) / weights[key])
+            yield distribution.config(name, counts[name, of], of)
+            counts[name, of] += 1
+
+    @property
+    def _families(self) -> Mapping[str, float]:
+        return self.families or dict.fromkeys(distribution.families("train"), 1.0)
 
     def complete(self, data_dir: Any = None, ships: bool = False) -> list[Any]:
         """Computes the references and curves that its tasks lack, with a progress bar.
@@ -170,6 +170,23 @@ class Mixture:
     def _admits(self, reference: Any) -> bool:
         in_budget = self.milliseconds is None or reference.milliseconds <= self.milliseconds
         return reference.is_trainable and in_budget
+
+
+def _check_weights(name: str, weights: Any, known: Sequence[str]) -> None:
+    """Raises unless `weights` is None, or a dict from known families to positive numbers."""
+    if weights is None:
+        return
+    if not isinstance(weights, Mapping) or not weights:
+        raise TypeError(
+            f"`{name}` must be a dict from names of families to weights. "
+            f"Received: {name}={weights!r}"
+        )
+    for family, weight in weights.items():
+        check_number(f"{name}[{family!r}]", weight, low_open=True)
+    if unknown := set(weights) - set(known):
+        raise ValueError(
+            f"`{name}` must be some of {known}. Received: {', '.join(sorted(unknown))}"
+        )
 
 
 def scored(configs: Sequence[Any], score: str, data_dir: Any = None) -> Task:

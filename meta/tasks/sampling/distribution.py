@@ -1,11 +1,12 @@
 """The distribution over tasks: what a seed means, and which tasks are held out.
 
-Four sets of tasks, none of which shares a task with another:
+Five sets of tasks, none of which shares a task with another:
 
 - `train`: for meta-training.
 - `heldout_easy`: the same families, with architectures and settings of their own.
 - `heldout_families`: families that are never meta-trained on.
 - `heldout_scale`: the same families as `train`, with 10 to 100 times as many parameters.
+- `train_scale`: as large as those, with architectures of its own, for meta-training as well.
 
 A family has a few architectures in each set, and each is one XLA program; settings
 make as many tasks of them as there are seeds.
@@ -23,11 +24,13 @@ from meta.tasks.base import Task
 from meta.tasks.families import FAMILIES
 from meta.tasks.ranges import Choice
 
-SETS = ("train", "heldout_easy", "heldout_families", "heldout_scale")
+SETS = ("train", "heldout_easy", "heldout_families", "heldout_scale", "train_scale")
 """The names of the sets."""
 
+_LARGE_SETS = ("heldout_scale", "train_scale")
+
 HELD_OUT_FAMILIES = ("maf", "mlp_mixer", "synthetic_function", "two_moons", "vae")
-"""Families of which no task is in `train`, `heldout_easy` or `heldout_scale`."""
+"""Families of which no task is in another set than `heldout_families`."""
 
 LATER_FAMILIES = ("few_examples",)
 """Families of no set, which mixtures may have. The sets number their tasks through all of their
@@ -72,8 +75,9 @@ def families(of: str) -> tuple[str, ...]:
     if of == "heldout_families":
         return HELD_OUT_FAMILIES
     seen = [name for name in FAMILIES if name not in (*HELD_OUT_FAMILIES, *LATER_FAMILIES)]
-    if of == "heldout_scale":
-        seen = [name for name in seen if FAMILIES[name].large]
+    if of in _LARGE_SETS:
+        # Some have so few large architectures that `heldout_scale` has them all.
+        seen = [name for name in seen if FAMILIES[name].large and architectures(name, of)]
     return tuple(seen)
 
 
@@ -129,10 +133,12 @@ def config(family: str, number: int, of: str = "train") -> Config:
 def architectures(family: str, of: str = "train") -> list[dict[str, Any]]:
     """The architectures that tasks of a family have in a set: list of dicts, all different.
 
-    Those of `heldout_easy` differ from those of `train`.
+    Those of `heldout_easy` differ from those of `train`, and those of `train_scale` from those of
+    `heldout_scale`.
     """
     cls, ranges = FAMILIES[family], architecture_ranges(family, of)
-    taken = architectures(family, "train") if of == "heldout_easy" else []
+    other = {"heldout_easy": "train", "train_scale": "heldout_scale"}.get(of)
+    taken = architectures(family, other) if other else []
     found: list[dict[str, Any]] = []
     attempt = 0
     # A family may have fewer architectures than it is allowed.
@@ -147,7 +153,7 @@ def architectures(family: str, of: str = "train") -> list[dict[str, Any]]:
 def architecture_ranges(family: str, of: str = "train") -> dict[str, Any]:
     """The ranges of a family's architectures in a set: dict."""
     cls = FAMILIES[family]
-    return {**cls.architecture, **(cls.large if of == "heldout_scale" else {})}
+    return {**cls.architecture, **(cls.large if of in _LARGE_SETS else {})}
 
 
 def by_program(configs: Iterable[Config]) -> dict[str, list[Config]]:

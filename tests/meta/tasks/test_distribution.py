@@ -32,7 +32,8 @@ def test_held_out_tasks_are_no_training_tasks(of):
 def test_no_held_out_architecture_or_family_is_trained_on():
     programs = {config.program for config in TRAIN}
     assert not programs & {config.program for config in held_out("heldout_easy")}
-    assert not programs & {config.program for config in held_out("heldout_scale")}
+    large = {config.program for config in held_out("train_scale")}
+    assert not (programs | large) & {config.program for config in held_out("heldout_scale")}
     families = {config.family for config in TRAIN}
     assert not families & {config.family for config in held_out("heldout_families")}
     assert {config.family for config in held_out("heldout_easy")} <= families
@@ -42,15 +43,19 @@ def count(config):
     return sum(int(np.prod(shape)) for shape in config.build().parameter_shapes())
 
 
-@pytest.mark.parametrize("family", distribution.families("heldout_scale"))
-def test_large_tasks_are_ten_to_a_hundred_times_larger(family):
+@pytest.mark.parametrize(
+    ("of", "family", "most"),
+    [("heldout_scale", family, 100) for family in distribution.families("heldout_scale")]
+    + [("train_scale", family, 150) for family in distribution.families("train_scale")],
+)
+def test_large_tasks_are_ten_to_a_hundred_times_larger(of, family, most):
     def sizes(of):
         found = distribution.architectures(family, of)
         setting = TRAIN[[c.family for c in TRAIN].index(family)].setting
         return [count(distribution.Config(family, architecture, setting)) for architecture in found]
 
-    ratio = np.median(sizes("heldout_scale")) / np.median(sizes("train"))
-    assert 10 <= ratio <= 100
+    ratio = np.median(sizes(of)) / np.median(sizes("train"))
+    assert 10 <= ratio <= most
 
 
 def test_tasks_of_one_program_are_variants_of_one_task():

@@ -38,6 +38,22 @@ def test_tasks_are_those_that_adam_trains_within_the_budget(known):
     assert len(Mixture(QUADRATICS, num_tasks=40).configs()) == 32
 
 
+def test_large_tasks_are_mixed_in_as_often_as_their_weight_says(monkeypatch):
+    mixture = Mixture({"image_mlp": 2.0}, num_tasks=12, large={"image_mlp": 0.5, "table_mlp": 0.5})
+    found = list(mixture.candidates())
+    small = [distribution.config("image_mlp", i) for i in range(8)]
+    assert [config for config in found if config in small] == small
+    others = [config for config in found if config not in small]
+    for family in ("image_mlp", "table_mlp"):
+        large = [distribution.config(family, i, "train_scale") for i in range(2)]
+        assert [config for config in others if config.family == family] == large
+    assert Mixture.parse('{"families": {"image_mlp": 1}, "large": {"image_mlp": 1}}').large
+    with pytest.raises(ValueError, match="`large` must be some of .* Received: quadratic"):
+        Mixture(large={"quadratic": 1.0})
+    with pytest.raises(TypeError, match="`large` must be a dict"):
+        Mixture(large=["image_mlp"])
+
+
 def test_a_task_whose_curve_does_not_fall_is_left_out(known, monkeypatch):
     flat, falling = [1.0] * len(curves.KNOTS), list(np.linspace(2.0, 1.0, len(curves.KNOTS)))
     found = {identify(c): flat if i == 2 else falling for i, c in enumerate(known)}
