@@ -14,7 +14,7 @@ import numpy as np
 from absl import app, flags
 
 from meta import smoke
-from meta.evaluation import benchmark, candidates, processes, report, suite
+from meta.evaluation import benchmark, candidates, metrics, processes, report, suite
 from meta.evaluation.store import Store
 
 _EIGHTY = "heldout_easy:60,heldout_families:20"
@@ -124,7 +124,7 @@ def measure(name, rivals):
 def row(name, summary, results):
     """A row of a table of docs/pretrained.md."""
     quartiles = summary["quartiles"]
-    ratios = [np.median(result.outcomes[name].metrics.train_ratio) for result in results]
+    ratios = [metrics.median(result.outcomes[name].metrics.train_ratio) for result in results]
     lowest, low, median, high, _ = quartiles["train_ratio"]
     cells = [
         name,
