@@ -55,7 +55,8 @@ def whole(tmp_path_factory, cache):
 
 def test_a_mixture_leaves_an_export_and_summaries_by_family(whole):
     _, theta, metadata = saved_model.read(whole / "export")
-    assert metadata["tasks"] == {**MIXTURE, "milliseconds": None, "score": "loss"}
+    defaults = {"milliseconds": None, "score": "loss", "large": None}
+    assert metadata["tasks"] == {**MIXTURE, **defaults}
     assert metadata["outer_steps"] == 24
     assert all(np.isfinite(value).all() for value in theta.values())
     LearnedOptimizer(weights=whole / "export")
