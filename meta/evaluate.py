@@ -69,9 +69,9 @@ _RATES = flags.DEFINE_integer(
 _RATES_FROM = flags.DEFINE_string(
     "rates_from",
     None,
-    "results.json of an earlier comparison: the learning rates to try on a task are around those "
-    "that it chose there. With --rates=1, just those, so that another optimizer is compared in a "
-    "small part of the time.",
+    "results.json of an earlier comparison, with all tasks and all optimizers that are tuned: the "
+    "learning rates to try on a task are around those that it chose there. With --rates=1, just "
+    "those, so that other weights are compared in a small part of the time.",
 )
 _TUNE_ON = flags.DEFINE_enum(
     "tune_on", "validation", ("validation", "train"), "The final loss that learning rates minimise."
@@ -179,7 +179,7 @@ def _check_rates(
 ) -> None:
     if _RATES_FROM.value is not None:
         names = [c.name for c in contenders if c.is_tuned]
-        learning_rates.check(learning_rates.read(_RATES_FROM.value), entries, names)
+        learning_rates.check(_RATES_FROM.value, entries, names)
 
 
 def _settings(entries: Sequence[suite.Entry]) -> benchmark.Settings:

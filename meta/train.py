@@ -32,7 +32,8 @@ flags.DEFINE_string(
     "tasks",
     None,
     "A mixture of tasks instead of --task: a family, or a JSON object with some of families "
-    "(object from name to weight), num_tasks, and milliseconds (time budget of a task's step).",
+    "and large (objects from name to weight), num_tasks, milliseconds (time budget of a task's "
+    "step), and score.",
 )
 flags.DEFINE_string(
     "augmentation",

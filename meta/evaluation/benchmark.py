@@ -137,10 +137,13 @@ def run(
         List of `TaskResult`, one for each entry.
 
     Raises:
-        ValueError: if `settings.rates_from` cannot be read.
+        ValueError: if `settings.rates_from` cannot be read, or lacks a rate.
     """
     results = {}
-    chosen = learning_rates.read(settings.rates_from) if settings.rates_from else {}
+    chosen: learning_rates.Chosen = {}
+    if settings.rates_from is not None:
+        tuned = [c.name for c in candidates if c.is_tuned]
+        chosen = learning_rates.check(settings.rates_from, entries, tuned)
     groups = distribution.by_program([entry.config for entry in entries])
     names = {entry.config.key: entry for entry in entries}
     with tqdm.tqdm(total=len(entries), unit="task", disable=quiet) as bar:

@@ -102,7 +102,7 @@ class KerasOptimizer:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """As that of `HandDesigned`."""
+        """What tells it from others, as JSON can hold it: of its code nothing is known."""
         return {"class_name": self.path, "config": self.config, "tuned": self.is_tuned}
 
     @functools.cached_property

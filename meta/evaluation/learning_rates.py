@@ -1,6 +1,7 @@
 """The learning rates that a comparison tries."""
 
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
@@ -16,7 +17,12 @@ Chosen: TypeAlias = dict[str, dict[str, float]]
 
 
 def grid(middle: float, num_rates: int) -> list[float]:
-    """Learning rates around one, half-decades apart, the lowest first: list of floats."""
+    """Learning rates around one, half-decades apart, the lowest first: list of floats.
+
+    With three digits. A middle that is itself rounded gives the rates that its origin gives.
+    """
+    exact = 10.0 ** (round(2.0 * math.log10(middle)) / 2.0)
+    middle = exact if float(f"{exact:.3g}") == middle else middle
     exponents = (np.arange(num_rates) - num_rates // 2) / 2
     return [float(f"{middle * 10.0**e:.3g}") for e in exponents]
 
@@ -41,25 +47,27 @@ def read(file: str) -> Chosen:
         ) from error
 
 
-def check(chosen: Chosen, entries: Iterable[Entry], names: Iterable[str]) -> None:
-    """Checks that there is a rate for each task and each optimizer that is tuned.
+def check(file: str, entries: Iterable[Entry], names: Iterable[str]) -> Chosen:
+    """What `read` gives, if it has a rate for each task and each optimizer that is tuned.
 
     Args:
-        chosen: from `read`.
+        file: as for `read`.
         entries: tasks of the suite.
         names: of the optimizers that are tuned.
 
     Raises:
-        ValueError: if one is missing.
+        ValueError: if it cannot be read, or one is missing.
     """
-    names = list(names)
+    chosen, names = read(file), list(names)
     for entry in entries:
         own = chosen.get(entry.config.key, {})
         if missing := [name for name in names if name not in own]:
             raise ValueError(
-                "`--rates_from` must have a learning rate for each task and optimizer. It has none "
-                f"for {missing} on {entry.name}."
+                "`--rates_from` must have a learning rate for each task, and each optimizer that "
+                f"is tuned. Received: {os.fspath(file)!r}, which has none for {missing} on "
+                f"{entry.name}. `--baselines` leaves baselines out."
             )
+    return chosen
 
 
 def _rates(task: Mapping[str, Any]) -> dict[str, float]:

@@ -157,8 +157,7 @@ def _page(
         "tasks": _count(len(results), "task"),
         "seeds": _count(settings.num_seeds, "seed"),
         "steps": _count(settings.num_steps, "step"),
-        "rates": _rates(settings.num_rates, settings.rates_from),
-        "tune_on": settings.tune_on,
+        "rates": _rates(settings.num_rates, settings.rates_from, settings.tune_on),
         "horizon": f"Optimizers {told} {signals}.",
         "augmentation": html.escape(str(settings.augmentation or "none")),
         "summary": _summary_table(summary, rivals),
@@ -174,10 +173,13 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def _rates(number: int, earlier: str | None) -> str:
+def _rates(number: int, earlier: str | None, tune_on: str) -> str:
     if number > 1:
         around = ", around that of an earlier comparison" if earlier else ""
-        return f"the best of {number} learning rates, half-decades apart{around}"
+        return (
+            f"the best of {number} learning rates, half-decades apart{around}: the one of the "
+            f"lowest final {tune_on} loss, chosen for each task on seeds of its own"
+        )
     if earlier:
         return "the learning rate that an earlier comparison chose"
     return "the middle one of the learning rates"

@@ -80,7 +80,8 @@ def _show_families() -> None:
         for kind, ranges in (("architecture", architecture), ("setting", family.setting)):
             for argument, values in ranges.items():
                 print(f"  {kind:>12}  {argument}: {values}")
-        print(f"  {len(distribution.architectures(name, _SET.value))} architectures in this set\n")
+        where = "mixtures only" if name in later else "this set"
+        print(f"  {len(distribution.architectures(name, _SET.value))} architectures in {where}\n")
 
 
 def _show_task(seed: int) -> None:

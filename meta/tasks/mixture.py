@@ -22,7 +22,7 @@ _MOST_TASKS = 100_000
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Which tasks of the sets `train` and `train_scale`, and how often.
+    """Which tasks of the sets `train` and `train_scale` and of later families, and how often.
 
     Args:
         families: dict from name of family to its weight: the fraction of the tasks that are
@@ -104,7 +104,7 @@ class Mixture:
         if not chosen:
             raise ValueError(
                 f"No task of the {self.num_tasks} can be trained by Adam within "
-                f"milliseconds={self.milliseconds}."
+                f"milliseconds={self.milliseconds}, with a curve that falls."
             )
         return chosen
 
@@ -141,6 +141,11 @@ class Mixture:
     @property
     def _families(self) -> Mapping[str, float]:
         return self.families or dict.fromkeys(distribution.families("train"), 1.0)
+
+    def examples(self) -> list[Config]:
+        """The first of all tasks, and the first of each large family."""
+        large = [distribution.config(name, 0, "train_scale") for name in self.large or ()]
+        return [next(self.candidates()), *large]
 
     def complete(self, data_dir: Any = None, ships: bool = False) -> list[Any]:
         """Computes the references and curves that its tasks lack, with a progress bar.
@@ -185,7 +190,7 @@ def _check_weights(name: str, weights: Any, known: Sequence[str]) -> None:
         check_number(f"{name}[{family!r}]", weight, low_open=True)
     if unknown := set(weights) - set(known):
         raise ValueError(
-            f"`{name}` must be some of {known}. Received: {', '.join(sorted(unknown))}"
+            f"`{name}` must be some of {known}. Received: {', '.join(sorted(map(str, unknown)))}"
         )
 
 

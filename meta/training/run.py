@@ -165,14 +165,16 @@ class _Plan:
             outer_state.read(config.outer_state)
             self.description["outer_state_sha256"] = outer_state.digest(config.outer_state)
         _check_directories(config, self.description)
-        self._task = None if config.tasks else config.make_task()
         if config.tasks:
-            tried = next(config.tasks.candidates()).build(config.data_dir)
+            self._task = None
+            tried = [example.build(config.data_dir) for example in config.tasks.examples()]
         else:
-            tried = self._task
+            self._task = config.make_task()
+            tried = [self._task]
         self.description |= _described(config, self._task)
-        memory.check(tried, config.num_particles)
-        config.make_estimator(self._rule, tried)  # Of a mixture, the others differ in size only.
+        for task in tried:
+            memory.check(task, config.num_particles)
+        config.make_estimator(self._rule, tried[0])  # Of a mixture, the others differ in size only.
 
     def build(self, crew: Crew | None = None) -> MetaTraining:
         """The `MetaTraining`, its programs traced, here or by a `Crew`."""

@@ -55,12 +55,12 @@ class FewExamples(TableTask):
     num_examples: float = 50.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         counts = np.ravel(np.asarray(self.num_examples))
         if not ((counts >= 1) & (counts <= _MOST)).all():
             raise ValueError(
                 f"`num_examples` must be in [1, {_MOST}]. Received: num_examples={counts.tolist()}"
             )
-        super().__post_init__()
 
     def draw(self, seed: Tensor, num: int, variant: Tensor | None = None) -> dict[str, Any]:
         setting = super().draw(seed, num, variant)

@@ -6,7 +6,7 @@ Five sets of tasks, none of which shares a task with another:
 - `heldout_easy`: the same families, with architectures and settings of their own.
 - `heldout_families`: families that are never meta-trained on.
 - `heldout_scale`: the same families as `train`, with 10 to 100 times as many parameters.
-- `train_scale`: as large as those, with architectures of its own, for meta-training as well.
+- `train_scale`: about as large (10 to 150 times), with architectures of its own, for meta-training.
 
 A family has a few architectures in each set, and each is one XLA program; settings
 make as many tasks of them as there are seeds.
@@ -122,10 +122,17 @@ def config(family: str, number: int, of: str = "train") -> Config:
     Args:
         family: name.
         number: non-negative integer.
-        of: one of `SETS`, which must have the family.
+        of: one of `SETS`, which must have the family. Later families have tasks with the numbers
+            of `train` and of `heldout_easy`, which `sample` never draws.
+
+    Raises:
+        ValueError: if the set has no such tasks.
     """
+    found = architectures(family, of)
+    if not found:
+        raise ValueError(f"`family` must be one of {families(of)}. Received: family={family!r}")
     rng = _rng(f"{family} task", of, number)
-    architecture = Choice(*architectures(family, of)).sample(rng, {})
+    architecture = Choice(*found).sample(rng, {})
     return Config(family, architecture, _draw(FAMILIES[family].setting, rng))
 
 

@@ -36,6 +36,24 @@ def test_a_rule_whose_code_changes_is_another(monkeypatch):
     assert candidates.HandDesigned("Adam", rules.Adam, 0.01).identity != before["Adam"]
 
 
+@pytest.mark.parametrize("where", ["no horizon is known", "the horizon has passed", "convolutions"])
+def test_each_situation_counts_for_what_a_rule_does(where, monkeypatch):
+    before = candidates.HandDesigned("one", rules.CosineAdamW, 0.01).identity
+    original = rules.CosineAdamW.update_tensor
+
+    def changed(self, theta, state, message, grad, param, signals):
+        update, state = original(self, theta, state, message, grad, param, signals)
+        here = {
+            "no horizon is known": not signals.total_steps.known.numpy().any(),
+            "the horizon has passed": signals.step[0] > 2000,
+            "convolutions": len(param.shape) == 5,
+        }[where]
+        return (2.0 if here else 1.0) * update, state
+
+    monkeypatch.setattr(rules.CosineAdamW, "update_tensor", changed)
+    assert candidates.HandDesigned("one", rules.CosineAdamW, 0.01).identity != before
+
+
 @pytest.mark.parametrize("baseline", candidates.BASELINES.values(), ids=lambda x: x.name)
 def test_a_learning_rate_changes_what_a_baseline_does(baseline):
     other = dataclasses.replace(baseline, middle=2.0 * baseline.middle)

@@ -120,17 +120,26 @@ def test_the_rates_of_an_earlier_comparison_are_the_middle_of_those_to_try(tmp_p
         assert (other.outcomes["Adam"].bounded.train == one.outcomes["Adam"].bounded.train).all()
     assert counting.runs == ["train_rules"] * 2
     around = run(tmp_path / "around", settings=SETTINGS._replace(rates_from=earlier))
-    tried = learning_rates.grid(0.0316, 3)
-    assert tried == pytest.approx([0.01, 0.0316, 0.1], rel=0.01)
-    assert {result.outcomes["Adam"].learning_rate for result in around} <= set(tried)
+    assert learning_rates.grid(0.0316, 5) == learning_rates.grid(0.01, 7)[2:]
+    assert {result.outcomes["Adam"].learning_rate for result in around} <= {0.01, 0.0316, 0.1}
     # An optimizer that is not in it, or a task, is named before any work starts.
-    chosen = learning_rates.read(earlier)
-    entries = suite.parse(TASKS)
-    learning_rates.check(chosen, entries, ["Adam"])
-    with pytest.raises(ValueError, match=r"none for \['SOAP'\] on 0/quadratic"):
-        learning_rates.check(chosen, entries, ["Adam", "SOAP"])
+    counting.runs.clear()
+    assert set(learning_rates.check(earlier, suite.parse(TASKS), ["Adam"])) == {
+        entry.config.key for entry in suite.parse(TASKS)
+    }
+    soap = candidates.BASELINES["SOAP"]
+    with pytest.raises(ValueError, match=r"results.json', .*none for \['SOAP'\] on 0/quadratic"):
+        run(tmp_path / "again", soap, settings=settings)
     with pytest.raises(ValueError, match=r"none for \['Adam'\] on heldout_easy/0"):
-        learning_rates.check(chosen, suite.parse("heldout_easy:1"), ["Adam"])
+        learning_rates.check(earlier, suite.parse("heldout_easy:1"), ["Adam"])
+    flags.FLAGS(["evaluate", f"--out_dir={tmp_path / 'x'}", f"--rates_from={earlier}"])
+    try:
+        with pytest.raises(app.UsageError, match=r"none for \['SGD, momentum', .*`--baselines`"):
+            binary.main(["evaluate"])
+    finally:
+        flags.FLAGS.unparse_flags()
+    assert not (tmp_path / "x").exists()
+    assert counting.runs == []
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ def test_no_held_out_architecture_or_family_is_trained_on():
     programs = {config.program for config in TRAIN}
     assert not programs & {config.program for config in held_out("heldout_easy")}
     large = {config.program for config in held_out("train_scale")}
+    assert not large & {config.program for config in held_out("heldout_easy")}
     assert not (programs | large) & {config.program for config in held_out("heldout_scale")}
     families = {config.family for config in TRAIN}
     assert not families & {config.family for config in held_out("heldout_families")}
@@ -73,6 +74,11 @@ def test_families_take_turns():
     known = distribution.families("train")
     assert [config.family for config in TRAIN[: len(known)]] == list(known)
     assert TRAIN[len(known) + 2] == distribution.config(known[2], 1)
+
+
+def test_a_family_that_a_set_lacks_is_named():
+    with pytest.raises(ValueError, match="`family` must be one of .*image_mlp.*'quadratic'"):
+        distribution.config("quadratic", 0, "train_scale")
 
 
 def test_an_unknown_set_is_named():
