@@ -38,7 +38,7 @@ def test_tasks_are_those_that_adam_trains_within_the_budget(known):
     assert len(Mixture(QUADRATICS, num_tasks=40).configs()) == 32
 
 
-def test_large_tasks_are_mixed_in_as_often_as_their_weight_says(monkeypatch):
+def test_large_tasks_are_mixed_in_as_often_as_their_weight_says():
     mixture = Mixture({"image_mlp": 2.0}, num_tasks=12, large={"image_mlp": 0.5, "table_mlp": 0.5})
     found = list(mixture.candidates())
     small = [distribution.config("image_mlp", i) for i in range(8)]
@@ -48,6 +48,9 @@ def test_large_tasks_are_mixed_in_as_often_as_their_weight_says(monkeypatch):
         large = [distribution.config(family, i, "train_scale") for i in range(2)]
         assert [config for config in others if config.family == family] == large
     assert Mixture.parse('{"families": {"image_mlp": 1}, "large": {"image_mlp": 1}}').large
+    # Those are also looked at before a run starts, as they need the most memory.
+    examples = [distribution.config(name, 0, "train_scale") for name in ("image_mlp", "table_mlp")]
+    assert mixture.examples() == [small[0], *examples]
     with pytest.raises(ValueError, match="`large` must be some of .* Received: quadratic"):
         Mixture(large={"quadratic": 1.0})
     with pytest.raises(TypeError, match="`large` must be a dict"):
