@@ -22,6 +22,8 @@ import pytest
 import tensorflow as tf
 from absl import flags
 
+from meta.evaluation import benchmark, learning_rates
+
 ROOT = pathlib.Path(__file__).parent.parent.parent / "benchmarks"
 SCRIPTS = sorted(file.relative_to(ROOT).as_posix() for file in ROOT.rglob("*.py"))
 PROGRAMS = [s for s in SCRIPTS if '__name__ == "__main__"' in (ROOT / s).read_text("utf-8")]
@@ -125,7 +127,26 @@ def model_drivers(module, _):
     np.testing.assert_allclose(tree, 1 / (0.1 + 2.4 + 8 * 0.2), rtol=0.01)
 
 
+def plan_with_earlier_rates(module, folder):
+    """The rates that are committed serve all parts in which Adam is tuned, and are not mixed up."""
+    for name, part in module.PARTS.items():
+        entries, settings = module.plan(name)
+        if part.settings.get("num_rates") == 1:
+            assert settings.rates_from is None
+        else:
+            assert settings.num_rates == 1
+            assert f"/{name}/" in settings.rates_from
+            rates = learning_rates.read(settings.rates_from)
+            assert {entry.config.key for entry in entries} <= set(rates)
+    flags.FLAGS.earlier = str(folder)
+    with pytest.raises(ValueError, match="`--rates_from` must be the results.json"):
+        module.plan("evaluation_told")
+    flags.FLAGS.earlier = ""
+    assert module.plan("evaluation_told")[1] == benchmark.Settings(wall_clock=False)
+
+
 BUILDS = {
+    "default/measure.py": plan_with_earlier_rates,
     "distributed/model.py": model_drivers,
     "fitting.py": fit_once,
     "gradients/truncation_bias.py": check_gradients,
