@@ -96,8 +96,10 @@ class AdamSteps(Wrapper):
 
     1 at the start, 0 for what Adam reaches in T steps. Being in units of time, it weighs
     all tasks alike: those whose loss falls by orders of magnitude, those that go from bad
-    to chance in a few steps, and those on which Adam stands still for a hundred. Beyond
-    both ends it goes on with the slope between them, and it is clipped at 3.
+    to chance in a few steps, and those on which Adam stands still for a hundred. Above the
+    first loss it goes on with the slope between the ends, and it is clipped at 3. Below the
+    last it is -log(1 + x), with x the further fall as a share of Adam's: where Adam's is
+    next to nothing, one task would outweigh all others without the logarithm.
 
     Args:
         task: `Task`.
@@ -132,8 +134,9 @@ class AdamSteps(Wrapper):
         passed = tf.where(drop > 0, passed, tf.cast(losses < after, tf.float32))
         fraction = tf.reduce_sum(passed * tf.constant(curves.FRACTIONS, tf.float32), axis=-1)
         first, last, losses = knots[..., 0], knots[..., -1], losses[..., 0]
-        beyond = tf.maximum(losses - first, 0.0) - tf.maximum(last - losses, 0.0)
-        return 1.0 - fraction + beyond / (first - last)
+        above = tf.maximum(losses - first, 0.0) / (first - last)
+        below = tf.math.log1p(tf.maximum(last - losses, 0.0) / (first - last))
+        return 1.0 - fraction + above - below
 
 
 def _check_count(task: Task, **given: Any) -> None:

@@ -144,7 +144,7 @@ def test_the_score_in_steps_is_the_logarithm_of_adams():
     setting = task.draw(random.seed(0), 9)
     given = [9.0, 8.5, 8.0, 6.5, 5.0, 4.5, 3.0, 2.0, 12.0]
     steps = [1.0, 3.0**0.5, 3.0, (10 * 30) ** 0.5, 30.0, (30 * 100) ** 0.5, 1000.0]
-    expected = [*(1 - np.log(steps) / np.log(1000.0)), -1 / 6, 1.5]
+    expected = [*(1 - np.log(steps) / np.log(1000.0)), -np.log(7 / 6), 1.5]
     np.testing.assert_allclose(task.score(tf.constant(given), setting), expected, atol=1e-6)
     np.testing.assert_allclose(
         task.score(tf.constant([given, given[::-1]]), setting),
@@ -154,6 +154,13 @@ def test_the_score_in_steps_is_the_logarithm_of_adams():
     for wrong in ([losses[::-1]], [losses[:-1]], [losses, losses]):
         with pytest.raises(ValueError, match="`losses`"):
             AdamSteps(Quadratic(), wrong)
+
+
+def test_a_task_that_adam_hardly_lowers_does_not_outweigh_others():
+    task = AdamSteps(Quadratic(), [[0.604, 0.6, 0.6, 0.6, 0.6, 0.597, 0.594]])
+    setting = task.draw(random.seed(0), 2)
+    scores = task.score(tf.constant([0.1, 0.0]), setting)
+    np.testing.assert_allclose(scores, [-np.log(50.4), -np.log(60.4)], rtol=1e-3)
 
 
 def test_curves_are_the_lowest_that_a_learning_rate_has_reached(tmp_path, monkeypatch):
