@@ -26,6 +26,7 @@ _GLOBALS = {"momentum": 0.9, "second_decay": 0.99}
 _GLOBAL_MULT, _LOOKAHEAD, _LOOKAHEAD_MULT, _WINDOW_MULT = 3.0, 0.1, 1.5, 1.5
 _FASTEST = 0.99  # What a decay leaves of an accumulator is more than nothing.
 _TINY = 1e-20
+_TRUST_FALL = 0.25
 _SPARE, _LEAST_SPARE = 2**14, 2**10
 
 
@@ -55,7 +56,8 @@ class DirectionMixture(base.UpdateRule):
     One small MLP for all tensors reads time, horizon, losses and statistics of each tensor.
     Its outputs start at zero. So the untrained rule is a hand-designed optimizer. With
     `least_fall`, the outputs count after step 100 only as far as the training loss has begun to
-    fall. On a plateau gradients are mostly noise, and only the two learned scalars are left.
+    fall. On a plateau gradients are mostly noise, and only the two learned scalars are left. With
+    `trusted_size`, what was learned counts less in models larger than those of meta-training.
 
     Theta: `w0`, `b0`, ... of that MLP, and `momentum` and `second_decay`, scalars that move
     the decays of m and v from 0.9 and 0.99.
@@ -80,6 +82,8 @@ class DirectionMixture(base.UpdateRule):
             to fall before the network counts in full. 0: it counts at once.
         trust: multiplies what was learned, the outputs of the MLP before `tanh` and the two
             scalars. 1 is as meta-trained, 0 the untrained rule.
+        trusted_size: number of parameters of the largest model in which `trust` is what it is. In
+            one of n it is `(trusted_size / n)^(1/4)` times as much. 0: of whatever size.
 
     Raises:
         TypeError, ValueError: naming the argument, its value and what is expected.
@@ -113,6 +117,7 @@ class DirectionMixture(base.UpdateRule):
     exp_mult: float = math.log(10.0)
     least_fall: float = 0.0
     trust: float = 1.0
+    trusted_size: float = 0.0
 
     def __post_init__(self) -> None:
         positive = ("step_size", "min_parameter_scale", "decay_steps", "average_window")
@@ -121,7 +126,14 @@ class DirectionMixture(base.UpdateRule):
         for name in ("max_parameter_scale", "vector_max_scale"):
             validation.check_number(name, getattr(self, name), low=self.min_parameter_scale)
         validation.check_number("anneal", self.anneal, high=1.0 + 1e-9)
-        for name in ("exp_mult", "max_decay", "least_fall", "trust", "vector_trust"):
+        for name in (
+            "exp_mult",
+            "max_decay",
+            "least_fall",
+            "trust",
+            "vector_trust",
+            "trusted_size",
+        ):
             validation.check_number(name, getattr(self, name))
         for name in ("tile_rows", "tile_columns"):
             if getattr(self, name) not in tiling.LENGTHS:
@@ -289,7 +301,9 @@ class DirectionMixture(base.UpdateRule):
     def _constants(self, layout: tiling.Tiling) -> tuple[float, float, float]:
         """The size of a step, the largest size of a tensor, and the trust in the network."""
         if any(_is_matrix(shape) for shape in layout.shapes):
-            return self.step_size, self.max_parameter_scale, self.trust
+            excess = sum(layout.counts) / self.trusted_size if self.trusted_size else 0.0
+            trust = self.trust * max(excess, 1.0) ** -_TRUST_FALL
+            return self.step_size, self.max_parameter_scale, trust
         return self.vector_step_size, self.vector_max_scale, self.vector_trust
 
     def _layout(self, params: Sequence[Tensor], names: Sequence[str] | None) -> tiling.Tiling:

@@ -208,13 +208,34 @@ def test_each_output_of_the_network_matters(output, changed):
     assert (weights[0] != weights[1]) == (changed == "average_weight")
 
 
-def test_trust_is_between_the_untrained_rule_and_the_learned_one():
-    params, grads = problem()
+def random_theta():
     rng = np.random.default_rng(1)
-    theta = {
+    return {
         name: 0.3 * rng.standard_normal(np.shape(value)).astype("float32")
         for name, value in rule().init_theta().items()
     }
+
+
+def test_trust_falls_with_the_size_of_a_model_that_is_larger_than_those_known():
+    (params, grads), theta = problem(), random_theta()
+    size = sum(np.size(param) for param in params)
+    known, larger, half = (
+        second_step(rule(**kwargs), theta, params, grads)[0]
+        for kwargs in (
+            {"trusted_size": size},
+            {"trusted_size": size / 16},
+            {"trust": 0.5},
+        )
+    )
+    whole = second_step(rule(), theta, params, grads)[0]
+    for a, b, c, d in zip(known, whole, larger, half, strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(c, d)
+        assert np.abs(c - a).max() > 1e-3 * np.abs(a).max()
+
+
+def test_trust_is_between_the_untrained_rule_and_the_learned_one():
+    (params, grads), theta = problem(), random_theta()
     untrained = second_step(rule(), rule().init_theta(), params, grads)[0]
     none, half, whole = (
         second_step(rule(trust=trust), theta, params, grads)[0] for trust in (0.0, 0.5, 1.0)
@@ -251,6 +272,7 @@ def test_steps_fall_where_the_horizon_is_known_and_annealed():
         ({"max_parameter_scale": 0.001}, ValueError),
         ({"anneal": 1.5}, ValueError),
         ({"vector_trust": -1.0}, ValueError),
+        ({"trusted_size": -1}, ValueError),
         ({"vector_max_scale": 0.001}, ValueError),
         ({"tile_rows": 24}, ValueError),
         ({"average_window": "9"}, TypeError),
