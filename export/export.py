@@ -20,6 +20,9 @@ _WEIGHTS = flags.DEFINE_string("weights", None, "Shipped weights, or a SavedMode
 _SHAPES = flags.DEFINE_string(
     "shapes", None, "Of the variables of the model that the weights are for: JSON, a list of lists."
 )
+_NAMES = flags.DEFINE_string(
+    "names", None, "Of these variables: JSON, a list of strings. Default: they have none."
+)
 _OUT = flags.DEFINE_string("out", None, "SavedModel directory to write.", required=True)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Whether to replace an existing export.")
 
@@ -28,23 +31,27 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}")
     checkpoint_dir, weights, shapes = _CHECKPOINT_DIR.value, _WEIGHTS.value, _SHAPES.value
+    names = None if _NAMES.value is None else _parsed("names", _NAMES.value)
     try:
-        if checkpoint_dir is not None and weights is None and shapes is None:
+        if checkpoint_dir is not None and weights is None and shapes is None and names is None:
             export_checkpoint(checkpoint_dir, _OUT.value, _OVERWRITE.value)
         elif checkpoint_dir is None and weights is not None and shapes is not None:
-            export_weights(weights, _OUT.value, _parsed(shapes), _OVERWRITE.value)
+            shapes = _parsed("shapes", shapes)
+            export_weights(weights, _OUT.value, shapes, _OVERWRITE.value, names)
         else:
-            raise app.UsageError("Give --checkpoint_dir, or both --weights and --shapes.")
-    except (FileExistsError, ValueError) as error:
+            raise app.UsageError(
+                "Give --checkpoint_dir, or both --weights and --shapes, and with these --names too."
+            )
+    except (FileExistsError, TypeError, ValueError) as error:
         raise app.UsageError(str(error)) from error
     print(f"Exported to {_OUT.value}")
 
 
-def _parsed(text: str) -> Any:
+def _parsed(name: str, text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise app.UsageError(f"--shapes must be JSON. Received: {text!r:.200}") from error
+        raise app.UsageError(f"--{name} must be JSON. Received: {text!r:.200}") from error
 
 
 if __name__ == "__main__":

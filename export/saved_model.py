@@ -33,6 +33,7 @@ def save(
     metadata: dict[str, Any] | None = None,
     overwrite: bool = False,
     shapes: Sequence[Shape] | None = None,
+    names: Sequence[str] | None = None,
 ) -> None:
     """Writes a SavedModel directory that `LearnedOptimizer(weights=path)` reads.
 
@@ -74,6 +75,8 @@ def save(
         metadata: dict that JSON can hold: where the weights come from.
         overwrite: whether an existing export is replaced.
         shapes: of the trainable variables of a model, in their order.
+        names: of these variables, such as `variable.path`. Rules may step in another way with
+            variables that have "embedding" in their name. By default they have no names.
 
     Raises:
         FileExistsError: if `path` exists and is not to be overwritten, or is no export.
@@ -81,6 +84,8 @@ def save(
             is none.
     """
     shapes = None if shapes is None else _checked_shapes(shapes)
+    if names is not None:
+        _check_names(names, shapes)
     path = os.path.abspath(os.fspath(path))
     theta = rule.check_theta(theta)
     metadata = {
@@ -94,7 +99,7 @@ def save(
     _clear_remains(path)
     _check_destination(path, overwrite)
     try:
-        _write_whole(path, rule, theta, metadata, shapes)
+        _write_whole(path, rule, theta, metadata, shapes, names)
     except (tf.errors.OpError, OSError) as error:
         raise OSError(f"The export {path!r} cannot be written: {backend.reason(error)}") from error
 
@@ -118,6 +123,15 @@ def _write_whole(path: str, *content: Any) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _check_names(names: Any, shapes: Sequence[Shape] | None) -> None:
+    are_names = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    if not are_names or shapes is None or len(names) != len(shapes):
+        raise ValueError(
+            "`names` must be a list of strings, one for each of `shapes`. Received: "
+            f"names={names!r:.200}, shapes={shapes!r:.200}"
+        )
+
+
 def _checked_shapes(shapes: Any) -> list[Shape]:
     try:
         checked: list[Shape] = [tuple(operator.index(size) for size in shape) for shape in shapes]
@@ -126,11 +140,12 @@ def _checked_shapes(shapes: Any) -> list[Shape]:
     if not checked or any(size < 1 for shape in checked for size in shape):
         raise ValueError(
             "`shapes` must be a list of shapes, lists of positive integers, one for each tensor. "
-            f"Received: {shapes!r:.200}"
+            f"Received: shapes={shapes!r:.200}"
         )
     if sum(map(math.prod, checked)) > _MOST_ENTRIES:
         raise ValueError(
-            f"`shapes` must have at most {_MOST_ENTRIES} entries in all. Received: {shapes!r:.200}"
+            f"`shapes` must have at most {_MOST_ENTRIES} entries in all. "
+            f"Received: shapes={shapes!r:.200}"
         )
     return checked
 
@@ -208,12 +223,13 @@ def _write(
     theta: Arrays,
     metadata: dict[str, Any],
     shapes: Sequence[Shape] | None,
+    names: Sequence[str] | None,
 ) -> None:
     module = tf.Module()
     module.theta = {name: tf.Variable(value, name=name) for name, value in theta.items()}
     found = signatures.of_ranks(rule, module.theta)
     if shapes is not None:
-        found |= signatures.of_model(rule, module.theta, shapes)
+        found |= signatures.of_model(rule, module.theta, shapes, names)
     with tempfile.TemporaryDirectory() as scratch:
         # Saved as assets, so that the SavedModel itself knows of the files.
         file, arrays = (

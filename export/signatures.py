@@ -5,6 +5,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from lopt_keras import gating
 from lopt_keras.rules.base import State, UpdateRule
 from lopt_keras.signals import Signals
 from lopt_keras.types import Shape, Tensor, Tensors, Theta
@@ -28,15 +29,19 @@ def of_ranks(rule: UpdateRule, theta: Theta) -> dict[str, Any]:
     return found
 
 
-def of_model(rule: UpdateRule, theta: Theta, shapes: Sequence[Shape]) -> dict[str, Any]:
+def of_model(
+    rule: UpdateRule, theta: Theta, shapes: Sequence[Shape], names: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Those for all tensors of one model at once: dict of two concrete functions.
 
-    A gradient that is not finite leaves parameters and state as they are.
+    A gradient that is not finite, or whose square float32 cannot sum, leaves parameters and state
+    as they are.
 
     Args:
         rule: `UpdateRule`, of any kind.
         theta: dict of variables.
         shapes: of the tensors, in their order.
+        names: of the tensors, as rules read them. By default they have none.
     """
     specs = [tf.TensorSpec(shape, tf.float32) for shape in shapes]
     parameters = {f"parameter_{i}": spec for i, spec in enumerate(specs)}
@@ -45,14 +50,15 @@ def of_model(rule: UpdateRule, theta: Theta, shapes: Sequence[Shape]) -> dict[st
     # In a graph, where only shapes count: nothing is allocated.
     with tf.Graph().as_default():
         zeros = [tf.zeros([1, *shape]) for shape in shapes]
-        example = rule.init_state({k: tf.zeros([1, *v.shape]) for k, v in theta.items()}, zeros)
+        particle = {k: tf.zeros([1, *v.shape]) for k, v in theta.items()}
+        example = rule.init_state(particle, zeros, names)
         states = {name: tf.TensorSpec(x.shape, x.dtype) for name, x in _flat(example).items()}
     signals = {name: tf.TensorSpec([], tf.float32) for name in rule.signals}
 
     @tf.function(autograph=False)
     def init_state(**given: Tensor) -> Tensors:
         params = [given[name] for name in parameters]
-        state = rule.init_state(_single(theta), [param[None] for param in params])
+        state = rule.init_state(_single(theta), [param[None] for param in params], names)
         starts = [tf.identity(param) for param in params if rule.averages]
         return {**_flat(state), **dict(zip(averages, starts, strict=True))}
 
@@ -65,6 +71,7 @@ def of_model(rule: UpdateRule, theta: Theta, shapes: Sequence[Shape]) -> dict[st
             [given[name][None] for name in gradients],
             [param[None] for param in params],
             Signals.silent(step[None], **{name: given[name][None] for name in rule.signals}),
+            names,
         )
         new = [param + change[0] for param, change in zip(params, changes, strict=True)]
         outputs = {**dict(zip(parameters, new, strict=True)), **_flat(state)}
@@ -72,8 +79,7 @@ def of_model(rule: UpdateRule, theta: Theta, shapes: Sequence[Shape]) -> dict[st
             weight = rule.average_weight(state)[0]
             for name, param in zip(averages, new, strict=True):
                 outputs[name] = given[name] + weight * (param - given[name])
-        finite = [tf.reduce_all(tf.math.is_finite(given[name])) for name in gradients]
-        usable = tf.reduce_all(finite)
+        usable = gating.gradients_are_usable([given[name][None] for name in gradients])[0]
         return {name: tf.where(usable, x, given[name]) for name, x in outputs.items()}
 
     return {

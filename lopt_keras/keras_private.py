@@ -76,6 +76,14 @@ class Optimizer(keras.optimizers.Optimizer):
         """Where a variable stands in `_all_variables`."""
         return self._get_variable_index(variable)
 
+    def _is_known(self, variable: Any) -> bool:
+        """Whether the optimizer was built for a variable."""
+        try:
+            self._index_of(variable)
+        except KeyError:
+            return False
+        return True
+
     def _has_decay(self, variable: Any) -> bool:
         """Whether a variable is not excluded from weight decay."""
         return self._use_weight_decay(variable)

@@ -428,15 +428,36 @@ class LearnedOptimizer(keras_private.Optimizer):
         self._warned_of_horizon = True
 
     def finalize_variable_values(self, var_list: Any) -> None:
-        """As every Keras optimizer; `fit` calls it at its end."""
-        super().finalize_variable_values(var_list)
-        if self.use_ema and keras.backend.backend() == "jax":
-            # Keras has given an average and its variable one array: JAX would refuse to train on.
-            for average in self._averages:
-                if average is not None:
-                    average.assign(ops.copy(average))
+        """As every Keras optimizer; `fit` calls it at its end.
+
+        Each variable gets its own average. One that the optimizer was not built for stays as it is,
+        as one of a layer that was frozen then.
+
+        Args:
+            var_list: list of variables, in any order.
+
+        Raises:
+            ValueError: if the optimizer was built for none of them.
+        """
+        if self.use_ema:
+            self._keep_averages(list(var_list))
         # A step that is compiled cannot warn.
         self._warn_of_horizon()
+
+    def _keep_averages(self, variables: Sequence[Any]) -> None:
+        # Keras pairs variables and averages by their places: after a layer is frozen, a variable
+        # would get the average of another.
+        known = [variable for variable in variables if self._is_known(variable)]
+        if variables and not known:
+            raise ValueError(
+                "`var_list` must hold variables that the optimizer was built for. Received: "
+                f"var_list={[_path(variable) for variable in variables]}"
+            )
+        averages = [(v, self._averages[self._index_of(v)]) for v in known]
+        averaged = [(variable, average) for variable, average in averages if average is not None]
+        # Copies: JAX refuses to train where two variables have one array.
+        values = [ops.copy(ops.cast(_value(average), v.dtype)) for v, average in averaged]
+        self._assign([variable for variable, _ in averaged], values)
 
     def exclude_from_weight_decay(self, var_list: Any = None, var_names: Any = None) -> None:
         """As every Keras optimizer."""

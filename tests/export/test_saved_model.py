@@ -119,7 +119,8 @@ def test_signatures_of_a_rule_that_flattens_filters(tmp_path):
         np.testing.assert_allclose(parameter, variable.numpy(), rtol=1e-5, atol=1e-6)
 
 
-MODEL = [(4, 6), (6,), (), (3, 3, 2, 4)]
+MODEL = [(4, 6), (6,), (), (3, 3, 2, 4), (5, 8)]
+NAMES = ["dense/kernel", "dense/bias", "scale", "conv/kernel", "Embedding/table"]
 
 
 @pytest.mark.parametrize("weights", ["default", "mixing", "plain"])
@@ -128,13 +129,16 @@ def test_signatures_of_a_model_do_what_the_optimizer_does(tmp_path, weights):
         rule = {"mixing": rules.Hierarchical(hidden_size=4, lstm_size=4), "plain": RULE}[weights]
         export.save(tmp_path / "weights", rule, rule.init_theta(3))
         weights = tmp_path / "weights"
-    export.export_weights(weights, tmp_path / "x", MODEL)
+    export.export_weights(weights, tmp_path / "x", MODEL, names=NAMES)
     signatures = tf.saved_model.load(str(tmp_path / "x")).signatures
     optimizer = LearnedOptimizer(weights=weights, jit_compile=False, total_steps=10)
     signals = {name: tf.constant(np.nan) for name in optimizer.rule.signals}
     signals |= {"total_steps": tf.constant(10.0)} if "total_steps" in signals else {}
     rng = np.random.RandomState(0)
-    variables = [keras.Variable(random(rng, shape)) for shape in MODEL]
+    variables = [
+        keras.Variable(random(rng, shape), name=name.replace("/", "_"))
+        for name, shape in zip(NAMES, MODEL, strict=True)
+    ]
     optimizer.build(variables)
     parameters = {f"parameter_{i}": tf.constant(v.numpy()) for i, v in enumerate(variables)}
     state = signatures["init_state"](**parameters)
@@ -149,11 +153,14 @@ def test_signatures_of_a_model_do_what_the_optimizer_does(tmp_path, weights):
         state = {name: outputs[name] for name in state}
         for parameter, variable in zip(parameters.values(), variables, strict=True):
             np.testing.assert_allclose(parameter, variable.numpy(), rtol=1e-4, atol=1e-5)
-    broken = {**given, "gradient_1": tf.fill(MODEL[1], np.nan)}
-    outputs = signatures["update"](step=tf.constant(3), **parameters, **broken, **state, **signals)
-    for name, value in {**parameters, **state}.items():
-        np.testing.assert_array_equal(outputs[name], value)
-    averages = [state[f"average_{i}"] for i in range(4) if optimizer.rule.averages]
+    for unusable in (np.nan, 1e20):
+        broken = {**given, "gradient_1": tf.fill(MODEL[1], np.float32(unusable))}
+        outputs = signatures["update"](
+            step=tf.constant(3), **parameters, **broken, **state, **signals
+        )
+        for name, value in {**parameters, **state}.items():
+            np.testing.assert_array_equal(outputs[name], value)
+    averages = [state[f"average_{i}"] for i in range(len(MODEL)) if optimizer.rule.averages]
     optimizer.finalize_variable_values(variables)
     for average, variable in zip(averages, variables, strict=False):
         np.testing.assert_allclose(average, variable.numpy(), rtol=1e-4, atol=1e-5)
@@ -168,6 +175,17 @@ def test_shapes_that_are_none_are_refused(tmp_path, shapes):
         export.save(tmp_path / "x", RULE, RULE.init_theta(2), shapes=shapes)
     with pytest.raises(ValueError, match="`shapes` must have at most"):
         export.save(tmp_path / "x", RULE, RULE.init_theta(2), shapes=[[2**20, 2**12]])
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("names", ["abcde", ["a"], [1] * 5, 3])
+def test_names_that_are_none_are_refused(tmp_path, names):
+    with pytest.raises(ValueError, match="`names` must be a list of strings"):
+        export.save(tmp_path / "x", RULE, RULE.init_theta(2), shapes=MODEL, names=names)
+    with pytest.raises(ValueError, match="`names` must be .*shapes=None"):
+        export.save(tmp_path / "x", RULE, RULE.init_theta(2), names=NAMES)
+    with pytest.raises(TypeError, match="`shapes` must be a list.*None"):
+        export.export_weights("default", tmp_path / "x", None)
     assert not os.listdir(tmp_path)
 
 

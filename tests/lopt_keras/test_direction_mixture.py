@@ -216,6 +216,37 @@ def random_theta():
     }
 
 
+@pytest.mark.parametrize("change", ["freeze", "unfreeze"])
+def test_each_variable_gets_its_own_average_after_a_layer_is_frozen_or_not(change):
+    keras.utils.set_random_seed(0)
+    x = np.random.default_rng(0).standard_normal((64, 4)).astype("float32")
+    model = keras.Sequential([keras.Input((4,)), *(keras.layers.Dense(4) for _ in range(3))])
+    first = model.layers[0]
+    first.trainable = change == "freeze"
+    optimizer = LearnedOptimizer(jit_compile=False)
+    model.compile(optimizer, loss="mse")
+    model.fit(x, x[:, ::-1], verbose=0)
+    first.trainable = change == "unfreeze"
+    if change == "freeze":
+        model.compile(optimizer, loss="mse")
+    model.fit(x, x[:, ::-1], verbose=0)
+    averages = dict(
+        zip((id(v) for v in optimizer._all_variables), optimizer._averages, strict=True)
+    )
+    trained = [v for v in model.trainable_variables if id(v) in averages]
+    assert len(trained) == 4
+    for variable in trained:
+        np.testing.assert_array_equal(variable, averages[id(variable)])
+    # In any order, and only those that are given.
+    last, kernel = trained[-1], first.kernel.numpy()
+    last.assign(last + 1.0)
+    optimizer.finalize_variable_values([last])
+    np.testing.assert_array_equal(last, averages[id(last)])
+    np.testing.assert_array_equal(first.kernel, kernel)
+    with pytest.raises(ValueError, match=r"`var_list` must hold .*Received: var_list=\['other'\]"):
+        optimizer.finalize_variable_values([keras.Variable([1.0], name="other")])
+
+
 def test_trust_falls_with_the_size_of_a_model_that_is_larger_than_those_known():
     (params, grads), theta = problem(), random_theta()
     size = sum(np.size(param) for param in params)
