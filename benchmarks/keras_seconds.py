@@ -1,6 +1,6 @@
 """Seconds of the learned optimizer in `fit`, against those of tuned Adam, on small Keras models.
 
-python benchmarks/keras_seconds.py --out_dir=benchmarks/results/default/wide/keras_models
+python benchmarks/keras_seconds.py --out_dir=benchmarks/results/default/sized/keras_models
 
 On a machine without other work. The learning rates of Adam are those that `keras_models.py`
 found. The learned optimizer runs as written, and with the callbacks, of which one leaves XLA out of
@@ -26,7 +26,7 @@ from meta import provenance, smoke
 LEARNED = {"learned": "LearnedOptimizer()", "told": "With callbacks"}
 """The learned optimizers by their names in the results."""
 
-_OF_THE_DEFAULT = pathlib.Path(__file__).with_name("results") / "default" / "wide"
+_OF_THE_DEFAULT = pathlib.Path(__file__).with_name("results") / "default" / "sized"
 _RESULTS = flags.DEFINE_string(
     "results", str(_OF_THE_DEFAULT / "keras_models" / "keras_models.json"), "Of keras_models.py."
 )
