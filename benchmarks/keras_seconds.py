@@ -1,6 +1,6 @@
 """Seconds of the learned optimizer in `fit`, against those of tuned Adam, on small Keras models.
 
-python benchmarks/keras_seconds.py --out_dir=benchmarks/results/default/sized/keras_models
+python benchmarks/keras_seconds.py --out_dir=benchmarks/results/default/wide/keras_models
 
 On a machine without other work. The learning rates of Adam are those that `keras_models.py`
 found. The learned optimizer runs as written, and with the callbacks, of which one leaves XLA out of
