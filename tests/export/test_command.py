@@ -69,7 +69,7 @@ def test_a_wrong_flag_is_one_line_and_nothing_else(module, tmp_path):
 
 
 def test_weights_are_exported_for_a_model(tmp_path):
-    shapes = ["--weights=default", "--shapes=[[3, 2], [2]]"]
+    shapes = ["--weights=default", "--shapes=[[3, 2], [2]]", '--names=["embedding", "bias"]']
     result = run(["-m", "export.export", *shapes, f"--out={tmp_path / 'x'}"])
     assert result.returncode == 0, result.stderr
     assert set(tf.saved_model.load(str(tmp_path / "x")).signatures) == {"init_state", "update"}
