@@ -42,8 +42,10 @@ def read(directory):
 
 def binned(curves):
     """Means over `_BINS` equal parts of the run, None where nothing was recorded: dict."""
+    # A run that goes on from another one does not begin at zero.
+    first = min(steps[0] for steps, _ in curves.values())
     last = max(steps[-1] for steps, _ in curves.values())
-    edges = np.linspace(0, last, _BINS + 1)
+    edges = np.linspace(first - 1, last, _BINS + 1)
     means = {}
     for family, (steps, losses) in curves.items():
         parts = [losses[(steps > a) & (steps <= b)] for a, b in itertools.pairwise(edges)]
@@ -56,8 +58,12 @@ def plot(figures, file):
     figure, axis = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
     axis.set_prop_cycle(color=plt.get_cmap("tab20").colors)
     for family, means in figures["meta_loss"].items():
-        values = np.array([np.nan if mean is None else mean for mean in means])
-        axis.plot(figures["outer_steps"], values, label=family)
+        points = [
+            (x, mean)
+            for x, mean in zip(figures["outer_steps"], means, strict=True)
+            if mean is not None
+        ]
+        axis.plot(*zip(*points, strict=True), label=family)
     axis.axhline(0.0, color="black", lw=0.8, ls="--")
     axis.set(xlabel="outer step", ylabel="score, mean over a problem (less is better)")
     axis.grid(alpha=0.3)

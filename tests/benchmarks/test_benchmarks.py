@@ -145,6 +145,13 @@ def plan_with_earlier_rates(module, folder):
     assert module.plan("evaluation_told")[1] == benchmark.Settings(wall_clock=False)
 
 
+def bin_late_curves(module, _):
+    """Of a run that goes on from outer step 1,000."""
+    figures = module.binned({"often": np.array([np.arange(1001, 1041), np.arange(40.0)])})
+    np.testing.assert_allclose(figures["outer_steps"], np.arange(1002, 1041, 2))
+    np.testing.assert_allclose(figures["meta_loss"]["often"], np.arange(0.5, 40, 2))
+
+
 BUILDS = {
     "default/measure.py": plan_with_earlier_rates,
     "distributed/model.py": model_drivers,
@@ -153,6 +160,7 @@ BUILDS = {
     "headline.py": lambda module, _: module.build_model(
         {"filters": [2], "strides": [1]}, (8, 8, 1), 3
     ),
+    "meta_curves.py": bin_late_curves,
     "model_zoo.py": make_workloads,
     "performance/contenders.py": make_contenders,
     "performance/models.py": make_variables,
@@ -197,7 +205,7 @@ def test_a_script_can_be_imported(script, load):
 def test_a_script_builds_what_it_builds(script, load, tmp_path):
     module = load(script)
     flags.FLAGS.unparse_flags()
-    names = [name for name in ("out_dir", "data_dir", "runs_dir") if name in flags.FLAGS]
+    names = [name for name in ("out_dir", "data_dir", "run_dir", "runs_dir") if name in flags.FLAGS]
     flags.FLAGS([script, *(f"--{name}={tmp_path}" for name in names)])
     BUILDS[script](module, tmp_path)
 
